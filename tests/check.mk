@@ -1,0 +1,127 @@
+# `make check` and what it is made of. Included by the Makefile after tests/libs.mk.
+#
+#: make                          all programs into build/default/bin
+#: make check                    style, headers, all tests, fuzz corpora; the last line counts them
+#: make check SAN=address        the same programs under AddressSanitizer and UBSan (SAN=thread: ThreadSanitizer)
+#: make check SLOW=1             also the tests tagged slow
+#: make T=test_base              builds and runs one test program (CMOCKA_TEST_FILTER narrows it)
+#: make fuzz F=json TIME=60      one fuzz target with libFuzzer (needs clang); make fuzz-all runs each
+#: make tidy | format | format-check | headers | docs-check    one step of the check
+#: make install PREFIX=/usr/local [DESTDIR=...]                the programs into PREFIX/bin
+#: make compile_commands.json    for editors
+#: make clean                    removes build/
+#
+# A test program is slow, and left out of `make check`, when the first lines of its source say "Tags: slow"; `make check SLOW=1`
+# runs those too. Limits are seconds per program.
+JOBS ?= $(shell nproc)
+SLOW ?=
+# Exit status 77 of a step counts as skipped.
+NEED_PYTHON := command -v python3 >/dev/null || { echo "python3 is not installed"; exit 77; }; python3
+LIMIT_S := $(if $(SAN),400,60)
+TIME ?= 60
+PREFIX ?= /usr/local
+
+# Tests that start the programs find them and the sources here.
+export COSYFARM_ROOT := $(CURDIR)
+export COSYFARM_BIN := $(CURDIR)/$(B)/bin
+export ASAN_OPTIONS ?= detect_leaks=1:abort_on_error=1
+export LSAN_OPTIONS ?= suppressions=$(CURDIR)/tests/lsan.supp:print_suppressions=0
+export UBSAN_OPTIONS ?= print_stacktrace=1
+export TSAN_OPTIONS ?= suppressions=$(CURDIR)/tests/tsan.supp:halt_on_error=0:exitcode=66
+
+# Fuzz targets: linked with libFuzzer in the configuration SAN=fuzz, with the replay elsewhere.
+FUZZ_SRC := $(wildcard tests/fuzz/fuzz_*.c)
+FUZZ_BIN := $(patsubst %.c,$(B)/%,$(FUZZ_SRC))
+FUZZ_MAIN := $(if $(filter fuzz,$(SAN)),,$(B)/obj/tests/fuzz/replay.o)
+define fuzz_rule
+$(B)/$(1): $(B)/obj/$(1).o $(FUZZ_MAIN) $(LIBS_$(notdir $(1))) $(BASE)
+	@mkdir -p $$(@D)
+	$(CC) $(LDFLAGS) $(if $(FUZZ_MAIN),,-fsanitize=fuzzer) -o $$@ $$(filter %.o,$$^) -Wl,--start-group $$(filter %.a,$$^) -Wl,--end-group $(EXT_$(notdir $(1))) $(EXT_BASE)
+endef
+$(foreach t,$(FUZZ_SRC),$(eval $(call fuzz_rule,$(t:.c=))))
+
+CANARY := $(B)/tests/harness/canary/canary
+$(CANARY): $(B)/obj/tests/harness/canary/canary.o $(HARNESS) $(BASE)
+	@mkdir -p $(@D)
+	$(CC) $(LDFLAGS) -o $@ $(filter %.o,$^) -Wl,--start-group $(filter %.a,$^) -Wl,--end-group $(EXT_BASE) -lcmocka
+
+# Long ones first, so that the last minute is not one program alone.
+SLOW_SRC := $(if $(SLOW),,$(shell grep -lE '^(/\*| \*).*Tags:.*slow' $(TEST_SRC) /dev/null))
+CHECK_SRC := $(filter-out $(SLOW_SRC),$(foreach d,e2e parity ops transport unit,$(filter tests/$(d)/%,$(TEST_SRC))) \
+             $(filter-out tests/e2e/% tests/parity/% tests/ops/% tests/transport/% tests/unit/%,$(TEST_SRC)))
+
+# The plan of tests/run.sh. Steps that look at sources alone run in the plain configuration only.
+define plan
+$(foreach t,$(CHECK_SRC),tap|$(patsubst tests/%.c,%,$(t))|$(LIMIT_S)|$(B)/$(t:.c=)
+)$(foreach t,$(FUZZ_SRC),tap|$(patsubst tests/%.c,%,$(t))|$(LIMIT_S)|$(B)/$(t:.c=)
+)step|programs|$(LIMIT_S)|ls $(PROG)
+step|canary|$(LIMIT_S)|tests/harness/canary/check.sh $(CANARY) $(B)/check/canary
+$(if $(SAN),,step|bootstrap|$(LIMIT_S)|tests/harness/bootstrap_test.sh $(B)/check/bootstrap
+step|headers|$(LIMIT_S)|$(MAKE) -s -k headers
+step|tidy self-test|$(LIMIT_S)|$(NEED_PYTHON) tools/tidy.py --self-test
+step|tidy|$(LIMIT_S)|$(NEED_PYTHON) tools/tidy.py
+step|format|$(LIMIT_S)|tools/format.sh --check
+step|documents|$(LIMIT_S)|$(NEED_PYTHON) tools/docs_check.py
+)
+endef
+
+# What does not build is a failure of its program, not the end of the run.
+check:
+	@mkdir -p $(B)/check
+	@echo "building $(B) (first messages, if any, are the compiler's)"
+	@+$(MAKE) -s -k -j$(JOBS) check-build || echo "something did not build: its programs will be reported as failed"
+	@$(MAKE) -s $(B)/check/plan
+	@tests/run.sh $(B)/check/logs $(JOBS) $(B)/check/plan
+check-build: $(PROG) $(patsubst %.c,$(B)/%,$(CHECK_SRC)) $(FUZZ_BIN) $(CANARY)
+.PHONY: check check-build
+
+$(B)/check/plan: FORCE
+	@$(file >$@,$(plan)):
+
+.PHONY: FORCE # said here, because .SECONDARY would call a missing prerequisite up to date
+FORCE:
+
+# Every header compiles alone, as C11 and, outside tests, as C++17.
+# Not those that are bodies included once per instruction set (*_loops.h, *_kernels.h).
+HEADERS := $(filter-out %_loops.h %_kernels.h,$(shell find $(FOLDERS) tests -name '*.h' 2>/dev/null))
+headers: $(patsubst %,$(B)/headers/%.ok,$(HEADERS))
+$(B)/headers/%.ok: %
+	@mkdir -p $(@D)
+	printf '#include "$<"\ntypedef int not_empty;\n' | $(CC) $(CPPFLAGS) -std=c11 $(WARN) -fsyntax-only -MMD -MP -MT $@ -MF $(@:.ok=.d) -x c -
+	$(if $(filter tests/%,$<),,echo '#include "$<"' | $(CC) $(CPPFLAGS) -std=c++17 -Wall -Wextra -Werror -fsyntax-only -x c++ -)
+	@touch $@
+
+# Style.
+format:
+	tools/format.sh
+format-check:
+	tools/format.sh --check
+tidy:
+	$(NEED_PYTHON) tools/tidy.py --self-test && python3 tools/tidy.py
+docs-check:
+	$(NEED_PYTHON) tools/docs_check.py
+
+# One target for TIME seconds, starting from the committed corpus; what it learns stays in build/fuzz/corpus.
+fuzz:
+	@test -n "$(F)" || { echo "usage: make fuzz F=name [TIME=60]; names: $(patsubst tests/fuzz/fuzz_%.c,%,$(FUZZ_SRC))"; exit 64; }
+	@+$(MAKE) -s -j$(JOBS) SAN=fuzz CC=clang build/fuzz/tests/fuzz/fuzz_$(F)
+	@mkdir -p build/fuzz/corpus/$(F)
+	build/fuzz/tests/fuzz/fuzz_$(F) -max_total_time=$(TIME) -timeout=10 -rss_limit_mb=4096 -print_final_stats=1 \
+	    -artifact_prefix=build/fuzz/$(F)- build/fuzz/corpus/$(F) tests/fuzz/corpus/$(F)
+fuzz-all:
+	@for f in $(patsubst tests/fuzz/fuzz_%.c,%,$(FUZZ_SRC)); do $(MAKE) --no-print-directory fuzz F=$$f TIME=$(TIME) || exit 1; done
+
+install: all
+	install -d $(DESTDIR)$(PREFIX)/bin
+	install -m 755 $(PROG) $(DESTDIR)$(PREFIX)/bin
+
+# For editors and clang-tidy.
+compile_commands.json: FORCE
+	@for f in $(sort $(wildcard $(addsuffix /*.c,$(FOLDERS) common/compute/cpu tests/*))); do \
+	    printf '{"directory":"%s","file":"%s","command":"%s"},\n' "$(CURDIR)" "$$f" \
+	        '$(subst ",\",$(CC) $(CPPFLAGS) $(CFLAGS)) -c '"$$f"; done | sed '1s/^/[/; $$s/,$$/]/' >$@
+
+help:
+	@sed -n 's/^#: //p' tests/check.mk
+
+.PHONY: install help headers format format-check tidy docs-check fuzz fuzz-all

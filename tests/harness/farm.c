@@ -1,0 +1,253 @@
+/*
+ * farm.c - starts and hurts real processes for end-to-end tests. Waits for events with deadlines, never for time alone.
+ * Fails: through cmocka.
+ */
+#define _GNU_SOURCE
+#include "tests/harness/test.h"
+
+#include "tests/harness/farm.h"
+
+#include <fcntl.h>
+#include <signal.h>
+#include <spawn.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+#include "common/base/clock.h"
+#include "common/base/io.h"
+#include "common/base/mem.h"
+#include "common/base/process.h"
+#include "tests/harness/tiny_model.h"
+
+#define START_US (120 * CLOCK_SECOND_US) /* sanitizers are slow */
+
+static const char *bin_path(const char *program)
+{
+    static char path[4096];
+    const char *dir = getenv("COSYFARM_BIN");
+    snprintf(path, sizeof path, "%s/%s", dir ? dir : "build/default/bin", program);
+    return path;
+}
+
+static pid_t start(const char *const *args, const char *out_path)
+{
+    pid_t pid;
+    posix_spawn_file_actions_t files;
+    posix_spawn_file_actions_init(&files);
+    posix_spawn_file_actions_addopen(&files, STDIN_FILENO, "/dev/null", O_RDONLY, 0);
+    if (out_path) {
+        posix_spawn_file_actions_addopen(&files, STDOUT_FILENO, out_path, O_WRONLY | O_CREAT | O_TRUNC, 0600);
+        posix_spawn_file_actions_adddup2(&files, STDOUT_FILENO, STDERR_FILENO);
+    }
+    const int rc = posix_spawn(&pid, bin_path("cosyfarm"), &files, NULL, (char *const *)(uintptr_t)args, environ);
+    posix_spawn_file_actions_destroy(&files);
+    if (rc != 0)
+        fail_msg("%s: %s", bin_path("cosyfarm"), strerror(rc));
+    return pid;
+}
+
+static int wait_exit(pid_t pid)
+{
+    int status;
+    while (waitpid(pid, &status, 0) < 0)
+        ;
+    return WIFEXITED(status) ? WEXITSTATUS(status) : 128 + WTERMSIG(status);
+}
+
+int farm_command(const char *const *args, char *ret_out, size_t out_bytes)
+{
+    char path[256], *text;
+    size_t bytes;
+    snprintf(path, sizeof path, "%s/out", test_temp_dir());
+    const int code = wait_exit(start(args, path));
+    assert_ok(io_read_file(path, 1 << 24, &text, &bytes));
+    snprintf(ret_out, out_bytes, "%s", text);
+    mem_free(text);
+    return code;
+}
+
+static size_t serving(const wire_msg *status)
+{
+    size_t n = 0;
+    for (const json *m = json_first(wire_json(status, "members")); m; m = json_next(m)) {
+        const char *state = "", *role = "";
+        assert_ok(json_get_str(m, "state", 31, &state));
+        assert_ok(json_get_str(m, "role", 31, &role));
+        n += strcmp(state, "serving") == 0 && strcmp(role, "keeper") != 0;
+    }
+    return n;
+}
+
+static bool ask_status(const farm *f, wire_msg *ret_status)
+{
+    client *c = NULL;
+    if (!client_farm_runs(f->run_dir))
+        return false;
+    assert_ok(client_open(f->run_dir, &c));
+    json *m = wire_new(WIRE_query);
+    json_put_u64(m, "nonce", 7);
+    const cf_err err = client_ask(c, m, WIRE_status, clock_now_us() + 2 * CLOCK_SECOND_US, ret_status);
+    client_close(c);
+    return err == CF_OK;
+}
+
+void farm_start(farm *f, const char *fault, const char *overrides)
+{
+    char config_path[256], text[512], log_path[256];
+    snprintf(f->run_dir, sizeof f->run_dir, "%s", test_temp_dir());
+    snprintf(config_path, sizeof config_path, "%s/given.json", f->run_dir);
+    snprintf(log_path, sizeof log_path, "%s/log", f->run_dir);
+    snprintf(text, sizeof text, "{\"silence_s\":60%s%s}", overrides ? "," : "", overrides ? overrides : "");
+    assert_ok(io_write_file(config_path, text, strlen(text)));
+    const char *const args[] = {"cosyfarm",  "up",       "-m", tiny_model_dir(), "--config", config_path,
+                                "--run-dir", f->run_dir, NULL};
+    if (fault)
+        setenv("COSYFARM_FAULT", fault, 1);
+    f->supervisor = start(args, log_path);
+    unsetenv("COSYFARM_FAULT");
+    const uint64_t deadline_us = clock_now_us() + START_US;
+    for (;;) {
+        wire_msg status = {0};
+        int exited;
+        if (ask_status(f, &status)) {
+            const size_t n = serving(&status), wanted = 3;
+            wire_done(&status);
+            if (n >= wanted)
+                return;
+        }
+        if (waitpid(f->supervisor, &exited, WNOHANG) == f->supervisor)
+            fail_msg("the farm ended at its start; see %s", log_path);
+        if (clock_now_us() > deadline_us)
+            fail_msg("the farm does not serve; see %s", log_path);
+        poll(NULL, 0, 20);
+    }
+}
+
+void farm_end(farm *f)
+{
+    char out[1024];
+    const char *const args[] = {"cosyfarm", "down", "--run-dir", f->run_dir, NULL};
+    if (farm_command(args, out, sizeof out) != 0)
+        fail_msg("cosyfarm down: %s", out);
+    assert_int_equal(wait_exit(f->supervisor), 0);
+}
+
+wire_msg farm_status(const farm *f)
+{
+    wire_msg status = {0};
+    const uint64_t deadline_us = clock_now_us() + START_US;
+    while (!ask_status(f, &status))
+        if (clock_now_us() > deadline_us)
+            fail_msg("no status from the farm");
+    return status;
+}
+
+/* The orchestrator is no member of itself: its pid is that of the supervisor's child with its name. */
+static pid_t orchestrator_pid(const farm *f)
+{
+    char path[128], text[8192];
+    snprintf(path, sizeof path, "/proc/%ld/task/%ld/children", (long)f->supervisor, (long)f->supervisor);
+    FILE *children = fopen(path, "r");
+    assert_non_null(children);
+    long pid;
+    while (fscanf(children, "%ld", &pid) == 1) {
+        snprintf(path, sizeof path, "/proc/%ld/comm", pid);
+        FILE *comm = fopen(path, "r");
+        if (!comm)
+            continue;
+        const bool found = fgets(text, sizeof text, comm) && strcmp(text, "orchestrator\n") == 0;
+        fclose(comm);
+        if (found) {
+            fclose(children);
+            return (pid_t)pid;
+        }
+    }
+    fclose(children);
+    return 0;
+}
+
+pid_t farm_pid(const farm *f, const char *role)
+{
+    if (strcmp(role, "orchestrator") == 0)
+        return orchestrator_pid(f);
+    wire_msg status = farm_status(f);
+    pid_t found = 0;
+    for (const json *m = json_first(wire_json(&status, "members")); m; m = json_next(m)) {
+        const char *name = "";
+        uint64_t pid = 0;
+        assert_ok(json_get_str(m, "role", 31, &name));
+        assert_ok(json_get_u64(m, "pid", 1, 1 << 30, &pid));
+        if (strcmp(name, role) == 0)
+            found = (pid_t)pid;
+    }
+    wire_done(&status);
+    return found;
+}
+
+typedef struct speaking {
+    const farm *f;
+    farm_row *rows;
+    int ended, after_rows;
+    void (*hurt)(const farm *f, void *ctx);
+    void *ctx;
+} speaking;
+
+static void on_ended(void *ctx, size_t row_idx, const wire_msg *done)
+{
+    speaking *s = ctx;
+    farm_row *row = &s->rows[row_idx];
+    snprintf(row->sha256, sizeof row->sha256, "%s", wire_str(done, "sha256"));
+    snprintf(row->status, sizeof row->status, "%s", wire_str(done, "status"));
+    row->samples = (int64_t)wire_u64(done, "samples");
+    row->attempts = wire_u64(done, "attempts");
+    const char *text = "";
+    if (wire_has(done, "error"))
+        assert_ok(json_get_str(wire_json(done, "error"), "text", 4096, &text));
+    snprintf(row->text, sizeof row->text, "%s", text);
+    if (++s->ended == s->after_rows)
+        s->hurt(s->f, s->ctx);
+}
+
+static client_stop on_tick(void *ctx, const wire_msg *status)
+{
+    (void)ctx;
+    (void)status;
+    return CLIENT_GO_ON;
+}
+
+static const char *const texts[] = {
+    "The lamp went out.",
+    "A quick boat crossed the bay before the tide turned. Nobody saw it come back.",
+    "She said yes, and then she said nothing more for an hour.",
+    "It rained.",
+};
+
+void farm_speak(const farm *f, const char *folder, int count, farm_row *rows, int after_rows,
+                void (*hurt)(const farm *f, void *ctx), void *ctx)
+{
+    client *c = NULL;
+    client_row *asked;
+    speaking s = {f, rows, 0, after_rows, hurt, ctx};
+    const client_handler handler = {&s, on_ended, on_tick};
+    assert_ok(mem_alloc((size_t)count, sizeof *asked, &asked));
+    for (int i = 0; i < count; i++) {
+        rows[i] = (farm_row){0};
+        snprintf(rows[i].id, sizeof rows[i].id, "row-%d", i);
+        snprintf(rows[i].path, sizeof rows[i].path, "%.100s/row-%d.wav", folder, i);
+        asked[i] = (client_row){.id = rows[i].id,
+                                .text = texts[i % 4],
+                                .voice = i % 3 == 0 ? "vale" : "echo",
+                                .mode = i % 5 == 4 ? "cross_lingual" : "zero_shot",
+                                .path = rows[i].path,
+                                .format = "wav",
+                                .seed = (uint64_t)i,
+                                .speed = i % 7 == 6 ? 1.25 : 1};
+    }
+    assert_ok(client_open(f->run_dir, &c));
+    assert_ok(client_run(c, asked, (size_t)count, true, START_US, &handler));
+    client_close(c);
+    mem_free(asked);
+}

@@ -1,0 +1,49 @@
+/*
+ * farm.h - a real farm for tests: the built programs, the tiny model, a private run directory; started, asked, hurt,
+ * ended.
+ * A program that uses it links $(FARM_TEST) of tests/e2e/libs.mk. COSYFARM_BIN names the folder of the programs.
+ */
+#ifndef CF_TESTS_HARNESS_FARM_H
+#define CF_TESTS_HARNESS_FARM_H
+
+#include <stdint.h>
+#include <sys/types.h>
+
+#include "tools/client.h"
+
+typedef struct farm {
+    char run_dir[128];
+    pid_t supervisor;
+} farm;
+
+/* `cosyfarm up` on the tiny model with these workers; waits until all serve. fault: a specification armed in the first
+ * incarnation of every process, or NULL. overrides: members of a JSON object that replace defaults
+ * ("\"llm_rows\":4"), or NULL. */
+void farm_start(farm *f, const char *fault, const char *overrides);
+
+/* Drains and waits; the supervisor must exit with 0. */
+void farm_end(farm *f);
+
+/* The newest status; the caller releases it with wire_done. */
+wire_msg farm_status(const farm *f);
+
+/* pid of the first serving member of that role ("orchestrator" too); 0: none. */
+pid_t farm_pid(const farm *f, const char *role);
+
+/* What a row's file must be. */
+typedef struct farm_row {
+    char id[32], path[160], sha256[65], status[16], text[512];
+    int64_t samples;
+    uint64_t attempts;
+} farm_row;
+
+/* Submits `count` rows of different lengths (texts, seeds and voices derive from the index) into folder, and waits for
+ * all. after_rows > 0: when that many have ended, `hurt` is called once. */
+void farm_speak(const farm *f, const char *folder, int count, farm_row *rows, int after_rows,
+                void (*hurt)(const farm *f, void *ctx), void *ctx);
+
+/* Runs the command with these arguments (NULL-terminated), its output in *ret_out (at most out_bytes); returns its
+ * exit code. */
+int farm_command(const char *const *args, char *ret_out, size_t out_bytes);
+
+#endif
