@@ -1,0 +1,24 @@
+/*
+ * clock.h - monotonic microseconds, the only kind of time that decisions are made with. Deadlines are points in time.
+ */
+#ifndef CF_BASE_CLOCK_H
+#define CF_BASE_CLOCK_H
+
+#include <stdint.h>
+
+#ifdef __cplusplus
+extern "C" {
+#endif
+
+#define CLOCK_SECOND_US UINT64_C(1000000)
+
+/* Microseconds of CLOCK_MONOTONIC: the same clock in every process of one host. */
+uint64_t clock_now_us(void);
+
+/* Milliseconds left until deadline_us for poll(): 0 when passed, rounded up otherwise, at most cap_ms. */
+int clock_left_ms(uint64_t deadline_us, int cap_ms);
+
+#ifdef __cplusplus
+}
+#endif
+#endif

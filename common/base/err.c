@@ -1,0 +1,74 @@
+/*
+ * err.c - error names and the thread's error text. Any process, any thread. Owns one thread-local line.
+ */
+#include "common/base/err.h"
+
+#include <errno.h>
+#include <stdarg.h>
+#include <stdio.h>
+#include <string.h>
+
+#define ERR_TEXT_BYTES 1024
+
+static _Thread_local char err_line[ERR_TEXT_BYTES];
+
+static const char *const err_names[] = {
+    "ok",   "nomem",     "invalid", "unsupported", "stale",    "sys",   "device",  "timeout",
+    "busy", "cancelled", "corrupt", "mismatch",    "notfound", "limit", "numeric", "gone",
+};
+
+#define ERR_COUNT (int)(sizeof err_names / sizeof err_names[0])
+
+const char *err_name(cf_err code)
+{
+    const int idx = -(int)code;
+    return idx >= 0 && idx < ERR_COUNT ? err_names[idx] : "unknown";
+}
+
+cf_err err_from_name(const char *name)
+{
+    for (int i = 0; i < ERR_COUNT; i++)
+        if (strcmp(err_names[i], name) == 0)
+            return (cf_err)-i;
+    return CF_ERR_INVALID;
+}
+
+cf_err err_set(cf_err code, const char *fmt, ...)
+{
+    va_list ap;
+    va_start(ap, fmt);
+    vsnprintf(err_line, sizeof err_line, fmt, ap);
+    va_end(ap);
+    return code;
+}
+
+cf_err err_sys(const char *fmt, ...)
+{
+    const int saved = errno;
+    va_list ap;
+    va_start(ap, fmt);
+    int n = vsnprintf(err_line, sizeof err_line, fmt, ap);
+    va_end(ap);
+    if (n >= 0 && (size_t)n < sizeof err_line)
+        snprintf(err_line + n, sizeof err_line - (size_t)n, ": %s", strerror(saved));
+    errno = saved;
+    return CF_ERR_SYS;
+}
+
+cf_err err_context(cf_err code, const char *fmt, ...)
+{
+    char old[ERR_TEXT_BYTES];
+    memcpy(old, err_line, sizeof old);
+    va_list ap;
+    va_start(ap, fmt);
+    int n = vsnprintf(err_line, sizeof err_line, fmt, ap);
+    va_end(ap);
+    if (n >= 0 && (size_t)n < sizeof err_line)
+        snprintf(err_line + n, sizeof err_line - (size_t)n, ": %s", old);
+    return code;
+}
+
+const char *err_text(void)
+{
+    return err_line;
+}

@@ -1,0 +1,226 @@
+/*
+ * io.c - files and descriptors. Any process, any thread; owns nothing between calls.
+ * Fails: CF_ERR_SYS with path and errno's words, CF_ERR_NOTFOUND for a missing file, CF_ERR_LIMIT, CF_ERR_NOMEM.
+ */
+#define _GNU_SOURCE
+#include "common/base/io.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/mman.h>
+#include <sys/stat.h>
+#include <sys/syscall.h>
+#include <unistd.h>
+
+#include "common/base/fault.h"
+#include "common/base/mem.h"
+
+static cf_err open_regular(const char *path, int *ret_fd, size_t *ret_bytes)
+{
+    struct stat st;
+    const int fd = open(path, O_RDONLY | O_CLOEXEC);
+    if (fd < 0)
+        return errno == ENOENT ? err_set(CF_ERR_NOTFOUND, "%s: no such file", path) : err_sys("%s: open", path);
+    if (fstat(fd, &st) != 0 || !S_ISREG(st.st_mode)) {
+        close(fd);
+        return err_set(CF_ERR_INVALID, "%s: not a regular file", path);
+    }
+    *ret_fd = fd;
+    *ret_bytes = (size_t)st.st_size;
+    return CF_OK;
+}
+
+cf_err io_map_file(const char *path, io_map *ret_map)
+{
+    cf_err err;
+    int fd = -1;
+    size_t bytes = 0;
+    TRY(open_regular(path, &fd, &bytes));
+    const unsigned char *data = NULL;
+    if (bytes > 0) {
+        void *p = mmap(NULL, bytes, PROT_READ, MAP_PRIVATE, fd, 0);
+        if (p == MAP_FAILED) {
+            err = err_sys("%s: mmap of %zu bytes", path, bytes);
+            goto out;
+        }
+        data = p;
+    }
+    *ret_map = (io_map){.data = data, .data_bytes = bytes};
+out:
+    io_close(&fd);
+    return err;
+}
+
+void io_unmap(io_map *m)
+{
+    if (m->data)
+        munmap((void *)(uintptr_t)m->data, m->data_bytes);
+    *m = (io_map){0};
+}
+
+cf_err io_read_file(const char *path, size_t bytes_max, char **ret_text, size_t *ret_bytes)
+{
+    cf_err err;
+    int fd = -1;
+    char *text = NULL;
+    size_t bytes = 0;
+    TRY(open_regular(path, &fd, &bytes));
+    if (bytes > bytes_max)
+        FAIL(CF_ERR_LIMIT, "%s: %zu bytes, at most %zu are read", path, bytes, bytes_max);
+    TRY(mem_alloc(bytes + 1, 1, &text));
+    size_t done = 0;
+    while (done < bytes) {
+        const ssize_t n = read(fd, text + done, bytes - done);
+        if (n < 0 && errno == EINTR)
+            continue;
+        if (n <= 0) {
+            err = n < 0 ? err_sys("%s: read", path) : err_set(CF_ERR_CORRUPT, "%s: shrank while being read", path);
+            goto out;
+        }
+        done += (size_t)n;
+    }
+    *ret_text = text;
+    *ret_bytes = bytes;
+    text = NULL;
+out:
+    mem_free(text);
+    io_close(&fd);
+    return err;
+}
+
+cf_err io_write_all(int fd, const void *data, size_t bytes)
+{
+    const char *p = data;
+    while (bytes > 0) {
+        const ssize_t n = fault_hit("io.write") ? (errno = ENOSPC, -1) : write(fd, p, bytes);
+        if (n < 0 && errno == EINTR)
+            continue;
+        if (n < 0)
+            return err_sys("write");
+        p += n;
+        bytes -= (size_t)n;
+    }
+    return CF_OK;
+}
+
+static cf_err sync_folder_of(const char *path)
+{
+    char folder[IO_PATH_BYTES];
+    snprintf(folder, sizeof folder, "%s", path);
+    char *slash = strrchr(folder, '/');
+    if (!slash)
+        memcpy(folder, ".", 2);
+    else if (slash == folder)
+        slash[1] = '\0';
+    else
+        *slash = '\0';
+    int fd = open(folder, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+    if (fd < 0)
+        return err_sys("%s: open", folder);
+    const int failed = fsync(fd);
+    io_close(&fd);
+    return failed ? err_sys("%s: fsync", folder) : CF_OK;
+}
+
+cf_err io_write_file(const char *path, const void *data, size_t bytes)
+{
+    cf_err err;
+    int fd = -1;
+    char temp[IO_PATH_BYTES];
+    temp[0] = '\0';
+    if (snprintf(temp, sizeof temp, "%s.tmp.%ld", path, (long)getpid()) >= (int)sizeof temp) {
+        temp[0] = '\0';
+        FAIL(CF_ERR_LIMIT, "%s: path longer than %d bytes", path, IO_PATH_BYTES);
+    }
+    fd = open(temp, O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, 0644);
+    if (fd < 0) {
+        err = err_sys("%s: create", temp);
+        temp[0] = '\0';
+        goto out;
+    }
+    err = io_write_all(fd, data, bytes);
+    if (err != CF_OK) {
+        err = err_context(err, "%s", path);
+        goto out;
+    }
+    if (fsync(fd) != 0) {
+        err = err_sys("%s: fsync", temp);
+        goto out;
+    }
+    if (rename(temp, path) != 0) {
+        err = err_sys("%s: rename", path);
+        goto out;
+    }
+    temp[0] = '\0';
+    TRY(sync_folder_of(path));
+out:
+    io_close(&fd);
+    if (temp[0])
+        unlink(temp);
+    return err;
+}
+
+cf_err io_make_dirs(const char *path, mode_t mode)
+{
+    char part[IO_PATH_BYTES];
+    if (snprintf(part, sizeof part, "%s", path) >= (int)sizeof part)
+        return err_set(CF_ERR_LIMIT, "%s: path longer than %d bytes", path, IO_PATH_BYTES);
+    for (char *p = part + 1;; p++) {
+        if (*p != '/' && *p != '\0')
+            continue;
+        const char saved = *p;
+        *p = '\0';
+        if (mkdir(part, mode) != 0 && errno != EEXIST)
+            return err_sys("%s: mkdir", part);
+        if (saved == '\0')
+            break;
+        *p = saved;
+    }
+    struct stat st;
+    if (stat(part, &st) != 0 || !S_ISDIR(st.st_mode))
+        return err_set(CF_ERR_INVALID, "%s: exists and is not a folder", part);
+    return CF_OK;
+}
+
+cf_err io_temp_dir(const char *parent, const char *prefix, char *ret_path, size_t path_bytes)
+{
+    const char *env = getenv("TMPDIR");
+    const char *folder = parent ? parent : env && *env ? env : P_tmpdir;
+    if ((size_t)snprintf(ret_path, path_bytes, "%s/%s-XXXXXX", folder, prefix) >= path_bytes)
+        return err_set(CF_ERR_LIMIT, "%s: the path of a temporary folder is longer than %zu bytes", folder, path_bytes);
+    if (!mkdtemp(ret_path))
+        return err_sys("%s: mkdtemp", ret_path);
+    return CF_OK;
+}
+
+bool io_exists(const char *path)
+{
+    return access(path, F_OK) == 0;
+}
+
+cf_err io_pidfd_open(pid_t pid, int *ret_fd)
+{
+    const int fd = (int)syscall(SYS_pidfd_open, pid, 0);
+    if (fd < 0)
+        return errno == ESRCH ? err_set(CF_ERR_GONE, "process %ld has ended", (long)pid)
+                              : err_sys("pidfd_open of %ld", (long)pid);
+    *ret_fd = fd;
+    return CF_OK;
+}
+
+void io_close(int *fd)
+{
+    if (*fd >= 0)
+        close(*fd);
+    *fd = -1;
+}
+
+cf_err io_join(char *ret_path, size_t path_bytes, const char *a, const char *b)
+{
+    if (snprintf(ret_path, path_bytes, "%s/%s", a, b) >= (int)path_bytes)
+        return err_set(CF_ERR_LIMIT, "%s/%s: path longer than %zu bytes", a, b, path_bytes);
+    return CF_OK;
+}

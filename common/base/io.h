@@ -1,0 +1,59 @@
+/*
+ * io.h - files and descriptors: whole reads, atomic writes, read-only maps, pidfds. EINTR is handled here only; every
+ * descriptor is close-on-exec.
+ */
+#ifndef CF_BASE_IO_H
+#define CF_BASE_IO_H
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+#include <sys/types.h>
+
+#include "common/base/err.h"
+
+#ifdef __cplusplus
+extern "C" {
+#endif
+
+/* A file mapped read-only. data is NULL for an empty file. The mapping outlives nothing: io_unmap before exit. */
+typedef struct io_map {
+    const unsigned char *data; /* owned mapping */
+    size_t data_bytes;
+} io_map;
+
+CF_MUST_CHECK cf_err io_map_file(const char *path, io_map *ret_map);
+void io_unmap(io_map *m);
+
+/* The whole file, NUL-terminated behind its last byte; CF_ERR_LIMIT above bytes_max. Caller owns: mem_free. */
+CF_MUST_CHECK cf_err io_read_file(const char *path, size_t bytes_max, char **ret_text, size_t *ret_bytes);
+
+/* Temporary file in the same folder, fsync, rename, fsync of the folder: readers see all of it or none. */
+CF_MUST_CHECK cf_err io_write_file(const char *path, const void *data, size_t bytes);
+
+/* Loops over short writes. */
+CF_MUST_CHECK cf_err io_write_all(int fd, const void *data, size_t bytes);
+
+/* mkdir -p with mode for the folders it makes. */
+CF_MUST_CHECK cf_err io_make_dirs(const char *path, mode_t mode);
+
+/* A new folder PARENT/prefix-XXXXXX with mode 0700; parent NULL: $TMPDIR, else the system's temporary folder. */
+CF_MUST_CHECK cf_err io_temp_dir(const char *parent, const char *prefix, char *ret_path, size_t path_bytes);
+
+bool io_exists(const char *path);
+
+/* A pidfd: readable when the process has ended. CF_ERR_GONE when there is no such process. */
+CF_MUST_CHECK cf_err io_pidfd_open(pid_t pid, int *ret_fd);
+
+/* Closes *fd if it is not negative and sets it to -1. */
+void io_close(int *fd);
+
+/* path = a "/" b, checked against the buffer; CF_ERR_LIMIT when it does not fit. */
+CF_MUST_CHECK cf_err io_join(char *ret_path, size_t path_bytes, const char *a, const char *b);
+
+#define IO_PATH_BYTES 4096
+
+#ifdef __cplusplus
+}
+#endif
+#endif

@@ -1,0 +1,62 @@
+/*
+ * limits.h - every bound of the system, with its unit and its reason. A limit that is hit is an error message that
+ * names it.
+ */
+#ifndef CF_BASE_LIMITS_H
+#define CF_BASE_LIMITS_H
+
+/* Rates: 25 speech tokens/s -> 50 mel frames/s -> 24000 samples/s. */
+#define TOKENS_PER_SECOND 25
+#define FRAMES_PER_TOKEN  2
+#define SAMPLES_PER_FRAME 480
+#define SAMPLE_RATE_HZ    24000
+#define MEL_BINS          80
+#define SPEAKER_VALUES    192
+
+/* Speech vocabulary (llm.md 3). */
+#define SPEECH_CODES 6561
+#define SPEECH_ROWS  6761
+#define TOKEN_SOS    6561
+#define TOKEN_EOS    6562
+#define TOKEN_TASK   6563
+
+/* The fixed noise table has 15000 frames: 300 s with the prompt (flow.md 4.1). */
+#define FRAMES_MAX 15000
+#define TOKENS_MAX (FRAMES_MAX / FRAMES_PER_TOKEN)
+
+/* A prompt recording is at most 30 s (llm.md 5). */
+#define PROMPT_TOKENS_MAX 750
+#define PROMPT_FRAMES_MAX (PROMPT_TOKENS_MAX * FRAMES_PER_TOKEN)
+
+/* Text of one utterance (interface.md 2), of one segment, and of a prompt. */
+#define TEXT_CHARS_MAX          10000
+#define TEXT_BYTES_MAX          (TEXT_CHARS_MAX * 4)
+#define SEGMENT_TEXT_TOKENS_MAX 4096
+#define PROMPT_TEXT_TOKENS_MAX  1024
+#define SEGMENTS_MAX            512
+
+/* LLM length law (llm.md 6.1): between 2 and 20 speech tokens for each text token, never more than the flow can take.
+ * */
+#define SPEECH_PER_TEXT_MIN 2
+#define SPEECH_PER_TEXT_MAX 20
+/* Positions of one sequence: sos, prompt text, text, task, prompt speech, generated. */
+#define SEQUENCE_TOKENS_MAX (2 + PROMPT_TEXT_TOKENS_MAX + SEGMENT_TEXT_TOKENS_MAX + PROMPT_TOKENS_MAX + TOKENS_MAX)
+
+/* Control plane. */
+#define MESSAGE_BYTES_MAX   65536 /* one control message; 7500 token ids in JSON take at most 37 KiB */
+#define MESSAGE_DEPTH_MAX   8
+#define MEMBERS_MAX         64 /* workers of all stages on one orchestrator */
+#define JOBS_PER_MEMBER_MAX 256
+#define UTTERANCES_MAX      256 /* accepted at once; more are refused with CF_ERR_BUSY */
+#define CLIENTS_MAX         64
+#define NAME_BYTES_MAX      200 /* ids and voice names */
+
+#ifdef __cplusplus
+#define CF_STATIC_ASSERT(c, m) static_assert(c, m)
+#else
+#define CF_STATIC_ASSERT(c, m) _Static_assert(c, m)
+#endif
+CF_STATIC_ASSERT(TOKENS_MAX * 5 + 4096 < MESSAGE_BYTES_MAX, "a full token list must fit a message");
+CF_STATIC_ASSERT(PROMPT_FRAMES_MAX < FRAMES_MAX, "a prompt must leave room for speech");
+
+#endif

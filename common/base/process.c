@@ -1,0 +1,76 @@
+/*
+ * process.c - start-up habits of a long-running program. Called from main before threads start.
+ * Fails: CF_ERR_SYS, CF_ERR_LIMIT. process_follow_parent ends the process when its parent is already gone.
+ */
+#define _GNU_SOURCE
+#include "common/base/process.h"
+
+#include <signal.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <sys/prctl.h>
+#include <sys/resource.h>
+#include <sys/signalfd.h>
+#include <unistd.h>
+
+void process_follow_parent(void)
+{
+    const char *parent = getenv("COSYFARM_PARENT");
+    if (!parent)
+        return;
+    prctl(PR_SET_PDEATHSIG, SIGKILL);
+    if ((long)getppid() != strtol(parent, NULL, 10))
+        _exit(PROCESS_ORCHESTRATOR_GONE); /* it died before the line above */
+}
+
+cf_err process_signal_fd(int *ret_fd)
+{
+    sigset_t set;
+    sigemptyset(&set);
+    sigaddset(&set, SIGTERM);
+    sigaddset(&set, SIGINT);
+    signal(SIGPIPE, SIG_IGN);
+    if (sigprocmask(SIG_BLOCK, &set, NULL) != 0)
+        return err_sys("sigprocmask");
+    const int fd = signalfd(-1, &set, SFD_CLOEXEC | SFD_NONBLOCK);
+    if (fd < 0)
+        return err_sys("signalfd");
+    *ret_fd = fd;
+    return CF_OK;
+}
+
+int process_read_signal(int fd)
+{
+    struct signalfd_siginfo info;
+    return read(fd, &info, sizeof info) == (ssize_t)sizeof info ? (int)info.ssi_signo : 0;
+}
+
+uint64_t process_rss_bytes(void)
+{
+    unsigned long pages = 0;
+    FILE *f = fopen("/proc/self/statm", "re");
+    if (!f)
+        return 0;
+    if (fscanf(f, "%*s %lu", &pages) != 1)
+        pages = 0;
+    fclose(f);
+    return (uint64_t)pages * (uint64_t)sysconf(_SC_PAGESIZE);
+}
+
+uint64_t process_peak_bytes(void)
+{
+    struct rusage usage;
+    getrusage(RUSAGE_SELF, &usage);
+    return (uint64_t)usage.ru_maxrss * 1024;
+}
+
+cf_err process_run_dir(char *ret_path, size_t path_bytes)
+{
+    const char *run = getenv("COSYFARM_RUN_DIR"), *xdg = getenv("XDG_RUNTIME_DIR");
+    const int n = run && *run   ? snprintf(ret_path, path_bytes, "%s", run)
+                  : xdg && *xdg ? snprintf(ret_path, path_bytes, "%s/cosyfarm", xdg)
+                                : snprintf(ret_path, path_bytes, "/run/cosyfarm");
+    if (n < 0 || (size_t)n >= path_bytes)
+        return err_set(CF_ERR_LIMIT, "run directory longer than %zu bytes", path_bytes - 1);
+    return CF_OK;
+}

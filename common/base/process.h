@@ -1,0 +1,52 @@
+/*
+ * process.h - what every program of the farm does at start: follow its parent, turn signals into a descriptor, know
+ * its size.
+ */
+#ifndef CF_BASE_PROCESS_H
+#define CF_BASE_PROCESS_H
+
+#include <stddef.h>
+#include <stdint.h>
+
+#include "common/base/err.h"
+
+#ifdef __cplusplus
+extern "C" {
+#endif
+
+/* Exit codes of the farm's programs: they are protocol (docs/OPERATIONS.md). */
+enum {
+    PROCESS_DRAINED = 0,
+    PROCESS_USAGE = 64,
+    PROCESS_ORCHESTRATOR_GONE = 69,
+    PROCESS_DEVICE_LOST = 70,
+    PROCESS_NO_RESOURCES = 75,
+    PROCESS_CONFIG = 78 /* do not restart */
+};
+
+/* Dies (SIGKILL) when the process named by COSYFARM_PARENT dies, if that is our parent. Without the variable: no-op. */
+void process_follow_parent(void);
+
+/* Blocks SIGTERM and SIGINT for this and later threads, ignores SIGPIPE, and returns a descriptor that becomes
+ * readable. */
+CF_MUST_CHECK cf_err process_signal_fd(int *ret_fd);
+
+/* Reads one signal number from it; 0: none waits. */
+int process_read_signal(int fd);
+
+/* Resident memory of this process. */
+uint64_t process_rss_bytes(void);
+/* The most it ever was. */
+uint64_t process_peak_bytes(void);
+
+/* Run directory: COSYFARM_RUN_DIR, else $XDG_RUNTIME_DIR/cosyfarm, else /run/cosyfarm. */
+CF_MUST_CHECK cf_err process_run_dir(char *ret_path, size_t path_bytes);
+
+#define RUN_BUS_SOCKET      "bus.sock"
+#define RUN_LIFELINE_SOCKET "lifeline.sock"
+#define RUN_LOCK            "lock"
+
+#ifdef __cplusplus
+}
+#endif
+#endif
