@@ -1,0 +1,270 @@
+/*
+ * backend.c - the part of a backend that is the same on every device: choice of device, scratch, kept memory, weights.
+ *
+ * Called by the one thread that owns the backend. Owns the arenas and the list of weights.
+ * Fails: CF_ERR_UNSUPPORTED (device, operand type), CF_ERR_NOMEM, CF_ERR_INVALID (thread count). Asserts on shapes.
+ */
+#include "common/compute/backend.h"
+
+#include <string.h>
+
+#include "common/base/check.h"
+#include "common/compute/backend_impl.h"
+
+#define THREADS_MAX 1024
+
+cf_err backend_open(const backend_config *cfg, backend **ret_backend)
+{
+    cf_err err;
+    backend *be = NULL;
+
+    if (cfg->threads < 0 || cfg->threads > THREADS_MAX)
+        FAIL(CF_ERR_INVALID, "backend: %d threads, expected 0 (all) to %d", cfg->threads, THREADS_MAX);
+    TRY(mem_alloc(1, sizeof *be, &be));
+    TRY(arena_open(cfg->scratch_bytes ? cfg->scratch_bytes : 4096, &be->scratch));
+    if (strcmp(cfg->device, "cpu") != 0)
+        FAIL(CF_ERR_UNSUPPORTED, "device \"%s\": this build has the CPU backend alone (device \"cpu\")", cfg->device);
+    TRY(backend_cpu_open(cfg, be));
+    *ret_backend = be;
+    be = NULL;
+out:
+    backend_close(be);
+    return err;
+}
+
+void backend_close(backend *be)
+{
+    if (!be)
+        return;
+    while (be->weights) {
+        weight *w = be->weights;
+        be->weights = w->next;
+        if (be->device->weight_close)
+            be->device->weight_close(be, w);
+        mem_free(w);
+    }
+    if (be->device)
+        be->device->close(be);
+    while (be->kept) {
+        keep_block *block = be->kept;
+        be->kept = block->next;
+        arena_close(&block->memory);
+        mem_free(block);
+    }
+    arena_close(&be->scratch);
+    mem_free(be);
+}
+
+const char *backend_describe(const backend *be)
+{
+    return be->describe;
+}
+
+int backend_threads(const backend *be)
+{
+    return be->threads;
+}
+
+cf_err backend_sync(backend *be)
+{
+    return be->device->sync(be);
+}
+
+cf_err backend_keep_bytes(backend *be, size_t bytes, void *ret_ptr)
+{
+    cf_err err;
+    keep_block *block = be->kept;
+
+    if (!block || bytes + 64 > block->memory.reserved_bytes - block->memory.used_bytes) {
+        keep_block *fresh;
+        TRY(mem_alloc(1, sizeof *fresh, &fresh));
+        const size_t wanted = bytes + 64;
+        err = arena_open(wanted > KEEP_BLOCK_BYTES ? wanted : KEEP_BLOCK_BYTES, &fresh->memory);
+        if (err != CF_OK) {
+            mem_free(fresh);
+            goto out;
+        }
+        fresh->next = be->kept;
+        be->kept = block = fresh;
+    }
+    TRY(arena_take(&block->memory, bytes, ret_ptr));
+out:
+    return err;
+}
+
+/* A tensor of these dims without memory. */
+static tensor shape_of(dtype type, int rank, const int64_t *dims)
+{
+    CF_ASSERT(rank >= 1 && rank <= TENSOR_RANK_MAX);
+    tensor t = {.type = type, .rank = rank};
+    memcpy(t.dims, dims, (size_t)rank * sizeof *dims);
+    return t;
+}
+
+cf_err backend_keep(backend *be, dtype type, int rank, const int64_t *dims, tensor *ret_tensor)
+{
+    tensor t = shape_of(type, rank, dims);
+    cf_err err;
+    TRY(backend_keep_bytes(be, tensor_bytes(&t), &t.data));
+    *ret_tensor = t;
+out:
+    return err;
+}
+
+cf_err backend_take(backend *be, dtype type, int rank, const int64_t *dims, tensor *ret_tensor)
+{
+    tensor t = shape_of(type, rank, dims);
+    cf_err err;
+    TRY(arena_take(&be->scratch, tensor_bytes(&t), &t.data));
+    *ret_tensor = t;
+out:
+    return err;
+}
+
+cf_err backend_take_2d(backend *be, dtype type, int64_t d0, int64_t d1, tensor *ret_tensor)
+{
+    return backend_take(be, type, 2, (const int64_t[]){d0, d1}, ret_tensor);
+}
+
+size_t backend_scratch_mark(const backend *be)
+{
+    return arena_mark(&be->scratch);
+}
+
+void backend_scratch_reset(backend *be, size_t mark)
+{
+    arena_reset(&be->scratch, mark);
+}
+
+size_t backend_scratch_peak_bytes(const backend *be)
+{
+    return be->scratch.peak_bytes;
+}
+
+cf_err backend_upload(backend *be, const void *host, tensor *dst)
+{
+    return be->device->upload(be, host, dst);
+}
+
+cf_err backend_download(backend *be, const tensor *src, void *host)
+{
+    return be->device->download(be, src, host);
+}
+
+cf_err backend_zero(backend *be, tensor *dst)
+{
+    return be->device->zero(be, dst);
+}
+
+cf_err backend_copy(backend *be, const tensor *src, tensor *dst)
+{
+    CF_ASSERT(src->type == dst->type);
+    CF_ASSERT(tensor_count(src) == tensor_count(dst));
+    return be->device->copy(be, src, dst);
+}
+
+cf_err backend_rows(backend *be, const int32_t *lengths, int32_t count, op_rows *ret_rows)
+{
+    cf_err err;
+    int32_t *offs;
+
+    CF_ASSERT(count >= 0);
+    TRY(arena_take(&be->scratch, ((size_t)count + 1) * sizeof *offs, &offs));
+    offs[0] = 0;
+    for (int32_t b = 0; b < count; b++) {
+        CF_ASSERT(lengths[b] >= 0);
+        CF_ASSERT(!__builtin_add_overflow(offs[b], lengths[b], &offs[b + 1]));
+    }
+    *ret_rows = (op_rows){.count = count, .offs = offs, .dev = offs};
+out:
+    return err;
+}
+
+/* A new weight of this shape, not yet in the backend's list. */
+static cf_err weight_new(const backend *be, const weight *shape, weight **ret_weight)
+{
+    cf_err err;
+    weight *w;
+
+    CF_ASSERT(shape->n_out > 0 && shape->k_in > 0 && shape->kernel > 0 && shape->groups > 0);
+    CF_ASSERT(shape->n_out % shape->groups == 0 && shape->k_in % shape->groups == 0);
+    TRY(be->device->check_operands(be, shape->operands));
+    TRY(mem_alloc(1, sizeof *w, &w));
+    *w = *shape;
+    *ret_weight = w;
+out:
+    return err;
+}
+
+/* Hands w to the backend when it was packed, drops it when not. */
+static cf_err weight_finish(backend *be, cf_err err, weight *w, weight **ret_weight)
+{
+    if (err != CF_OK) {
+        if (be->device->weight_close)
+            be->device->weight_close(be, w);
+        mem_free(w);
+        return err;
+    }
+    w->next = be->weights;
+    be->weights = w;
+    be->weight_bytes += w->bytes;
+    *ret_weight = w;
+    return CF_OK;
+}
+
+cf_err backend_pack_linear(backend *be, const float *w, int64_t n_out, int64_t k_in, precision operands, unsigned kinds,
+                           weight **ret_weight)
+{
+    cf_err err;
+    weight *packed;
+    const weight shape = {.form = WEIGHT_LINEAR,
+                          .n_out = n_out,
+                          .k_in = k_in,
+                          .kernel = 1,
+                          .groups = 1,
+                          .operands = operands,
+                          .kinds = kinds};
+
+    CF_ASSERT(kinds != 0 && (kinds & ~(GEMM_BULK_BIT | GEMM_DECODE_BIT)) == 0);
+    TRY(weight_new(be, &shape, &packed));
+    TRY(weight_finish(be, be->device->pack_linear(be, w, packed), packed, ret_weight));
+out:
+    return err;
+}
+
+cf_err backend_pack_conv(backend *be, const float *w, int64_t c_out, int64_t c_in, int64_t kernel, int64_t groups,
+                         precision operands, weight **ret_weight)
+{
+    cf_err err;
+    weight *packed;
+    const weight shape = {.form = WEIGHT_CONV,
+                          .n_out = c_out,
+                          .k_in = c_in,
+                          .kernel = kernel,
+                          .groups = groups,
+                          .operands = operands,
+                          .kinds = GEMM_BULK_BIT};
+
+    TRY(weight_new(be, &shape, &packed));
+    TRY(weight_finish(be, be->device->pack_conv(be, w, packed), packed, ret_weight));
+out:
+    return err;
+}
+
+cf_err backend_pack_conv_f64(backend *be, const double *w, int64_t c_out, int64_t c_in, int64_t kernel,
+                             weight **ret_weight)
+{
+    cf_err err;
+    weight *packed;
+    const weight shape = {.form = WEIGHT_CONV_F64, .n_out = c_out, .k_in = c_in, .kernel = kernel, .groups = 1};
+
+    TRY(weight_new(be, &shape, &packed));
+    TRY(weight_finish(be, be->device->pack_conv_f64(be, w, packed), packed, ret_weight));
+out:
+    return err;
+}
+
+size_t backend_weight_bytes(const backend *be)
+{
+    return be->weight_bytes;
+}

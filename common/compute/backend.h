@@ -1,0 +1,107 @@
+/*
+ * backend.h - a place where ops run: its memory, its packed weights, its scratch arena, its threads or stream.
+ *
+ * One backend belongs to one thread. Results exist on return on the CPU; on a device after backend_sync or a download.
+ * Two CPU variants share this interface: `naive`, plain loops that are the truth of the op suite, and `fast`.
+ */
+#ifndef CF_COMPUTE_BACKEND_H
+#define CF_COMPUTE_BACKEND_H
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+#include "common/base/err.h"
+#include "common/compute/tensor.h"
+
+#ifdef __cplusplus
+extern "C" {
+#endif
+
+typedef struct backend backend;
+typedef struct weight weight; /* a matrix or filter bank in the backend's own layout */
+
+typedef enum precision { PRECISION_F32, PRECISION_BF16, PRECISION_FP16 } precision; /* of GEMM operands; sums are f32 */
+
+typedef struct backend_config {
+    const char *device;   /* "cpu" (cuda:N is the next backend) */
+    bool naive;           /* plain loops: the reference variant */
+    int threads;          /* 0: as many as this process may run on */
+    size_t scratch_bytes; /* address space reserved for backend_scratch; pages are used when touched */
+} backend_config;
+
+/* CF_ERR_UNSUPPORTED names a device this build does not have. */
+CF_MUST_CHECK cf_err backend_open(const backend_config *cfg, backend **ret_backend);
+void backend_close(backend *be); /* NULL is fine */
+
+/* "cpu fast avx2 f32 threads=2": what was found, for the READY line. */
+const char *backend_describe(const backend *be);
+int backend_threads(const backend *be);
+
+/* Waits for all submitted work and reports its errors. A no-op on the CPU. */
+CF_MUST_CHECK cf_err backend_sync(backend *be);
+
+/* Memory that lives as long as the backend (tables, caches). Zeroed. */
+CF_MUST_CHECK cf_err backend_keep(backend *be, dtype type, int rank, const int64_t *dims, tensor *ret_tensor);
+
+/* Scratch of one step: not zeroed, freed by backend_scratch_reset to a mark. */
+CF_MUST_CHECK cf_err backend_take(backend *be, dtype type, int rank, const int64_t *dims, tensor *ret_tensor);
+CF_MUST_CHECK cf_err backend_take_2d(backend *be, dtype type, int64_t d0, int64_t d1, tensor *ret_tensor);
+size_t backend_scratch_mark(const backend *be);
+void backend_scratch_reset(backend *be, size_t mark);
+size_t backend_scratch_peak_bytes(const backend *be);
+
+CF_MUST_CHECK cf_err backend_upload(backend *be, const void *host, tensor *dst);   /* all of dst */
+CF_MUST_CHECK cf_err backend_download(backend *be, const tensor *src, void *host); /* all of src; synchronises */
+CF_MUST_CHECK cf_err backend_zero(backend *be, tensor *dst);
+CF_MUST_CHECK cf_err backend_copy(backend *be, const tensor *src, tensor *dst); /* same count and type */
+
+/*
+ * Packed rows: `count` sequences laid one behind the other along the leading dimension. Sequence b is rows
+ * [offs[b], offs[b+1]). `offs` is host memory, `dev` the backend's copy (the same pointer on the CPU).
+ */
+typedef struct op_rows {
+    int32_t count;
+    const int32_t *offs; /* [count + 1], offs[0] = 0; in scratch */
+    const int32_t *dev;
+} op_rows;
+
+/* Builds offsets from lengths, in scratch. Lengths may be zero. */
+CF_MUST_CHECK cf_err backend_rows(backend *be, const int32_t *lengths, int32_t count, op_rows *ret_rows);
+
+static inline int32_t rows_total(const op_rows *r)
+{
+    return r->offs[r->count];
+}
+
+static inline int32_t rows_length(const op_rows *r, int32_t seq_idx)
+{
+    return r->offs[seq_idx + 1] - r->offs[seq_idx];
+}
+
+/*
+ * How many rows a GEMM tile has. Never chosen by the batch: a kind belongs to a place in the model, so that a row's
+ * bytes do not depend on its neighbours. Short tiles are padded.
+ */
+typedef enum gemm_kind { GEMM_BULK, GEMM_DECODE } gemm_kind; /* 128 rows; 16 rows */
+
+#define GEMM_BULK_BIT   1u
+#define GEMM_DECODE_BIT 2u
+
+/* Packs y = x W^T: w is [n_out, k_in] f32 on the host, not needed afterwards. `kinds` says with which tiles it will
+ * run. The weight lives until the backend closes. */
+CF_MUST_CHECK cf_err backend_pack_linear(backend *be, const float *w, int64_t n_out, int64_t k_in, precision operands,
+                                         unsigned kinds, weight **ret_weight);
+
+/* Packs a filter bank [c_out, c_in / groups, kernel], as torch stores it. */
+CF_MUST_CHECK cf_err backend_pack_conv(backend *be, const float *w, int64_t c_out, int64_t c_in, int64_t kernel,
+                                       int64_t groups, precision operands, weight **ret_weight);
+CF_MUST_CHECK cf_err backend_pack_conv_f64(backend *be, const double *w, int64_t c_out, int64_t c_in, int64_t kernel,
+                                           weight **ret_weight);
+
+size_t backend_weight_bytes(const backend *be); /* sum over all packed weights */
+
+#ifdef __cplusplus
+}
+#endif
+#endif

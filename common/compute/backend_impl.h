@@ -1,0 +1,74 @@
+/*
+ * backend_impl.h - the inside of a backend: what a device implements. Included by common/compute only.
+ */
+#ifndef CF_COMPUTE_BACKEND_IMPL_H
+#define CF_COMPUTE_BACKEND_IMPL_H
+
+#include "common/base/mem.h"
+#include "common/compute/backend.h"
+#include "common/compute/ops.h"
+
+/* One function per op; NULL means unsupported. Arguments have been checked by ops.c. */
+typedef struct backend_ops {
+#define CF_OP_MEMBER(name, args) cf_err (*name)(backend * be, const args *a);
+    CF_OPS(CF_OP_MEMBER)
+#undef CF_OP_MEMBER
+} backend_ops;
+
+typedef enum weight_form { WEIGHT_LINEAR, WEIGHT_CONV, WEIGHT_CONV_F64 } weight_form;
+
+/* What every backend knows of a packed weight. `data` and `impl` are the device's own layout. */
+struct weight {
+    weight *next; /* the backend's list; owned by it */
+    weight_form form;
+    int64_t n_out, k_in;    /* k_in: input channels, of all groups */
+    int64_t kernel, groups; /* 1, 1 for linear */
+    precision operands;
+    unsigned kinds; /* GEMM_*_BIT: tiles a linear may run with */
+    size_t bytes;
+    void *data; /* in the backend's kept memory */
+    void *impl; /* the device's own; freed by weight_close */
+};
+
+/* What a device implements besides ops. */
+typedef struct backend_device {
+    cf_err (*sync)(backend *be);
+    cf_err (*upload)(backend *be, const void *host, tensor *dst);
+    cf_err (*download)(backend *be, const tensor *src, void *host);
+    cf_err (*zero)(backend *be, tensor *dst);
+    cf_err (*copy)(backend *be, const tensor *src, tensor *dst);
+    cf_err (*check_operands)(const backend *be, precision operands);
+    cf_err (*pack_linear)(backend *be, const float *w, weight *out);
+    cf_err (*pack_conv)(backend *be, const float *w, weight *out);
+    cf_err (*pack_conv_f64)(backend *be, const double *w, weight *out);
+    void (*weight_close)(backend *be, weight *w); /* NULL: nothing to do */
+    void (*close)(backend *be);                   /* the device's part of the object */
+} backend_device;
+
+/* Kept memory comes in big pieces of address space; pages are used when touched. */
+#define KEEP_BLOCK_BYTES ((size_t)64 << 20)
+
+typedef struct keep_block {
+    struct keep_block *next;
+    arena memory;
+} keep_block;
+
+struct backend {
+    const backend_ops *ops;       /* static */
+    const backend_device *device; /* static */
+    void *impl;                   /* the device's state, owned by it */
+    arena scratch;
+    keep_block *kept;
+    weight *weights;
+    size_t weight_bytes;
+    int threads;
+    char describe[128];
+};
+
+/* Zeroed, 64-byte aligned memory that lives as long as the backend. */
+CF_MUST_CHECK cf_err backend_keep_bytes(backend *be, size_t bytes, void *ret_ptr);
+
+/* Fills ops, device, impl, threads and describe of a zeroed backend. */
+CF_MUST_CHECK cf_err backend_cpu_open(const backend_config *cfg, backend *be);
+
+#endif

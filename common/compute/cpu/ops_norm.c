@@ -1,0 +1,43 @@
+/*
+ * ops_norm.c - fast variant: the two norms, rows spread over the pool; a row's sums run in 16 fixed lanes (vec.h).
+ * Owns nothing. Fails: never. Source: the citations in ops.h.
+ */
+#include "common/compute/cpu/cpu_impl.h"
+
+#define COST_NORM 3 /* passes over a row */
+
+static void rms_norm_rows(const cpu_state *cpu, const void *args, int64_t first, int64_t count)
+{
+    const op_rms_norm_args *a = args;
+    const int64_t width = a->x->dims[1];
+    const float *gain = tensor_f32(a->gain);
+    for (int64_t r = first; r < first + count; r++)
+        cpu->vec->rms_norm(tensor_f32(a->x) + r * width, gain, a->eps, width, tensor_f32(a->y) + r * width);
+}
+
+cf_err fast_rms_norm(backend *be, const op_rms_norm_args *a)
+{
+    cpu_run_rows(be, a->x->dims[0], a->x->dims[1] * COST_NORM, rms_norm_rows, a);
+    return CF_OK;
+}
+
+static void layer_norm_rows(const cpu_state *cpu, const void *args, int64_t first, int64_t count)
+{
+    const op_layer_norm_mod_args *a = args;
+    const int64_t width = a->x->dims[1];
+    int32_t b = rows_find(a->mod.rows, first);
+
+    for (int64_t r = first; r < first + count; r++) {
+        while (r >= a->mod.rows->offs[b + 1])
+            b++;
+        const float *line = tensor_f32(a->mod.table) + a->mod.steps[b] * a->mod.table->dims[1];
+        cpu->vec->layer_norm(tensor_f32(a->x) + r * width, line + a->scale_off, line + a->shift_off, a->eps, width,
+                             tensor_f32(a->y) + r * width);
+    }
+}
+
+cf_err fast_layer_norm_mod(backend *be, const op_layer_norm_mod_args *a)
+{
+    cpu_run_rows(be, a->x->dims[0], a->x->dims[1] * COST_NORM, layer_norm_rows, a);
+    return CF_OK;
+}

@@ -1,0 +1,229 @@
+/*
+ * ops_signal.c - fast variant: source, STFT and its inverse, interpolation. Sequences or rows spread over the pool.
+ *
+ * Sums are in f64 from fixed tables: the work is small (a few thousand frames per second of audio), so accuracy is
+ * free.
+ * Owns nothing. Fails: CF_ERR_NOMEM when scratch is exhausted. Source: the citations in ops.h.
+ */
+#define _GNU_SOURCE /* M_PI */
+#include <math.h>
+
+#include "common/compute/cpu/cpu_impl.h"
+
+#define COST_STFT_FRAME   (STFT_COLUMNS * STFT_POINTS)
+#define COST_ISTFT_FRAME  4000 /* 36 libm calls */
+#define COST_SOURCE_FRAME (SOURCE_FRAME_SAMPLES * 40)
+
+typedef struct source_job {
+    const op_source_args *a;
+    const double *base; /* [R]: voiced part, zero where unvoiced */
+} source_job;
+
+static void source_rows(const cpu_state *cpu, const void *args, int64_t first, int64_t count)
+{
+    (void)cpu;
+    const source_job *job = args;
+    const float *f0 = tensor_f32(job->a->f0), *noise = tensor_f32(job->a->noise);
+    const double bias = (double)tensor_f32(job->a->bias)[0];
+    int32_t b = rows_find(job->a->rows, first);
+
+    for (int64_t r = first; r < first + count; r++) {
+        while (r >= job->a->rows->offs[b + 1])
+            b++;
+        const double noise_gain = f0[r] > 10.0f ? 0.003 : 0.1 / 3.0;
+        const float *frame_noise = noise + (r - job->a->rows->offs[b]) * SOURCE_FRAME_SAMPLES;
+        float *y = tensor_f32(job->a->y) + r * SOURCE_FRAME_SAMPLES;
+        for (int n = 0; n < SOURCE_FRAME_SAMPLES; n++)
+            y[n] = (float)tanh(bias + job->base[r] + noise_gain * (double)frame_noise[n]);
+    }
+}
+
+cf_err fast_source(backend *be, const op_source_args *a)
+{
+    cf_err err;
+    const size_t mark = backend_scratch_mark(be);
+    const float *f0 = tensor_f32(a->f0), *w = tensor_f32(a->w);
+    double *base;
+
+    TRY(arena_take(&be->scratch, (size_t)a->f0->dims[0] * sizeof *base, &base));
+    for (int32_t b = 0; b < a->rows->count; b++) {
+        float phase_turns[SOURCE_HARMONICS] = {0};
+        for (int64_t r = a->rows->offs[b]; r < a->rows->offs[b + 1]; r++) {
+            const double voiced = source_frame(f0[r], w, phase_turns);
+            base[r] = f0[r] > 10.0f ? voiced : 0.0;
+        }
+    }
+    const source_job job = {.a = a, .base = base};
+    cpu_run_rows(be, a->f0->dims[0], COST_SOURCE_FRAME, source_rows, &job);
+out:
+    backend_scratch_reset(be, mark);
+    return err;
+}
+
+static double hann(int i)
+{
+    return 0.5 - 0.5 * cos(2.0 * M_PI * i / STFT_POINTS);
+}
+
+typedef struct stft_job {
+    const op_stft_args *a;
+    double table[STFT_POINTS][STFT_COLUMNS]; /* window times cos, then minus window times sin */
+} stft_job;
+
+static void stft_frame(const stft_job *job, const float *x, int64_t samples, int64_t frame, float *y)
+{
+    double sum[STFT_COLUMNS] = {0};
+
+    for (int i = 0; i < STFT_POINTS; i++) {
+        int64_t at = STFT_HOP_SAMPLES * frame + i - STFT_POINTS / 2;
+        at = at < 0 ? -at : at;
+        at = at >= samples ? 2 * (samples - 1) - at : at;
+        const double v = (double)x[at];
+        for (int k = 0; k < STFT_COLUMNS; k++)
+            sum[k] += v * job->table[i][k];
+    }
+    for (int k = 0; k < STFT_COLUMNS; k++)
+        y[k] = (float)sum[k];
+}
+
+static void stft_rows(const cpu_state *cpu, const void *args, int64_t first, int64_t count)
+{
+    (void)cpu;
+    const stft_job *job = args;
+    const op_stft_args *a = job->a;
+    int32_t b = rows_find(a->rows_out, first);
+
+    for (int64_t r = first; r < first + count; r++) {
+        while (r >= a->rows_out->offs[b + 1])
+            b++;
+        stft_frame(job, tensor_f32(a->x) + a->rows_in->offs[b], rows_length(a->rows_in, b), r - a->rows_out->offs[b],
+                   tensor_f32(a->y) + r * STFT_COLUMNS);
+    }
+}
+
+cf_err fast_stft(backend *be, const op_stft_args *a)
+{
+    stft_job job = {.a = a};
+
+    for (int i = 0; i < STFT_POINTS; i++)
+        for (int k = 0; k < STFT_BINS; k++) {
+            const double turn = 2.0 * M_PI * (k * i % STFT_POINTS) / STFT_POINTS;
+            const bool real_bin = k == 0 || k == STFT_BINS - 1; /* sin is zero there, but not in f64 */
+            job.table[i][k] = hann(i) * cos(turn);
+            job.table[i][STFT_BINS + k] = real_bin ? 0.0 : -hann(i) * sin(turn);
+        }
+    cpu_run_rows(be, a->y->dims[0], COST_STFT_FRAME, stft_rows, &job);
+    return CF_OK;
+}
+
+typedef struct istft_job {
+    const op_istft_args *a;
+    double *frames; /* [F, 16]: windowed inverse transforms */
+    double table[STFT_COLUMNS][STFT_POINTS];
+    double window_squares[STFT_POINTS];
+} istft_job;
+
+static void istft_frame_rows(const cpu_state *cpu, const void *args, int64_t first, int64_t count)
+{
+    (void)cpu;
+    const istft_job *job = args;
+
+    for (int64_t r = first; r < first + count; r++) {
+        const float *x = tensor_f32(job->a->x) + r * STFT_COLUMNS;
+        double sum[STFT_POINTS] = {0};
+        for (int k = 0; k < STFT_BINS; k++) {
+            const double grown = exp((double)x[k]);
+            const double magnitude = grown > 100.0 ? 100.0 : grown;
+            const double phase = sin((double)x[STFT_BINS + k]);
+            const double re = magnitude * cos(phase), im = magnitude * sin(phase);
+            for (int i = 0; i < STFT_POINTS; i++)
+                sum[i] += re * job->table[k][i] + im * job->table[STFT_BINS + k][i];
+        }
+        for (int i = 0; i < STFT_POINTS; i++)
+            job->frames[r * STFT_POINTS + i] = sum[i];
+    }
+}
+
+/* Overlap and add: four frames a sample, fewer at the ends. */
+static float istft_sample(const istft_job *job, const double *frames, int64_t count, int64_t sample_idx)
+{
+    const int64_t q = sample_idx + STFT_POINTS / 2;
+    const int64_t last = q / STFT_HOP_SAMPLES < count - 1 ? q / STFT_HOP_SAMPLES : count - 1;
+    const int64_t from = (q - STFT_POINTS + STFT_HOP_SAMPLES) / STFT_HOP_SAMPLES;
+    const double limit = (double)job->a->limit;
+    double sum = 0.0, squares = 0.0;
+
+    for (int64_t j = from > 0 ? from : 0; j <= last; j++) {
+        const int i = (int)(q - STFT_HOP_SAMPLES * j);
+        sum += frames[j * STFT_POINTS + i];
+        squares += job->window_squares[i];
+    }
+    const double y = sum / squares;
+    return (float)(y > limit ? limit : y < -limit ? -limit : y);
+}
+
+static void istft_sample_rows(const cpu_state *cpu, const void *args, int64_t first, int64_t count)
+{
+    (void)cpu;
+    const istft_job *job = args;
+    const op_istft_args *a = job->a;
+    int32_t b = rows_find(a->rows_out, first);
+
+    for (int64_t n = first; n < first + count; n++) {
+        while (n >= a->rows_out->offs[b + 1])
+            b++;
+        tensor_f32(a->y)[n] = istft_sample(job, job->frames + (int64_t)a->rows_in->offs[b] * STFT_POINTS,
+                                           rows_length(a->rows_in, b), n - a->rows_out->offs[b]);
+    }
+}
+
+cf_err fast_istft(backend *be, const op_istft_args *a)
+{
+    cf_err err;
+    const size_t mark = backend_scratch_mark(be);
+    istft_job job = {.a = a};
+
+    TRY(arena_take(&be->scratch, (size_t)(a->x->dims[0] * STFT_POINTS) * sizeof *job.frames, &job.frames));
+    for (int k = 0; k < STFT_BINS; k++)
+        for (int i = 0; i < STFT_POINTS; i++) {
+            const double turn = 2.0 * M_PI * (k * i % STFT_POINTS) / STFT_POINTS;
+            const bool real_bin = k == 0 || k == STFT_BINS - 1; /* once each, and their imaginary parts are ignored */
+            const double share = hann(i) * (real_bin ? 1.0 : 2.0) / STFT_POINTS;
+            job.table[k][i] = share * cos(turn);
+            job.table[STFT_BINS + k][i] = real_bin ? 0.0 : -share * sin(turn);
+        }
+    for (int i = 0; i < STFT_POINTS; i++)
+        job.window_squares[i] = hann(i) * hann(i);
+    cpu_run_rows(be, a->x->dims[0], COST_ISTFT_FRAME, istft_frame_rows, &job);
+    cpu_run_rows(be, a->y->dims[0], STFT_POINTS, istft_sample_rows, &job);
+out:
+    backend_scratch_reset(be, mark);
+    return err;
+}
+
+static void lerp_rows(const cpu_state *cpu, const void *args, int64_t first, int64_t count)
+{
+    const op_lerp_time_args *a = args;
+    const int64_t width = a->x->dims[1];
+    int32_t b = rows_find(a->rows_out, first);
+
+    for (int64_t r = first; r < first + count; r++) {
+        while (r >= a->rows_out->offs[b + 1])
+            b++;
+        const int32_t in = rows_length(a->rows_in, b);
+        const float ratio = (float)in / (float)rows_length(a->rows_out, b);
+        float at = ratio * ((float)(r - a->rows_out->offs[b]) + 0.5f) - 0.5f;
+        at = at < 0.0f ? 0.0f : at;
+        const int32_t low = (int32_t)at < in - 1 ? (int32_t)at : in - 1;
+        const int32_t high = low + (low < in - 1);
+        const float part = at - (float)low < 1.0f ? at - (float)low : 1.0f;
+        const float *x = tensor_f32(a->x) + a->rows_in->offs[b] * width;
+        cpu->vec->lerp(x + low * width, x + high * width, part, width, tensor_f32(a->y) + r * width);
+    }
+}
+
+cf_err fast_lerp_time(backend *be, const op_lerp_time_args *a)
+{
+    cpu_run_rows(be, a->y->dims[0], a->y->dims[1], lerp_rows, a);
+    return CF_OK;
+}

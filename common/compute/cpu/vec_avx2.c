@@ -1,0 +1,9 @@
+/*
+ * vec_avx2.c - the loops of vec_loops.h for x86-64 with AVX2. Same bytes as vec_base.c: FMA is not enabled here.
+ */
+#if defined(__x86_64__)
+#pragma GCC target("avx2")
+#endif
+#define VEC_TABLE vec_avx2
+#define VEC_NAME  "avx2"
+#include "common/compute/cpu/vec_loops.h"

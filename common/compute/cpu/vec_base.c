@@ -1,0 +1,17 @@
+/*
+ * vec_base.c - the loops of vec_loops.h for any machine, and the choice among tables. Any thread; no state; cannot
+ * fail.
+ */
+#pragma GCC diagnostic ignored "-Wpsabi" /* 32-byte vectors are passed between functions of this file alone */
+#define VEC_TABLE vec_base
+#define VEC_NAME  "base"
+#include "common/compute/cpu/vec_loops.h"
+
+const vec_ops *vec_choose(void)
+{
+#if defined(__x86_64__)
+    if (__builtin_cpu_supports("avx2"))
+        return &vec_avx2;
+#endif
+    return &vec_base;
+}

@@ -1,0 +1,288 @@
+/*
+ * vec_loops.h - the loops behind vec.h, included once by each vec_*.c, which defines VEC_TABLE and VEC_NAME and may
+ * set a target. No state. Fails: asserts on an unknown activation.
+ */
+#include <math.h>
+#include <string.h>
+
+#include "common/base/check.h"
+#include "common/compute/cpu/vec.h"
+#include "common/compute/cpu/vmath.h"
+
+#define LANES 16
+
+typedef float vec8 __attribute__((vector_size(32)));
+
+static inline vec8 load8(const float *x)
+{
+    vec8 v;
+    memcpy(&v, x, sizeof v);
+    return v;
+}
+
+/* Lanes are joined as a tree: l + l+8, then +4, +2, +1. */
+static inline float join_lanes(const vec8 *low, const vec8 *high)
+{
+    const vec8 s = *low + *high;
+    const float a = s[0] + s[4], b = s[1] + s[5], c = s[2] + s[6], d = s[3] + s[7];
+    return (a + c) + (b + d);
+}
+
+/* sum of x[i] */
+static inline float lane_sum(const float *x, int64_t count)
+{
+    vec8 low = {0}, high = {0};
+    int64_t i = 0;
+    for (; i + LANES <= count; i += LANES) {
+        low += load8(x + i);
+        high += load8(x + i + 8);
+    }
+    float rest[LANES] = {0};
+    for (int l = 0; i + l < count; l++)
+        rest[l] = x[i + l];
+    low += load8(rest);
+    high += load8(rest + 8);
+    return join_lanes(&low, &high);
+}
+
+/* sum of (x[i] - mean)^2 */
+static inline float lane_squares(const float *x, float mean, int64_t count)
+{
+    const vec8 m = {mean, mean, mean, mean, mean, mean, mean, mean};
+    vec8 low = {0}, high = {0};
+    int64_t i = 0;
+    for (; i + LANES <= count; i += LANES) {
+        const vec8 a = load8(x + i) - m, b = load8(x + i + 8) - m;
+        low += a * a;
+        high += b * b;
+    }
+    float rest[LANES] = {0};
+    for (int l = 0; i + l < count; l++)
+        rest[l] = x[i + l] - mean;
+    const vec8 a = load8(rest), b = load8(rest + 8);
+    low += a * a;
+    high += b * b;
+    return join_lanes(&low, &high);
+}
+
+static inline float leaky(float x, float slope)
+{
+    return x >= 0.0f ? x : slope * x;
+}
+
+static void elu(const float *x, int64_t count, float *y)
+{
+    for (int64_t i = 0; i < count; i++)
+        y[i] = x[i] > 0.0f ? x[i] : (float)expm1((double)x[i]);
+}
+
+static void loop_act(const float *x, int64_t count, act_kind act, float slope, float *y)
+{
+    switch (act) {
+    case ACT_NONE:
+        if (x != y)
+            memcpy(y, x, (size_t)count * sizeof *y);
+        return;
+    case ACT_LEAKY:
+        for (int64_t i = 0; i < count; i++)
+            y[i] = leaky(x[i], slope);
+        return;
+    case ACT_ELU:
+        elu(x, count, y);
+        return;
+    case ACT_MISH:
+        for (int64_t i = 0; i < count; i++)
+            y[i] = vmish(x[i]);
+        return;
+    case ACT_SILU:
+        for (int64_t i = 0; i < count; i++)
+            y[i] = vsilu(x[i]);
+        return;
+    case ACT_GELU_TANH:
+        for (int64_t i = 0; i < count; i++)
+            y[i] = vgelu_tanh(x[i]);
+        return;
+    case ACT_ABS:
+        for (int64_t i = 0; i < count; i++)
+            y[i] = bits_f32(f32_bits(x[i]) & 0x7FFFFFFF);
+        return;
+    }
+    cf_panic(__FILE__, __LINE__, "unknown activation");
+}
+
+static void loop_bias_act(const float *bias, int64_t count, act_kind act, float slope, float *y)
+{
+    if (bias)
+        for (int64_t i = 0; i < count; i++)
+            y[i] = y[i] + bias[i];
+    if (act != ACT_NONE)
+        loop_act(y, count, act, slope, y);
+}
+
+static void loop_add(const float *a, const float *b, int64_t count, float *y)
+{
+    for (int64_t i = 0; i < count; i++)
+        y[i] = a[i] + b[i];
+}
+
+static void loop_mean3(const float *a, const float *b, const float *c, int64_t count, float *y)
+{
+    const float third = 1.0f / 3.0f;
+    for (int64_t i = 0; i < count; i++)
+        y[i] = ((a[i] + b[i]) + c[i]) * third;
+}
+
+/* Arguments that vsin does not reduce: rare, so one by one in libm. */
+static inline float sin_far(float phase)
+{
+    return (float)sin((double)phase);
+}
+
+static void loop_snake(const float *x, const float *alpha, const float *inverse, int64_t count, float *y)
+{
+    float phase[LANES], from[LANES];
+    for (int64_t i = 0; i < count; i += LANES) {
+        const int n = count - i < LANES ? (int)(count - i) : LANES;
+        int far = 0;
+        for (int l = 0; l < n; l++) {
+            from[l] = x[i + l];
+            phase[l] = x[i + l] * alpha[i + l];
+            far |= !(phase[l] <= VSIN_MAX && phase[l] >= -VSIN_MAX);
+        }
+        if (n == LANES && !far) {
+            for (int l = 0; l < LANES; l++) {
+                const float s = vsin(phase[l]);
+                y[i + l] = from[l] + inverse[i + l] * (s * s);
+            }
+            continue;
+        }
+        for (int l = 0; l < n; l++) {
+            const int near = phase[l] <= VSIN_MAX && phase[l] >= -VSIN_MAX;
+            const float s = near ? vsin(phase[l]) : sin_far(phase[l]);
+            y[i + l] = from[l] + inverse[i + l] * (s * s);
+        }
+    }
+}
+
+static void loop_swiglu(const float *gate, const float *up, int64_t count, float *y)
+{
+    for (int64_t i = 0; i < count; i++)
+        y[i] = vsilu(gate[i]) * up[i];
+}
+
+static void loop_rms_norm(const float *x, const float *gain, float eps, int64_t count, float *y)
+{
+    const float scale = 1.0f / sqrtf(lane_squares(x, 0.0f, count) / (float)count + eps);
+    for (int64_t i = 0; i < count; i++)
+        y[i] = (x[i] * scale) * gain[i];
+}
+
+static void loop_layer_norm(const float *x, const float *scale, const float *shift, float eps, int64_t count, float *y)
+{
+    const float mean = lane_sum(x, count) / (float)count;
+    const float inverse = 1.0f / sqrtf(lane_squares(x, mean, count) / (float)count + eps);
+    for (int64_t i = 0; i < count; i++)
+        y[i] = ((x[i] - mean) * inverse) * (1.0f + scale[i]) + shift[i];
+}
+
+static void loop_gate_add(const float *gate, const float *y, int64_t count, float *x)
+{
+    for (int64_t i = 0; i < count; i++)
+        x[i] = x[i] + gate[i] * y[i];
+}
+
+static void loop_cfg_euler(const float *cond, const float *uncond, float dt, int64_t count, float *x)
+{
+    for (int64_t i = 0; i < count; i++)
+        x[i] = x[i] + dt * (1.7f * cond[i] - 0.7f * uncond[i]);
+}
+
+static void loop_lerp(const float *a, const float *b, float part, int64_t count, float *y)
+{
+    for (int64_t i = 0; i < count; i++)
+        y[i] = (1.0f - part) * a[i] + part * b[i];
+}
+
+static void loop_round_bf16(int64_t count, float *x)
+{
+    for (int64_t i = 0; i < count; i++)
+        x[i] = f32_from_bf16(bf16_from_f32(x[i]));
+}
+
+static float loop_max(const float *x, int64_t count, float start)
+{
+    float lanes[LANES];
+    int64_t i = 0;
+    for (int l = 0; l < LANES; l++)
+        lanes[l] = start;
+    for (; i + LANES <= count; i += LANES)
+        for (int l = 0; l < LANES; l++)
+            lanes[l] = x[i + l] > lanes[l] ? x[i + l] : lanes[l];
+    for (int l = 0; i + l < count; l++)
+        lanes[l] = x[i + l] > lanes[l] ? x[i + l] : lanes[l];
+    float max = start;
+    for (int l = 0; l < LANES; l++)
+        max = lanes[l] > max ? lanes[l] : max;
+    return max;
+}
+
+static float loop_exp_shift(float shift, int64_t count, float *x)
+{
+    for (int64_t i = 0; i < count; i++)
+        x[i] = vexp(x[i] - shift);
+    return lane_sum(x, count);
+}
+
+static void loop_scale(float factor, int64_t count, float *x)
+{
+    for (int64_t i = 0; i < count; i++)
+        x[i] = x[i] * factor;
+}
+
+static void loop_dots_64(const float *q, const float *keys, int64_t count, float *scores)
+{
+    for (int64_t j = 0; j < count; j++) {
+        const float *key = keys + j * 64;
+        vec8 low = {0}, high = {0};
+        for (int d = 0; d < 64; d += LANES) {
+            low += load8(q + d) * load8(key + d);
+            high += load8(q + d + 8) * load8(key + d + 8);
+        }
+        scores[j] = join_lanes(&low, &high);
+    }
+}
+
+static void loop_mix_64(const float *shares, const float *values, int64_t count, float *sum)
+{
+    vec8 acc[8];
+    for (int v = 0; v < 8; v++)
+        acc[v] = load8(sum + v * 8);
+    for (int64_t j = 0; j < count; j++) {
+        const float s = shares[j];
+        const vec8 share = {s, s, s, s, s, s, s, s};
+        for (int v = 0; v < 8; v++)
+            acc[v] += share * load8(values + j * 64 + v * 8);
+    }
+    memcpy(sum, acc, sizeof acc);
+}
+
+const vec_ops VEC_TABLE = {
+    .name = VEC_NAME,
+    .act = loop_act,
+    .bias_act = loop_bias_act,
+    .add = loop_add,
+    .mean3 = loop_mean3,
+    .snake = loop_snake,
+    .swiglu = loop_swiglu,
+    .rms_norm = loop_rms_norm,
+    .layer_norm = loop_layer_norm,
+    .gate_add = loop_gate_add,
+    .cfg_euler = loop_cfg_euler,
+    .lerp = loop_lerp,
+    .round_bf16 = loop_round_bf16,
+    .max = loop_max,
+    .exp_shift = loop_exp_shift,
+    .scale = loop_scale,
+    .dots_64 = loop_dots_64,
+    .mix_64 = loop_mix_64,
+};

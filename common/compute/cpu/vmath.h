@@ -1,0 +1,130 @@
+/*
+ * vmath.h - exp, sin and tanh as straight-line f32 code that the compiler vectorises. No branch depends on a value and
+ * nothing is fused, so a vector lane, a tail and any instruction set give the same bytes.
+ *
+ * Errors against f64, over all finite arguments unless said (tests/ops checks them): exp 1.5 ulp (results below
+ * 2^-126 may lose bits), sin 1.5 ulp for |x| < 2^20, tanh 2 ulp. NaN gives NaN; sin of an infinity gives NaN.
+ */
+#ifndef CF_COMPUTE_CPU_VMATH_H
+#define CF_COMPUTE_CPU_VMATH_H
+
+#include <stdint.h>
+
+static inline float bits_f32(int32_t bits)
+{
+    union {
+        int32_t i;
+        float f;
+    } v = {bits};
+    return v.f;
+}
+
+static inline int32_t f32_bits(float x)
+{
+    union {
+        float f;
+        int32_t i;
+    } v = {x};
+    return v.i;
+}
+
+static inline int64_t f64_bits(double x)
+{
+    union {
+        double f;
+        int64_t i;
+    } v = {x};
+    return v.i;
+}
+
+/* 2^exponent for -126..127; any bits for others, which only NaN arguments reach. */
+static inline float power_of_two(int32_t exponent)
+{
+    return bits_f32((int32_t)(((uint32_t)exponent + 127u) << 23));
+}
+
+/* exp(x) = 2^n exp(r), |r| <= ln2/2. 2^n is applied in two factors so that denormal results and n = 128 work. */
+static inline float vexp(float x)
+{
+    const float magic = 12582912.0f; /* 1.5 * 2^23: adding it leaves the nearest integer in the low bits */
+    x = x > 89.0f ? 89.0f : x;       /* written so that NaN passes */
+    x = x < -104.0f ? -104.0f : x;
+    const float shifted = x * 1.44269504f + magic;
+    const float n = shifted - magic;
+    const int32_t ni = (int32_t)((uint32_t)f32_bits(shifted) - (uint32_t)f32_bits(magic));
+    float r = x - n * 0.693145752f; /* ln2 in two parts: n times the first is exact */
+    r = r - n * 1.42860677e-6f;
+    float p = 0.00019899277f; /* (exp(r) - 1 - r) / r^2, fitted at Chebyshev nodes */
+    p = p * r + 0.00139336439f;
+    p = p * r + 0.00833329838f;
+    p = p * r + 0.0416664667f;
+    p = p * r + 0.166666672f;
+    p = p * r + 0.5f;
+    const float y = 1.0f + (r + p * (r * r));
+    const int32_t half = ni >> 1;
+    return y * power_of_two(half) * power_of_two(ni - half);
+}
+
+/* The quarter turn is reduced in f64; n times its first part is exact up to 2^20. Larger arguments are for libm
+ * (sin_far in vec_loops.h). */
+#define VSIN_MAX 1048576.0f
+
+static inline float vsin(float x)
+{
+    const double magic = 6755399441055744.0; /* 1.5 * 2^52 */
+    const double turns = (double)x * 0.63661977236758134 + magic;
+    const double n = turns - magic;
+    const double rest =
+        ((double)x - n * 1.57079632673412561417) - n * 6.07710050650619224932e-11; /* pi/2 in two parts */
+    const float r = (float)rest;
+    const uint32_t quadrant = (uint32_t)f64_bits(turns); /* the low bits of n, above the magic number's zeros */
+    const float z = r * r;
+    float s = -1.95152959e-4f;
+    s = s * z + 8.33216087e-3f;
+    s = s * z - 1.66666546e-1f;
+    s = s * z * r + r;
+    float c = 2.44331571e-5f;
+    c = c * z - 1.38873162e-3f;
+    c = c * z + 4.16666456e-2f;
+    c = c * z * z - 0.5f * z + 1.0f;
+    const float y = (quadrant & 1) ? c : s;
+    return bits_f32((int32_t)((uint32_t)f32_bits(y) ^ (quadrant & 2u) << 30));
+}
+
+static inline float vtanh(float x)
+{
+    const float z = x * x;
+    float p = -5.70498872e-3f;
+    p = p * z + 2.06390887e-2f;
+    p = p * z - 5.37397155e-2f;
+    p = p * z + 1.33314422e-1f;
+    p = p * z - 3.33332819e-1f;
+    const float small = p * z * x + x;
+    const float magnitude = x < 0.0f ? -x : x;
+    const float large = 1.0f - 2.0f / (vexp(2.0f * magnitude) + 1.0f);
+    const float signed_large = x < 0.0f ? -large : large;
+    return magnitude < 0.625f ? small : signed_large;
+}
+
+static inline float vsilu(float x)
+{
+    return x / (1.0f + vexp(-x));
+}
+
+/* 0.5 x (1 + tanh u) = x / (1 + exp(-2u)), without the cancellation of the first form. */
+static inline float vgelu_tanh(float x)
+{
+    const float u = 0.797884561f * (x + 0.044715f * x * x * x);
+    return x / (1.0f + vexp(-2.0f * u));
+}
+
+/* tanh(log1p(w)) = (w^2 + 2w) / (w^2 + 2w + 2), w = exp(x); from x = 20 on it is 1 in f32. */
+static inline float vmish(float x)
+{
+    const float w = vexp(x);
+    const float q = w * (w + 2.0f);
+    const float y = x * (q / (q + 2.0f));
+    return x > 20.0f ? x : y;
+}
+
+#endif
