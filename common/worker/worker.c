@@ -1,0 +1,658 @@
+/*
+ * worker.c - the control thread of every worker: one loop over lifeline, bus, engine and signals.
+ *
+ *   connect -> HELLO -> WELCOME (configuration) -> engine loads the model -> JOIN -> ADMIT (outbox) -> bus: HERE ->
+ *   serving
+ *
+ * When the orchestrator goes away the worker gives up its jobs and its outbox, keeps its weights, and connects again
+ * for RECONNECT_US; then it exits 69. SIGTERM: it says LEAVE, hands every job back as cancelled, and exits 0.
+ * Owns the lifeline, the bus, the mappings, the engine. One thread besides the engine's.
+ * Fails: exit codes of process.h; each is preceded by one log line that says why.
+ */
+#define _GNU_SOURCE
+#include "common/worker/worker.h"
+
+#include <getopt.h>
+#include <inttypes.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <time.h>
+#include <unistd.h>
+
+#include "common/base/check.h"
+#include "common/base/clock.h"
+#include "common/base/config.h"
+#include "common/base/fault.h"
+#include "common/base/io.h"
+#include "common/base/log.h"
+#include "common/base/mem.h"
+#include "common/base/process.h"
+#include "common/transport/bus.h"
+#include "common/transport/lifeline.h"
+#include "common/transport/outbox.h"
+#include "common/transport/wire.h"
+#include "common/worker/engine.h"
+
+#define RECONNECT_US  (60 * CLOCK_SECOND_US)
+#define RETRY_US      20000 /* between two attempts to connect */
+#define BEAT_US       (CLOCK_SECOND_US / 2)
+#define LEAVE_US      (5 * CLOCK_SECOND_US) /* to hand everything back */
+#define MAPS_MAX      (2 * MEMBERS_MAX)
+#define HANDOVERS_MAX 512 /* latencies between two beats */
+
+typedef struct worker_map {
+    outbox *box; /* owned; NULL: free */
+    int32_t users;
+    bool revoked;
+} worker_map;
+
+typedef struct worker {
+    const stage_ops *ops;
+    int instance, signal_fd, lifeline_fd;
+    char run_dir[IO_PATH_BYTES], lifeline_path[IO_PATH_BYTES];
+    uint64_t boot, gen;
+    config cfg; /* what the engine was started with */
+    bool configured, joined, draining;
+    engine *eng; /* owned; NULL before the first WELCOME */
+    bus *b;      /* owned; NULL until admitted */
+    outbox *own; /* owned; NULL for the llm */
+    worker_map maps[MAPS_MAX];
+    uint64_t next_beat_us, leave_by_us;
+    int32_t handovers[HANDOVERS_MAX];
+    int32_t handovers_count;
+    int exit_code; /* -1: go on */
+} worker;
+
+static void quit(worker *w, int code)
+{
+    if (w->exit_code < 0)
+        w->exit_code = code;
+}
+
+/* ---- mappings ---- */
+
+static int32_t find_map(const worker *w, uint64_t outbox_number)
+{
+    for (int32_t i = 0; i < MAPS_MAX; i++)
+        if (w->maps[i].box && outbox_id(w->maps[i].box) == outbox_number)
+            return i;
+    return -1;
+}
+
+static void close_map_if_idle(worker_map *m)
+{
+    if (!m->box || m->users > 0 || !m->revoked)
+        return;
+    outbox_close(m->box);
+    *m = (worker_map){0};
+}
+
+static void give_back_job(worker *w, engine_job *j)
+{
+    if (j->in_map >= 0) {
+        w->maps[j->in_map].users--;
+        close_map_if_idle(&w->maps[j->in_map]);
+    }
+    engine_job_free(j);
+}
+
+/* ---- the orchestrator's lifeline messages ---- */
+
+static precision precision_of(const config *cfg)
+{
+    return strcmp(cfg->precision, "bf16") == 0 ? PRECISION_BF16 : PRECISION_F32;
+}
+
+static cf_err start_engine(worker *w)
+{
+    const stage_kind kind = w->ops->kind;
+    const stage_config sc = {
+        .model_dir = w->cfg.model,
+        .device = w->cfg.device,
+        .operands = precision_of(&w->cfg),
+        .threads = w->cfg.threads,
+        .naive = w->cfg.naive,
+        .base_weights = w->cfg.base_weights,
+        .strict_head = w->cfg.strict_head,
+        .rows_max = kind == STAGE_LLM    ? w->cfg.llm_rows
+                    : kind == STAGE_FLOW ? w->cfg.flow_rows
+                                         : w->cfg.hift_rows,
+        .frames_max = kind == STAGE_HIFT ? w->cfg.hift_frames : w->cfg.flow_frames,
+    };
+    return engine_start(w->ops, &sc, &w->eng);
+}
+
+static cf_err send_join(worker *w)
+{
+    stage_facts facts;
+    engine_facts(w->eng, &facts);
+    const stage_kind kind = w->ops->kind;
+    json *m = wire_new(WIRE_join);
+    json_put_u64(m, "gen", w->gen);
+    json_put_str(m, "model_file", facts.model_file);
+    json_put_str(m, "model_sha256", facts.model_sha256);
+    json_put_str(m, "backend", facts.backend);
+    json_put_u64(m, "rows_max",
+                 (uint64_t)(kind == STAGE_LLM    ? w->cfg.llm_rows
+                            : kind == STAGE_FLOW ? w->cfg.flow_rows
+                                                 : w->cfg.hift_rows));
+    json_put_u64(m, "frames_max",
+                 (uint64_t)(kind == STAGE_LLM    ? 0
+                            : kind == STAGE_FLOW ? w->cfg.flow_frames
+                                                 : w->cfg.hift_frames));
+    json_put_u64(m, "weights_bytes", facts.weights_bytes);
+    json_put_u64(m, "scratch_bytes", facts.scratch_bytes);
+    w->joined = true;
+    return lifeline_send(w->lifeline_fd, m, NULL, 0);
+}
+
+static cf_err on_welcome(worker *w, const wire_msg *msg)
+{
+    cf_err err;
+    config cfg;
+    config_defaults(&cfg);
+    TRY(config_apply(&cfg, wire_json(msg, "config"), "welcome"));
+    if (w->configured && memcmp(&cfg, &w->cfg, sizeof cfg) != 0) {
+        log_warn("worker.reconfigured", "text=\"another configuration than the loaded one; restarting\"");
+        quit(w, PROCESS_NO_RESOURCES);
+        return CF_OK;
+    }
+    w->cfg = cfg;
+    w->configured = true;
+    w->boot = wire_u64(msg, "boot");
+    w->gen = wire_u64(msg, "gen");
+    if (!w->eng)
+        TRY(start_engine(w));
+    else
+        TRY(send_join(w));
+out:
+    return err;
+}
+
+static cf_err on_admit(worker *w, const wire_msg *msg, int fd)
+{
+    cf_err err = CF_OK;
+    char id[BUS_ID_BYTES];
+    if (wire_u64(msg, "outbox") != 0) {
+        const outbox_grant grant = {
+            .outbox_id = (uint32_t)wire_u64(msg, "outbox"), .bytes = wire_u64(msg, "bytes"), .fd = fd};
+        TRY(outbox_open(&grant, OUTBOX_WRITE, &w->own));
+    }
+    snprintf(id, sizeof id, "%s.%d.%" PRIu64, stage_name(w->ops->kind), w->instance, w->gen);
+    TRY(bus_connect(wire_str(msg, "endpoint"), id, &w->b));
+    w->next_beat_us = clock_now_us();
+out:
+    return err;
+}
+
+static cf_err on_grant(worker *w, const wire_msg *msg, int fd)
+{
+    cf_err err;
+    const outbox_grant grant = {
+        .outbox_id = (uint32_t)wire_u64(msg, "outbox"), .bytes = wire_u64(msg, "bytes"), .fd = fd};
+    int32_t at = 0;
+    while (at < MAPS_MAX && w->maps[at].box)
+        at++;
+    if (at == MAPS_MAX)
+        return err_set(CF_ERR_LIMIT, "more than %d outboxes granted", MAPS_MAX);
+    TRY(outbox_open(&grant, OUTBOX_READ, &w->maps[at].box));
+    json *m = wire_new(WIRE_opened);
+    json_put_u64(m, "gen", w->gen);
+    json_put_u64(m, "outbox", grant.outbox_id);
+    TRY(lifeline_send(w->lifeline_fd, m, NULL, 0));
+out:
+    return err;
+}
+
+static cf_err on_lifeline_message(worker *w, const wire_msg *msg, int fd)
+{
+    switch (msg->kind) {
+    case WIRE_welcome:
+        return on_welcome(w, msg);
+    case WIRE_admit:
+        return on_admit(w, msg, fd);
+    case WIRE_grant:
+        return on_grant(w, msg, fd);
+    case WIRE_revoke: {
+        const int32_t at = find_map(w, wire_u64(msg, "outbox"));
+        if (at >= 0) {
+            w->maps[at].revoked = true;
+            close_map_if_idle(&w->maps[at]);
+        }
+        return CF_OK;
+    }
+    case WIRE_refuse:
+        log_error("worker.refused", "code=%s text=\"%s\"", wire_str(msg, "code"), wire_str(msg, "text"));
+        quit(w, err_from_name(wire_str(msg, "code")) == CF_ERR_MISMATCH ? PROCESS_CONFIG : PROCESS_NO_RESOURCES);
+        return CF_OK;
+    default:
+        return err_set(CF_ERR_INVALID, "message \"%s\" is not for a worker", wire_kind_name(msg->kind));
+    }
+}
+
+/* CF_ERR_GONE: the orchestrator is away. */
+static cf_err read_lifeline(worker *w)
+{
+    cf_err err;
+    char *text = NULL;
+    size_t bytes;
+    wire_msg msg = {0};
+    int fds[LIFELINE_FDS_MAX] = {-1, -1};
+    TRY(lifeline_recv(w->lifeline_fd, &text, &bytes, fds));
+    TRY(wire_parse(text, bytes, WIRE_ORCH_LIFELINE, &msg));
+    TRY(on_lifeline_message(w, &msg, fds[0]));
+out:
+    wire_done(&msg);
+    mem_free(text);
+    for (int i = 0; i < LIFELINE_FDS_MAX; i++)
+        io_close(&fds[i]);
+    return err == CF_ERR_TIMEOUT ? CF_OK : err;
+}
+
+/* ---- bus messages ---- */
+
+static cf_err read_ids(const wire_msg *msg, const char *key, int32_t **ret_ids, int32_t *ret_count)
+{
+    size_t count = 0;
+    cf_err err = wire_has(msg, key) ? wire_i32s(msg, key, ret_ids, &count) : CF_OK;
+    *ret_count = (int32_t)count;
+    return err;
+}
+
+static cf_err read_slots(worker *w, const wire_msg *msg, engine_job *j)
+{
+    cf_err err = CF_OK;
+    if (wire_has(msg, "in_outbox")) {
+        const int32_t at = find_map(w, wire_u64(msg, "in_outbox"));
+        void *data;
+        if (at < 0)
+            FAIL(CF_ERR_STALE, "outbox %" PRIu64 " is not mapped here", wire_u64(msg, "in_outbox"));
+        TRY(outbox_view(w->maps[at].box, wire_u64(msg, "in_off"), wire_u64(msg, "in_bytes"), &data));
+        j->job.frames = (int32_t)wire_u64(msg, "frames");
+        if (wire_u64(msg, "in_bytes") < (uint64_t)j->job.frames * MEL_BINS * sizeof(float))
+            FAIL(CF_ERR_INVALID, "in slot of %" PRIu64 " bytes is too small for %d frames", wire_u64(msg, "in_bytes"),
+                 j->job.frames);
+        j->job.mel = data;
+        j->in_map = at;
+        w->maps[at].users++;
+    }
+    if (wire_has(msg, "out_outbox")) {
+        if (!w->own || outbox_id(w->own) != wire_u64(msg, "out_outbox"))
+            FAIL(CF_ERR_STALE, "outbox %" PRIu64 " is not mine", wire_u64(msg, "out_outbox"));
+        j->job.out_bytes = wire_u64(msg, "out_bytes");
+        TRY(outbox_view(w->own, wire_u64(msg, "out_off"), j->job.out_bytes, &j->job.out));
+    }
+out:
+    return err;
+}
+
+static cf_err read_job(worker *w, const wire_msg *msg, engine_job *j)
+{
+    cf_err err;
+    stage_job *s = &j->job;
+    s->job_id = wire_u64(msg, "job");
+    s->segment_idx = (uint32_t)wire_u64(msg, "segment");
+    TRY(read_ids(msg, "text", &j->text, &s->text_tokens));
+    TRY(read_ids(msg, "prompt_text", &j->prompt_text, &s->prompt_text_tokens));
+    TRY(read_ids(msg, "tokens", &j->tokens, &s->tokens_count));
+    s->text = j->text;
+    s->prompt_text = j->prompt_text;
+    s->tokens = j->tokens;
+    s->seed = wire_has(msg, "seed") ? wire_u64(msg, "seed") : 0;
+    s->end_of_prompt_id = wire_has(msg, "end_of_prompt") ? (int32_t)wire_u64(msg, "end_of_prompt") : 0;
+    s->prompt_speech = wire_has(msg, "prompt_speech") && wire_bool(msg, "prompt_speech");
+    s->speed = wire_has(msg, "speed") ? wire_f64(msg, "speed") : 1;
+    s->finalize = true;
+    if (wire_has(msg, "voice")) {
+        if (!wire_has(msg, "voice_sha256"))
+            FAIL(CF_ERR_INVALID, "work: field \"voice_sha256\" is missing beside \"voice\"");
+        snprintf(j->voice_name, sizeof j->voice_name, "%s", wire_str(msg, "voice"));
+        snprintf(j->voice_sha256, sizeof j->voice_sha256, "%s", wire_str(msg, "voice_sha256"));
+    }
+    TRY(read_slots(w, msg, j));
+out:
+    return err;
+}
+
+static void count_handover(worker *w, const wire_msg *msg)
+{
+    const uint64_t caused_us = wire_u64(msg, "caused_us"), now_us = clock_now_us();
+    if (caused_us != 0 && now_us >= caused_us && w->handovers_count < HANDOVERS_MAX)
+        w->handovers[w->handovers_count++] = (int32_t)(now_us - caused_us < 1u << 23 ? now_us - caused_us : 1u << 23);
+}
+
+static cf_err send_failed(worker *w, uint64_t job_id, cf_err code, const char *text)
+{
+    json *m = wire_new(WIRE_failed);
+    json_put_u64(m, "gen", w->gen);
+    json_put_u64(m, "job", job_id);
+    json_put_str(m, "code", err_name(code));
+    json_put_str(m, "text", text);
+    return bus_send(w->b, NULL, m);
+}
+
+static cf_err on_work(worker *w, const wire_msg *msg)
+{
+    cf_err err;
+    engine_job *j = NULL;
+    count_handover(w, msg);
+    TRY(engine_job_new(&j));
+    err = read_job(w, msg, j);
+    if (err != CF_OK) {
+        const cf_err sent = send_failed(w, wire_u64(msg, "job"), err, err_text());
+        give_back_job(w, j);
+        return sent;
+    }
+    engine_submit(w->eng, j);
+out:
+    return err;
+}
+
+static cf_err on_bus_message(worker *w, const wire_msg *msg)
+{
+    if (wire_u64(msg, "gen") != w->gen) {
+        log_debug("worker.stale", "kind=%s", wire_kind_name(msg->kind));
+        return CF_OK;
+    }
+    if (msg->kind == WIRE_work)
+        return on_work(w, msg);
+    if (msg->kind == WIRE_cancel)
+        engine_cancel(w->eng, wire_u64(msg, "job"));
+    else
+        w->draining = true; /* drain */
+    return CF_OK;
+}
+
+static cf_err read_bus(worker *w)
+{
+    for (;;) {
+        char peer[BUS_ID_BYTES];
+        char *text = NULL;
+        size_t bytes;
+        wire_msg msg = {0};
+        cf_err err = bus_recv(w->b, peer, &text, &bytes);
+        if (err == CF_OK)
+            err = wire_parse(text, bytes, WIRE_ORCH_BUS, &msg);
+        if (err == CF_OK)
+            err = on_bus_message(w, &msg);
+        wire_done(&msg);
+        mem_free(text);
+        if (err != CF_OK)
+            return err == CF_ERR_TIMEOUT ? CF_OK : err;
+    }
+}
+
+static cf_err send_ready(worker *w, const engine_result *r)
+{
+    json *m = wire_new(WIRE_ready);
+    json_put_u64(m, "gen", w->gen);
+    json_put_u64(m, "job", r->stage.job_id);
+    json_put_u64(m, "frames", (uint64_t)r->stage.frames);
+    json_put_u64(m, "samples", (uint64_t)r->stage.samples);
+    json_put_bool(m, "stopped", r->stage.stopped);
+    json_put_bool(m, "capped", r->stage.capped);
+    json_put_u64(m, "compute_us", r->stage.compute_us);
+    json_put_u64(m, "sent_us", clock_now_us());
+    if (r->stage.tokens_count > 0)
+        json_put_i32s(m, "tokens", r->stage.tokens, (size_t)r->stage.tokens_count);
+    return bus_send(w->b, NULL, m);
+}
+
+static cf_err send_results(worker *w)
+{
+    cf_err err = CF_OK;
+    for (engine_result r; engine_take_result(w->eng, &r);) {
+        if (w->b && err == CF_OK && !fault_hit("worker.result"))
+            err =
+                r.stage.code == CF_OK ? send_ready(w, &r) : send_failed(w, r.stage.job_id, r.stage.code, r.stage.text);
+        mem_free((void *)(uintptr_t)r.stage.tokens);
+        give_back_job(w, r.job);
+    }
+    return err;
+}
+
+static cf_err send_beat(worker *w, uint64_t now_us)
+{
+    engine_counters c;
+    engine_count(w->eng, &c);
+    json *m = wire_new(WIRE_beat);
+    json_put_u64(m, "gen", w->gen);
+    json_put_u64(m, "jobs_done", c.jobs_done);
+    json_put_u64(m, "steps", c.steps);
+    json_put_u64(m, "held", (uint64_t)c.held);
+    json_put_u64(m, "oldest_us", c.oldest_us);
+    json_put_u64(m, "busy_us", c.busy_us);
+    json_put_u64(m, "rss_bytes", process_rss_bytes());
+    json_put_i32s(m, "handover_us", w->handovers, (size_t)w->handovers_count);
+    w->handovers_count = 0;
+    w->next_beat_us = now_us + BEAT_US;
+    return bus_send(w->b, NULL, m);
+}
+
+/* The first word on a new bus may have to wait until zmq has connected: BUSY is then no error. */
+static cf_err greet(worker *w)
+{
+    json *m = wire_new(WIRE_here);
+    json_put_u64(m, "gen", w->gen);
+    json_put_u64(m, "boot", w->boot);
+    return bus_send(w->b, NULL, m);
+}
+
+/* ---- the loop ---- */
+
+static void let_go(worker *w)
+{
+    if (w->eng) {
+        engine_cancel_all(w->eng);
+        for (;;) { /* every job must come back before its memory goes */
+            engine_counters c;
+            const cf_err err = send_results(w);
+            (void)err; /* nobody listens any more */
+            engine_count(w->eng, &c);
+            cf_err broken;
+            char text[64];
+            if (c.held == 0 || engine_state_now(w->eng, &broken, text, sizeof text) == ENGINE_BROKEN)
+                break;
+            nanosleep(&(struct timespec){.tv_nsec = 1000000}, NULL);
+        }
+    }
+    bus_close(w->b);
+    w->b = NULL;
+    outbox_close(w->own);
+    w->own = NULL;
+    for (int32_t i = 0; i < MAPS_MAX; i++)
+        outbox_close(w->maps[i].box);
+    memset(w->maps, 0, sizeof w->maps);
+    io_close(&w->lifeline_fd);
+    w->joined = false;
+}
+
+static cf_err on_engine(worker *w)
+{
+    cf_err broken;
+    char text[512];
+    const engine_state state = engine_state_now(w->eng, &broken, text, sizeof text);
+    if (state == ENGINE_BROKEN) {
+        log_error("worker.broken", "code=%s text=\"%s\"", err_name(broken), text);
+        quit(w, broken == CF_ERR_DEVICE                          ? PROCESS_DEVICE_LOST
+                : broken == CF_ERR_NOMEM || broken == CF_ERR_SYS ? PROCESS_NO_RESOURCES
+                                                                 : PROCESS_CONFIG);
+        return CF_OK;
+    }
+    if (state == ENGINE_RUNNING && !w->joined && w->gen != 0)
+        return send_join(w);
+    return w->b ? send_results(w) : CF_OK;
+}
+
+static void on_signal(worker *w)
+{
+    if (process_read_signal(w->signal_fd) == 0)
+        return;
+    if (!w->b || w->leave_by_us != 0) {
+        quit(w, PROCESS_DRAINED);
+        return;
+    }
+    json *m = wire_new(WIRE_leave);
+    json_put_u64(m, "gen", w->gen);
+    const cf_err err = bus_send(w->b, NULL, m);
+    if (err != CF_OK)
+        quit(w, PROCESS_DRAINED);
+    w->leave_by_us = clock_now_us() + LEAVE_US;
+    engine_cancel_all(w->eng);
+}
+
+static void leave_when_empty(worker *w, uint64_t now_us)
+{
+    if (!w->draining && w->leave_by_us == 0)
+        return;
+    engine_counters c;
+    engine_count(w->eng, &c);
+    if (c.held > 0 && (w->leave_by_us == 0 || now_us < w->leave_by_us))
+        return;
+    log_info("worker.drained", "jobs_done=%" PRIu64 " steps=%" PRIu64 " peak_bytes=%" PRIu64, c.jobs_done, c.steps,
+             process_peak_bytes());
+    nanosleep(&(struct timespec){.tv_nsec = 20000000}, NULL); /* zmq's thread sends the last words; LINGER is 0 */
+    quit(w, PROCESS_DRAINED);
+}
+
+static cf_err serve(worker *w)
+{
+    cf_err err = CF_OK;
+    bool greeted = false;
+    while (w->exit_code < 0) {
+        const uint64_t now_us = clock_now_us();
+        uint64_t wake_us = now_us + BEAT_US;
+        if (w->b && !greeted) {
+            err = greet(w);
+            greeted = err == CF_OK;
+            if (err != CF_OK && err != CF_ERR_BUSY)
+                return err;
+            wake_us = greeted ? wake_us : now_us + 1000;
+        } else if (w->b && now_us >= w->next_beat_us) {
+            err = send_beat(w, now_us);
+            if (err != CF_OK && err != CF_ERR_BUSY)
+                return err;
+        }
+        struct pollfd fds[] = {{.fd = w->lifeline_fd}, {.fd = w->signal_fd}, {.fd = w->eng ? engine_fd(w->eng) : -1}};
+        int bus_ready = 0;
+        TRY(bus_poll(w->b, fds, w->eng ? 3 : 2, wake_us, &bus_ready));
+        if (fds[0].revents)
+            TRY(read_lifeline(w));
+        if (bus_ready)
+            TRY(read_bus(w));
+        if (w->eng && fds[2].revents)
+            TRY(on_engine(w));
+        if (fds[1].revents)
+            on_signal(w);
+        if (w->b)
+            leave_when_empty(w, clock_now_us());
+    }
+out:
+    return err;
+}
+
+static cf_err say_hello(worker *w)
+{
+    json *m = wire_new(WIRE_hello);
+    json_put_str(m, "role", stage_name(w->ops->kind));
+    json_put_u64(m, "instance", (uint64_t)w->instance);
+    json_put_u64(m, "pid", (uint64_t)getpid());
+    json_put_str(m, "build", CF_VERSION);
+    w->gen = 0;
+    return lifeline_send(w->lifeline_fd, m, NULL, 0);
+}
+
+/* Connects and greets; false when the deadline has passed or a signal came. */
+static bool connect_until(worker *w, uint64_t deadline_us)
+{
+    while (w->exit_code < 0) {
+        cf_err err = lifeline_connect(w->lifeline_path, &w->lifeline_fd);
+        if (err == CF_OK && say_hello(w) == CF_OK)
+            return true;
+        io_close(&w->lifeline_fd);
+        if (err != CF_OK && err != CF_ERR_GONE) {
+            log_error("worker.connect", "text=\"%s\"", err_text());
+            quit(w, PROCESS_CONFIG);
+        } else if (clock_now_us() > deadline_us) {
+            log_error("worker.alone", "text=\"no orchestrator at %s\"", w->lifeline_path);
+            quit(w, PROCESS_ORCHESTRATOR_GONE);
+        } else if (process_read_signal(w->signal_fd) != 0) {
+            quit(w, PROCESS_DRAINED);
+        } else {
+            nanosleep(&(struct timespec){.tv_nsec = RETRY_US * 1000}, NULL);
+        }
+    }
+    return false;
+}
+
+static void run(worker *w)
+{
+    while (w->exit_code < 0 && connect_until(w, clock_now_us() + RECONNECT_US)) {
+        const cf_err err = serve(w);
+        if (err != CF_OK)
+            log_warn("worker.disconnected", "code=%s text=\"%s\"", err_name(err), err_text());
+        let_go(w);
+    }
+}
+
+static int parse_options(worker *w, int argc, char **argv)
+{
+    static const struct option options[] = {{"instance", required_argument, NULL, 'i'},
+                                            {"run-dir", required_argument, NULL, 'r'},
+                                            {"help", no_argument, NULL, 'h'},
+                                            {"version", no_argument, NULL, 'V'},
+                                            {0}};
+    if (process_run_dir(w->run_dir, sizeof w->run_dir) != CF_OK)
+        return PROCESS_USAGE;
+    for (int c; (c = getopt_long(argc, argv, "i:r:hV", options, NULL)) != -1;) {
+        char *end;
+        if (c == 'i') {
+            const long n = strtol(optarg, &end, 10);
+            if (*end || end == optarg || n < 0 || n > 999) {
+                fprintf(stderr, "%s: --instance: expected 0..999, found \"%s\"\n", argv[0], optarg);
+                return PROCESS_USAGE;
+            }
+            w->instance = (int)n;
+        } else if (c == 'r') {
+            snprintf(w->run_dir, sizeof w->run_dir, "%s", optarg);
+        } else if (c == 'h' || c == 'V') {
+            fprintf(stdout,
+                    c == 'V' ? "%s_worker " CF_VERSION "\n"
+                             : "usage: %s_worker [--instance N] [--run-dir DIR]\n"
+                               "Serves the orchestrator of the run directory; started by cosyfarm up or systemd.\n",
+                    stage_name(w->ops->kind));
+            return PROCESS_DRAINED;
+        } else {
+            return PROCESS_USAGE;
+        }
+    }
+    if (optind != argc) {
+        fprintf(stderr, "%s: unexpected argument \"%s\"\n", argv[0], argv[optind]);
+        return PROCESS_USAGE;
+    }
+    return -1;
+}
+
+int worker_main(const stage_ops *ops, int argc, char **argv)
+{
+    static worker w; /* one per process; large tables */
+    w = (worker){.ops = ops, .lifeline_fd = -1, .signal_fd = -1, .exit_code = -1};
+    const int code = parse_options(&w, argc, argv);
+    if (code >= 0)
+        return code;
+    char unit[64];
+    snprintf(unit, sizeof unit, "%s/%d", stage_name(ops->kind), w.instance);
+    log_open(unit, LOG_LEVEL_INFO);
+    process_follow_parent();
+    if (io_join(w.lifeline_path, sizeof w.lifeline_path, w.run_dir, RUN_LIFELINE_SOCKET) != CF_OK ||
+        fault_arm(getenv("COSYFARM_FAULT")) != CF_OK || process_signal_fd(&w.signal_fd) != CF_OK) {
+        log_error("worker.start", "text=\"%s\"", err_text());
+        return PROCESS_USAGE;
+    }
+    run(&w);
+    let_go(&w);
+    engine_stop(w.eng);
+    io_close(&w.signal_fd);
+    return w.exit_code;
+}
