@@ -1,0 +1,76 @@
+/*
+ * llm_forward.h - the LLM as an engine: model, cache and backend together, and two packed calls. Prefill takes the
+ * next piece of every unfinished prompt, decode takes one token of every running sequence; a sequence's bytes never
+ * depend on what else is in a call.
+ *
+ *     TRY(llm_engine_open(&cfg, &e));
+ *     TRY(kv_cache_claim(llm_engine_cache(e), llm_prompt_rows(&p) + tokens_max, &seq_idx));
+ *     do TRY(llm_prefill(e, &item, 1)); while (item.logits_idx < 0);
+ *     TRY(llm_decode(e, &token, 1));                        logits of row i: llm_engine_logits(e, i)
+ */
+#ifndef CF_LLM_WORKER_LLM_FORWARD_H
+#define CF_LLM_WORKER_LLM_FORWARD_H
+
+#include "llm_worker/kv_cache.h"
+#include "llm_worker/llm_model.h"
+
+#ifdef __cplusplus
+extern "C" {
+#endif
+
+typedef struct llm_engine_config {
+    const char *model_dir, *device;
+    precision operands;
+    int threads;       /* 0: as many as the process may use */
+    bool naive;        /* the reference backend */
+    bool base_weights; /* llm.pt although llm.rl.pt exists */
+    int32_t rows_max;  /* sequences held at once, >= 1 */
+} llm_engine_config;
+
+typedef struct llm_engine llm_engine;
+
+/* Opens backend, model and cache. All memory is taken here. */
+CF_MUST_CHECK cf_err llm_engine_open(const llm_engine_config *cfg, llm_engine **ret_engine);
+void llm_engine_close(llm_engine *e); /* NULL is fine; sequences must have been given back */
+
+/* Borrowed; live as long as the engine. */
+const llm_model *llm_engine_model(const llm_engine *e);
+backend *llm_engine_backend(const llm_engine *e);
+kv_cache *llm_engine_cache(const llm_engine *e); /* for claim and give_back */
+
+/* Bytes of activations and staging at capacity; the cache is kv_cache_plan_bytes. */
+uint64_t llm_plan_scratch_bytes(const llm_shape *s, int32_t rows_max);
+uint64_t llm_engine_scratch_bytes(const llm_engine *e); /* that plus the cache, for this engine */
+
+/* One unfinished prompt. */
+typedef struct llm_prefill_item {
+    int32_t seq_idx;
+    const llm_prompt *prompt; /* borrowed */
+    int32_t logits_idx;       /* written: index of its logits when the prompt is complete now, else -1 */
+    bool carried;             /* written: this call advanced it */
+} llm_prefill_item;
+
+/*
+ * Advances prompts in order, whole or by pieces of LLM_PREFILL_ROWS_MAX rows, until one packed call is full. Prompts
+ * must be unfinished; items behind the first that does not fit are left for the next call. count >= 1; at least one
+ * is carried.
+ */
+CF_MUST_CHECK cf_err llm_prefill(llm_engine *e, llm_prefill_item *items, int32_t count);
+
+/* One token of a sequence whose prompt is complete. */
+typedef struct llm_decode_item {
+    int32_t seq_idx;
+    int32_t token; /* speech id */
+} llm_decode_item;
+
+/* Feeds one token to each of count sequences, 1 <= count <= rows_max; logits i belong to item i. */
+CF_MUST_CHECK cf_err llm_decode(llm_engine *e, const llm_decode_item *items, int32_t count);
+
+/* Results of the last call, on the host, until the next one: [SPEECH_ROWS] and, behind the final norm, [H]. */
+const float *llm_engine_logits(const llm_engine *e, int32_t idx);
+const float *llm_engine_hidden(const llm_engine *e, int32_t idx);
+
+#ifdef __cplusplus
+}
+#endif
+#endif

@@ -1,0 +1,54 @@
+/*
+ * llm_shapes.h - dimensions of the LLM and what follows from them. Sizes come from a model's tensors; what never
+ * changes between models is a constant here.
+ */
+#ifndef CF_LLM_WORKER_LLM_SHAPES_H
+#define CF_LLM_WORKER_LLM_SHAPES_H
+
+#include <stdint.h>
+
+#include "common/base/limits.h"
+#include "common/compute/ops.h"
+
+#ifdef __cplusplus
+extern "C" {
+#endif
+
+#define LLM_HEAD_DIM   64
+#define LLM_ROPE_PAIRS (LLM_HEAD_DIM / 2)
+
+/* Prompt rows in one packed prefill call, and the piece into which a longer prompt is cut. It bounds scratch and the
+ * time that running rows wait for newcomers; the cut depends on the sequence alone, so bytes do not depend on
+ * neighbours. */
+#define LLM_PREFILL_ROWS_MAX 1024
+
+/* Pages of the longest sequence that limits.h permits. */
+#define LLM_PAGES_PER_SEQUENCE ((SEQUENCE_TOKENS_MAX + CACHE_PAGE_TOKENS - 1) / CACHE_PAGE_TOKENS)
+
+/* Pages in the pool for each row held at once: a segment of 80 text tokens with a 30 s prompt at its worst case,
+ * 2 + 22 + 80 + 750 + 20 * 80 = 2454 tokens, takes 39. The pool never has less than one longest sequence. */
+#define LLM_PAGES_PER_ROW 40
+
+CF_STATIC_ASSERT(TOKEN_TASK < SPEECH_ROWS && TOKEN_SOS == SPEECH_CODES, "control ids are rows of the speech table");
+
+typedef struct llm_shape {
+    int32_t hidden;       /* H */
+    int32_t layers;       /* L */
+    int32_t heads;        /* query heads; heads * 64 channels */
+    int32_t kv_heads;     /* each serves heads / kv_heads query heads */
+    int32_t intermediate; /* I */
+    int32_t text_rows;    /* rows of the text table */
+    double rope_theta;
+    float rms_eps;
+} llm_shape;
+
+/* Channels of the fused projection: all query heads, then key heads, then value heads. */
+static inline int32_t llm_qkv_channels(const llm_shape *s)
+{
+    return (s->heads + 2 * s->kv_heads) * LLM_HEAD_DIM;
+}
+
+#ifdef __cplusplus
+}
+#endif
+#endif
