@@ -1,0 +1,161 @@
+/*
+ * audio_file.c - the only file that includes sndfile.h. Encodes into memory through virtual I/O, so that the file
+ * appears by one atomic rename. Runs in the writer thread and in the command. Owns nothing between calls.
+ * Fails: CF_ERR_UNSUPPORTED, CF_ERR_NOMEM, CF_ERR_SYS with libsndfile's words.
+ */
+#include "orchestrator/audio_file.h"
+
+#include <sndfile.h>
+#include <stdio.h>
+#include <string.h>
+
+#include "common/base/check.h"
+#include "common/base/limits.h"
+#include "common/base/mem.h"
+
+typedef struct audio_format {
+    const char *name, *extension;
+    int type; /* libsndfile's */
+} audio_format;
+
+#ifndef SF_FORMAT_MPEG /* libsndfile before 1.1 writes no mp3 */
+#define SF_FORMAT_MPEG           0
+#define SF_FORMAT_MPEG_LAYER_III 0
+#endif
+
+static const audio_format formats[] = {
+    {"wav", "wav", SF_FORMAT_WAV | SF_FORMAT_PCM_16},          {"wav-float", "wav", SF_FORMAT_WAV | SF_FORMAT_FLOAT},
+    {"flac", "flac", SF_FORMAT_FLAC | SF_FORMAT_PCM_16},       {"ogg", "ogg", SF_FORMAT_OGG | SF_FORMAT_VORBIS},
+    {"mp3", "mp3", SF_FORMAT_MPEG | SF_FORMAT_MPEG_LAYER_III},
+};
+
+static const audio_format *find_format(const char *name)
+{
+    for (size_t i = 0; i < CF_COUNT(formats); i++)
+        if (strcmp(formats[i].name, name) == 0)
+            return &formats[i];
+    return NULL;
+}
+
+static SF_INFO info_of(const audio_format *f)
+{
+    return (SF_INFO){.samplerate = SAMPLE_RATE_HZ, .channels = 1, .format = f->type};
+}
+
+cf_err audio_format_check(const char *format)
+{
+    const audio_format *f = find_format(format);
+    if (!f)
+        return err_set(CF_ERR_UNSUPPORTED, "audio format \"%s\": expected wav, wav-float, flac, ogg or mp3", format);
+    SF_INFO info = info_of(f);
+    if (f->type == 0 || !sf_format_check(&info))
+        return err_set(CF_ERR_UNSUPPORTED, "audio format \"%s\": this libsndfile (%s) cannot write it", format,
+                       sf_version_string());
+    return CF_OK;
+}
+
+cf_err audio_format_of_path(const char *path, bool float_samples, const char **ret_format)
+{
+    const char *dot = strrchr(path, '.');
+    if (!dot || strchr(dot, '/'))
+        return err_set(CF_ERR_UNSUPPORTED, "%s: no extension; expected .wav, .flac, .ogg or .mp3", path);
+    if (float_samples && strcmp(dot + 1, "wav") != 0)
+        return err_set(CF_ERR_UNSUPPORTED, "%s: float samples need .wav", path);
+    for (size_t i = 0; i < CF_COUNT(formats); i++)
+        if (strcmp(dot + 1, formats[i].extension) == 0 &&
+            float_samples == (strcmp(formats[i].name, "wav-float") == 0)) {
+            *ret_format = formats[i].name;
+            return audio_format_check(formats[i].name);
+        }
+    return err_set(CF_ERR_UNSUPPORTED, "%s: expected .wav, .flac, .ogg or .mp3", path);
+}
+
+/* A growing file in memory. */
+typedef struct memory_file {
+    unsigned char *data; /* owned */
+    sf_count_t bytes, capacity, at;
+    bool failed;
+} memory_file;
+
+static sf_count_t file_length(void *user)
+{
+    return ((memory_file *)user)->bytes;
+}
+
+static sf_count_t file_seek(sf_count_t off, int whence, void *user)
+{
+    memory_file *f = user;
+    f->at = whence == SEEK_SET ? off : whence == SEEK_CUR ? f->at + off : f->bytes + off;
+    return f->at;
+}
+
+static sf_count_t file_read(void *ptr, sf_count_t count, void *user)
+{
+    memory_file *f = user;
+    const sf_count_t left = f->bytes - f->at, n = count < left ? count : left > 0 ? left : 0;
+    memcpy(ptr, f->data + f->at, (size_t)n);
+    f->at += n;
+    return n;
+}
+
+static sf_count_t file_write(const void *ptr, sf_count_t count, void *user)
+{
+    memory_file *f = user;
+    const sf_count_t end = f->at + count;
+    if (end > f->capacity) {
+        const sf_count_t capacity = end > 2 * f->capacity ? end : 2 * f->capacity;
+        if (mem_resize(&f->data, (size_t)capacity, 1) != CF_OK) {
+            f->failed = true;
+            return 0;
+        }
+        f->capacity = capacity;
+    }
+    if (f->at > f->bytes)
+        memset(f->data + f->bytes, 0, (size_t)(f->at - f->bytes));
+    memcpy(f->data + f->at, ptr, (size_t)count);
+    f->at = end;
+    if (end > f->bytes)
+        f->bytes = end;
+    return count;
+}
+
+static sf_count_t file_tell(void *user)
+{
+    return ((memory_file *)user)->at;
+}
+
+static cf_err write_pieces(SNDFILE *snd, const audio_piece *pieces, size_t count)
+{
+    for (size_t i = 0; i < count; i++)
+        if (sf_write_float(snd, pieces[i].samples, pieces[i].count) != pieces[i].count)
+            return err_set(CF_ERR_SYS, "libsndfile: %s", sf_strerror(snd));
+    return CF_OK;
+}
+
+cf_err audio_encode(const audio_piece *pieces, size_t count, const char *format, void **ret_data, size_t *ret_bytes)
+{
+    cf_err err;
+    memory_file file = {0};
+    SF_VIRTUAL_IO io = {file_length, file_seek, file_read, file_write, file_tell};
+    TRY(audio_format_check(format));
+    SF_INFO info = info_of(find_format(format));
+    SNDFILE *snd = sf_open_virtual(&io, SFM_WRITE, &info, &file);
+    if (!snd)
+        FAIL(CF_ERR_SYS, "libsndfile: %s", sf_strerror(NULL));
+    sf_command(snd, SFC_SET_CLIPPING, NULL, SF_TRUE);
+    sf_command(snd, SFC_SET_ADD_PEAK_CHUNK, NULL, SF_FALSE); /* it holds the time of day: bytes must repeat */
+    err = write_pieces(snd, pieces, count);
+    const int closed = sf_close(snd);
+    if (err == CF_OK && closed != 0)
+        err = err_set(CF_ERR_SYS, "libsndfile: %s", sf_error_number(closed));
+    if (err == CF_OK && file.failed)
+        err = err_set(CF_ERR_NOMEM, "out of memory while encoding");
+    if (err != CF_OK)
+        goto out;
+    *ret_data = file.data;
+    *ret_bytes = (size_t)file.bytes;
+    file.data = NULL;
+out:
+    mem_free(file.data);
+    return err;
+}

@@ -1,0 +1,197 @@
+/*
+ * keeper.c - exchange_keeper: makes the exchange memory of one host, hands out descriptors, forgets them when told.
+ * Nothing else, so that a worker's or the orchestrator's death is never the death of the memory's owner.
+ *
+ * One thread, one lifeline. When the orchestrator goes away, everything it asked for is forgotten (it knows nothing
+ * of it any more) and the keeper connects again for RECONNECT_US. Fails: exit codes of process.h, one log line before
+ * each.
+ */
+#define _GNU_SOURCE
+#include <getopt.h>
+#include <inttypes.h>
+#include <poll.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <time.h>
+#include <unistd.h>
+
+#include "common/base/clock.h"
+#include "common/base/fault.h"
+#include "common/base/io.h"
+#include "common/base/limits.h"
+#include "common/base/log.h"
+#include "common/base/mem.h"
+#include "common/base/process.h"
+#include "common/transport/lifeline.h"
+#include "common/transport/outbox.h"
+#include "common/transport/wire.h"
+
+#define RECONNECT_US (60 * CLOCK_SECOND_US)
+#define RETRY_NS     20000000
+#define BOXES_MAX    (4 * MEMBERS_MAX)
+
+typedef struct kept {
+    uint32_t outbox_id; /* 0: free */
+    int write_fd, read_fd;
+} kept;
+
+typedef struct keeper {
+    char lifeline_path[IO_PATH_BYTES];
+    int lifeline_fd, signal_fd, exit_code;
+    kept boxes[BOXES_MAX];
+} keeper;
+
+static void forget(kept *k)
+{
+    if (k->outbox_id == 0)
+        return;
+    io_close(&k->write_fd);
+    io_close(&k->read_fd);
+    k->outbox_id = 0;
+}
+
+static cf_err make_box(keeper *k, uint32_t id, uint64_t bytes, kept **ret_box)
+{
+    for (int i = 0; i < BOXES_MAX; i++) {
+        kept *box = &k->boxes[i];
+        if (box->outbox_id != 0)
+            continue;
+        cf_err err = outbox_make_memfd(id, bytes, &box->write_fd, &box->read_fd);
+        if (err == CF_OK) {
+            box->outbox_id = id;
+            *ret_box = box;
+        }
+        return err;
+    }
+    return err_set(CF_ERR_LIMIT, "more than %d outboxes", BOXES_MAX);
+}
+
+static cf_err on_alloc(keeper *k, const wire_msg *msg)
+{
+    kept *box = NULL;
+    const uint32_t id = (uint32_t)wire_u64(msg, "outbox");
+    const cf_err err = fault_hit("keeper.alloc") ? err_set(CF_ERR_NOMEM, "fault keeper.alloc")
+                                                 : make_box(k, id, wire_u64(msg, "bytes"), &box);
+    json *m = wire_new(WIRE_memory);
+    json_put_u64(m, "outbox", id);
+    json_put_u64(m, "bytes", wire_u64(msg, "bytes"));
+    json_put_str(m, "error", err == CF_OK ? "" : err_text());
+    const int fds[] = {box ? box->write_fd : -1, box ? box->read_fd : -1};
+    return lifeline_send(k->lifeline_fd, m, fds, box ? 2 : 0);
+}
+
+static cf_err on_message(keeper *k, const wire_msg *msg)
+{
+    if (msg->kind == WIRE_alloc)
+        return on_alloc(k, msg);
+    if (msg->kind == WIRE_release)
+        for (int i = 0; i < BOXES_MAX; i++)
+            if (k->boxes[i].outbox_id == (uint32_t)wire_u64(msg, "outbox"))
+                forget(&k->boxes[i]);
+    if (msg->kind == WIRE_refuse) {
+        log_error("keeper.refused", "code=%s text=\"%s\"", wire_str(msg, "code"), wire_str(msg, "text"));
+        k->exit_code = PROCESS_CONFIG;
+    }
+    return CF_OK; /* welcome: nothing to configure */
+}
+
+static cf_err read_lifeline(keeper *k)
+{
+    cf_err err;
+    char *text = NULL;
+    size_t bytes;
+    wire_msg msg = {0};
+    int fds[LIFELINE_FDS_MAX] = {-1, -1};
+    TRY(lifeline_recv(k->lifeline_fd, &text, &bytes, fds));
+    TRY(wire_parse(text, bytes, WIRE_ORCH_LIFELINE, &msg));
+    TRY(on_message(k, &msg));
+out:
+    wire_done(&msg);
+    mem_free(text);
+    for (int i = 0; i < LIFELINE_FDS_MAX; i++)
+        io_close(&fds[i]);
+    return err == CF_ERR_TIMEOUT ? CF_OK : err;
+}
+
+static cf_err say_hello(keeper *k)
+{
+    json *m = wire_new(WIRE_hello);
+    json_put_str(m, "role", "keeper");
+    json_put_u64(m, "instance", 0);
+    json_put_u64(m, "pid", (uint64_t)getpid());
+    json_put_str(m, "build", CF_VERSION);
+    return lifeline_send(k->lifeline_fd, m, NULL, 0);
+}
+
+static void serve(keeper *k)
+{
+    cf_err err = say_hello(k);
+    while (err == CF_OK && k->exit_code < 0) {
+        struct pollfd fds[] = {{.fd = k->lifeline_fd, .events = POLLIN}, {.fd = k->signal_fd, .events = POLLIN}};
+        poll(fds, 2, -1);
+        if (fds[1].revents && process_read_signal(k->signal_fd) != 0)
+            k->exit_code = PROCESS_DRAINED;
+        if (fds[0].revents)
+            err = read_lifeline(k);
+    }
+    if (err != CF_OK)
+        log_warn("keeper.disconnected", "code=%s text=\"%s\"", err_name(err), err_text());
+    for (int i = 0; i < BOXES_MAX; i++)
+        forget(&k->boxes[i]);
+    io_close(&k->lifeline_fd);
+}
+
+static void run(keeper *k)
+{
+    uint64_t deadline_us = clock_now_us() + RECONNECT_US;
+    while (k->exit_code < 0) {
+        const cf_err err = lifeline_connect(k->lifeline_path, &k->lifeline_fd);
+        if (err == CF_OK) {
+            serve(k);
+            deadline_us = clock_now_us() + RECONNECT_US;
+        } else if (err != CF_ERR_GONE) {
+            log_error("keeper.connect", "text=\"%s\"", err_text());
+            k->exit_code = PROCESS_CONFIG;
+        } else if (clock_now_us() > deadline_us) {
+            log_error("keeper.alone", "text=\"no orchestrator at %s\"", k->lifeline_path);
+            k->exit_code = PROCESS_ORCHESTRATOR_GONE;
+        } else if (process_read_signal(k->signal_fd) != 0) {
+            k->exit_code = PROCESS_DRAINED;
+        } else {
+            nanosleep(&(struct timespec){.tv_nsec = RETRY_NS}, NULL);
+        }
+    }
+}
+
+int main(int argc, char **argv)
+{
+    static const struct option options[] = {{"run-dir", required_argument, NULL, 'r'},
+                                            {"help", no_argument, NULL, 'h'},
+                                            {"version", no_argument, NULL, 'V'},
+                                            {0}};
+    static keeper k = {.lifeline_fd = -1, .signal_fd = -1, .exit_code = -1};
+    char run_dir[IO_PATH_BYTES];
+    if (process_run_dir(run_dir, sizeof run_dir) != CF_OK)
+        return PROCESS_USAGE;
+    for (int c; (c = getopt_long(argc, argv, "r:hV", options, NULL)) != -1;) {
+        if (c == 'r') {
+            snprintf(run_dir, sizeof run_dir, "%s", optarg);
+        } else if (c == 'h' || c == 'V') {
+            fputs(c == 'V' ? "exchange_keeper " CF_VERSION "\n" : "usage: exchange_keeper [--run-dir DIR]\n", stdout);
+            return PROCESS_DRAINED;
+        } else {
+            return PROCESS_USAGE;
+        }
+    }
+    log_open("keeper", LOG_LEVEL_INFO);
+    process_follow_parent();
+    if (optind != argc || io_join(k.lifeline_path, sizeof k.lifeline_path, run_dir, RUN_LIFELINE_SOCKET) != CF_OK ||
+        fault_arm(getenv("COSYFARM_FAULT")) != CF_OK || process_signal_fd(&k.signal_fd) != CF_OK) {
+        log_error("keeper.start", "text=\"%s\"", optind != argc ? "unexpected argument" : err_text());
+        return PROCESS_USAGE;
+    }
+    run(&k);
+    io_close(&k.signal_fd);
+    return k.exit_code;
+}

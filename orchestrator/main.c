@@ -1,0 +1,147 @@
+/*
+ * main.c - orchestrator: takes rows, feeds the stages, writes files. `--config FILE` (conf/cosyfarm.json), `--run-dir
+ * DIR`.
+ * One run directory has one orchestrator: a lock held for life says so, because a second bind of its socket would
+ * succeed.
+ * Fails: exit codes of common/base/process.h, one log line before each.
+ */
+#define _GNU_SOURCE
+#include <errno.h>
+#include <fcntl.h>
+#include <getopt.h>
+#include <inttypes.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <sys/file.h>
+#include <sys/random.h>
+#include <unistd.h>
+
+#include "common/base/clock.h"
+#include "common/base/fault.h"
+#include "common/base/log.h"
+#include "common/base/mem.h"
+#include "common/base/process.h"
+#include "common/model/model_dir.h"
+#include "common/transport/lifeline.h"
+#include "orchestrator/orch.h"
+
+static cf_err take_lock(orch *o)
+{
+    cf_err err;
+    char path[IO_PATH_BYTES];
+    TRY(io_make_dirs(o->run_dir, 0700));
+    TRY(io_join(path, sizeof path, o->run_dir, RUN_LOCK));
+    o->lock_fd = open(path, O_RDWR | O_CREAT | O_CLOEXEC, 0600);
+    if (o->lock_fd < 0)
+        return err_sys("%s: open", path);
+    if (flock(o->lock_fd, LOCK_EX | LOCK_NB) != 0)
+        err = errno == EWOULDBLOCK ? err_set(CF_ERR_BUSY, "%s: another orchestrator holds this run directory", path)
+                                   : err_sys("%s: flock", path);
+out:
+    return err;
+}
+
+static cf_err open_sockets(orch *o)
+{
+    cf_err err;
+    char path[IO_PATH_BYTES];
+    TRY(io_join(path, sizeof path, o->run_dir, RUN_BUS_SOCKET));
+    snprintf(o->endpoint, sizeof o->endpoint, "ipc://%.4000s", path);
+    TRY(bus_bind(o->endpoint, &o->b));
+    TRY(io_join(path, sizeof path, o->run_dir, RUN_LIFELINE_SOCKET));
+    TRY(lifeline_listen(path, &o->listen_fd));
+out:
+    return err;
+}
+
+static cf_err open_all(orch *o, const char *config_path)
+{
+    cf_err err;
+    config_defaults(&o->cfg);
+    if (config_path)
+        TRY(config_load(&o->cfg, config_path));
+    if (!o->cfg.model[0])
+        FAIL(CF_ERR_INVALID, "%s: key \"model\" is empty: it names the model directory",
+             config_path ? config_path : "configuration");
+    TRY(fault_arm(getenv("COSYFARM_FAULT")));
+    TRY(process_signal_fd(&o->signal_fd));
+    TRY(take_lock(o));
+    TRY(model_dir_detect(o->cfg.model));
+    TRY(tokenizer_open(o->cfg.model, &o->tok));
+    TRY(voices_open(o->cfg.model, &o->voice_table));
+    TRY(writer_open(&o->out));
+    if (getrandom(&o->boot, sizeof o->boot, 0) != (ssize_t)sizeof o->boot) {
+        err = err_sys("getrandom");
+        goto out;
+    }
+    o->boot &= (1ull << 53) - 1; /* exact in JSON numbers */
+    TRY(open_sockets(o));
+out:
+    return err;
+}
+
+static void close_all(orch *o)
+{
+    writer_close(o->out);
+    for (int i = 0; i < UTTERANCES_MAX; i++)
+        session_close(o->sessions[i]);
+    for (int i = 0; i < CONNS_MAX; i++) {
+        io_close(&o->conns[i].fd);
+        io_close(&o->conns[i].pid_fd);
+    }
+    for (int i = 0; i < BOX_TABLE_MAX; i++) {
+        outbox_close(o->boxes[i].map);
+        io_close(&o->boxes[i].write_fd);
+        io_close(&o->boxes[i].read_fd);
+    }
+    bus_close(o->b);
+    voices_close_all(o->voice_table);
+    tokenizer_close(o->tok);
+    io_close(&o->listen_fd);
+    io_close(&o->signal_fd);
+    io_close(&o->lock_fd);
+}
+
+int main(int argc, char **argv)
+{
+    static const struct option options[] = {{"config", required_argument, NULL, 'c'},
+                                            {"run-dir", required_argument, NULL, 'r'},
+                                            {"help", no_argument, NULL, 'h'},
+                                            {"version", no_argument, NULL, 'V'},
+                                            {0}};
+    static orch o = {.lock_fd = -1, .listen_fd = -1, .signal_fd = -1, .exit_code = -1};
+    const char *config_path = NULL;
+    for (int i = 0; i < CONNS_MAX; i++)
+        o.conns[i] = (conn){.fd = -1, .pid_fd = -1};
+    for (int i = 0; i < BOX_TABLE_MAX; i++)
+        o.boxes[i] = (box_entry){.write_fd = -1, .read_fd = -1};
+    log_open("orchestrator", LOG_LEVEL_INFO);
+    if (process_run_dir(o.run_dir, sizeof o.run_dir) != CF_OK)
+        return PROCESS_USAGE;
+    for (int c; (c = getopt_long(argc, argv, "c:r:hV", options, NULL)) != -1;) {
+        if (c == 'c')
+            config_path = optarg;
+        else if (c == 'r')
+            snprintf(o.run_dir, sizeof o.run_dir, "%s", optarg);
+        else if (c == 'h' || c == 'V') {
+            fputs(c == 'V' ? "orchestrator " CF_VERSION "\n" : "usage: orchestrator [--config FILE] [--run-dir DIR]\n",
+                  stdout);
+            return PROCESS_DRAINED;
+        } else
+            return PROCESS_USAGE;
+    }
+    process_follow_parent();
+    o.started_us = clock_now_us();
+    const cf_err err = open_all(&o, config_path);
+    if (err != CF_OK) {
+        log_error("orch.start", "code=%s text=\"%s\"", err_name(err), err_text());
+        close_all(&o);
+        return err == CF_ERR_NOMEM || err == CF_ERR_SYS || err == CF_ERR_BUSY ? PROCESS_NO_RESOURCES : PROCESS_CONFIG;
+    }
+    orch_core_init(&o.core, o.cfg.deaths_max);
+    log_info("orch.ready", "run_dir=%s boot=%" PRIu64 " model=%s start_ms=%" PRIu64, o.run_dir, o.boot, o.cfg.model,
+             (clock_now_us() - o.started_us) / 1000);
+    const int code = orch_run(&o);
+    close_all(&o);
+    return code;
+}

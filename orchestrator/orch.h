@@ -1,0 +1,115 @@
+/*
+ * orch.h - the orchestrator's state, shared by the files of its shell: orch_shell.c (loop and actions), orch_members.c
+ * (lifelines, admission, exchange memory), orch_requests.c (clients), orch_status.c. The decisions are in orch_core.c.
+ */
+#ifndef CF_ORCHESTRATOR_ORCH_H
+#define CF_ORCHESTRATOR_ORCH_H
+
+#include <sys/types.h>
+
+#include "common/base/config.h"
+#include "common/text/bpe.h"
+#include "common/transport/bus.h"
+#include "common/transport/outbox.h"
+#include "common/transport/wire.h"
+#include "orchestrator/orch_core.h"
+#include "orchestrator/session.h"
+#include "orchestrator/voices.h"
+#include "orchestrator/writer.h"
+
+#define CONNS_MAX      MEMBERS_MAX /* workers, the keeper, and callers that have not said who they are */
+#define BOX_TABLE_MAX  (2 * MEMBERS_MAX)
+#define HANDOVERS_KEPT 4096
+
+typedef enum conn_state {
+    CONN_FREE,
+    CONN_NEW,      /* accepted, no HELLO yet */
+    CONN_LOADING,  /* worker: WELCOMEd, its model is being loaded */
+    CONN_JOINED,   /* worker: JOINed, its outbox is being made */
+    CONN_ADMITTED, /* worker: ADMITted, its first word on the bus is awaited */
+    CONN_SERVING,  /* worker: a member of the core */
+    CONN_KEEPER
+} conn_state;
+
+/* One lifeline. Its index is the member's number in the core. */
+typedef struct conn {
+    conn_state state;
+    int fd, pid_fd; /* owned */
+    pid_t pid;
+    uint64_t gen; /* > 0 once WELCOMEd; never reused */
+    char role[16], routing_id[BUS_ID_BYTES], model_file[256], model_sha256[SHA256_HEX_BYTES], backend[128];
+    int stage, instance, rows_max, frames_max;
+    uint32_t outbox_id; /* 0: none */
+    bool draining;
+    uint64_t since_us, heard_us;
+    /* from its last beat */
+    uint64_t jobs_done, steps, held, busy_us, rss_bytes, weights_bytes;
+} conn;
+
+/* Exchange memory as the shell holds it: descriptors to hand out, its own mapping to collect samples. */
+typedef struct box_entry {
+    uint32_t outbox_id; /* 0: free */
+    uint64_t bytes;
+    int write_fd, read_fd; /* owned; -1 until the keeper answers */
+    outbox *map;           /* owned; hift's only */
+    int conn_idx, stage;   /* for whom; conn_idx -1: retired */
+    bool asked;            /* ALLOC was sent to the present keeper */
+    bool in_core;          /* its member has been JOINED: readers may be told of it */
+} box_entry;
+
+typedef struct latency_ring {
+    int32_t us[HANDOVERS_KEPT];
+    uint64_t count; /* ever */
+} latency_ring;
+
+typedef struct orch {
+    config cfg;
+    char run_dir[IO_PATH_BYTES], endpoint[IO_PATH_BYTES];
+    uint64_t boot, next_gen, started_us;
+    uint32_t next_outbox;
+    int lock_fd, listen_fd, signal_fd;
+    bus *b;
+    tokenizer *tok;
+    voices *voice_table;
+    writer *out;
+    orch_core core;
+    bool applying; /* inside orch_apply: members lost meanwhile wait in `lost` */
+    int32_t lost[CONNS_MAX];
+    int32_t lost_count;
+    conn conns[CONNS_MAX];
+    box_entry boxes[BOX_TABLE_MAX];
+    session *sessions[UTTERANCES_MAX]; /* by the core's utterance number; owned while there */
+    bool draining;
+    uint64_t drain_by_us;
+    bool drain_sent;
+    int exit_code; /* -1: go on */
+    int32_t text_tokens_held, sessions_live;
+    uint64_t caused_us; /* when the READY now being handled was sent: goes into the WORK it causes */
+    latency_ring handover[CORE_STAGES];
+    uint64_t rows_done, rows_failed, rows_refused, samples_done, messages_bad;
+} orch;
+
+/* orch_shell.c */
+void orch_apply(orch *o, const core_event *event); /* steps the core and performs its actions */
+void orch_session_end(orch *o, session *s, cf_err code, const char *stage, const char *text); /* answers and closes */
+int orch_run(orch *o); /* the loop; returns an exit code */
+
+/* orch_members.c */
+cf_err members_accept(orch *o);
+void members_read(orch *o, int conn_idx);
+void members_lose(orch *o, int conn_idx, const char *why);
+void members_on_bus(orch *o, const char *peer, const wire_msg *msg);
+void members_check_silence(orch *o, uint64_t now_us, bool was_asleep);
+void members_release_box(orch *o, uint32_t outbox_id);
+box_entry *members_find_box(orch *o, uint32_t outbox_id);
+void members_drain_all(orch *o);
+int members_count_serving(const orch *o);
+
+/* orch_requests.c */
+void requests_on_bus(orch *o, const char *peer, const wire_msg *msg);
+void requests_answer(orch *o, const session *s, cf_err code, const char *stage, const char *text);
+
+/* orch_status.c */
+json *status_message(orch *o, uint64_t nonce);
+
+#endif

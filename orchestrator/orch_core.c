@@ -1,0 +1,565 @@
+/*
+ * orch_core.c - utterances, segments, members and slots as a state machine. Pure: reads no clock, opens nothing,
+ * allocates nothing. Runs in the orchestrator's one thread and in the simulator.
+ *
+ * Invariants: a RUN segment has exactly one live member and counts in its rows_held; an out slot is LEASED exactly
+ * while its segment is RUN; an in slot is COMMITTED from flow's READY until hift's answer; a job number is used once.
+ * Fails: never by return value. Asserts its invariants. Events that name what no longer exists are ignored.
+ */
+#include "orchestrator/orch_core.h"
+
+#include <string.h>
+
+#include "common/base/check.h"
+
+void orch_core_init(orch_core *core, int32_t deaths_max)
+{
+    memset(core, 0, sizeof *core);
+    core->deaths_max = deaths_max;
+    core->next_job = 1;
+    for (int32_t i = 0; i < CORE_SEGMENTS_MAX; i++)
+        core->segments[i].next = i + 1 < CORE_SEGMENTS_MAX ? i + 1 : -1;
+    core->free_segments_count = CORE_SEGMENTS_MAX;
+}
+
+bool orch_core_has_room(const orch_core *core, int32_t segments_count)
+{
+    return segments_count <= core->free_segments_count && core->order_count < UTTERANCES_MAX;
+}
+
+bool orch_core_has_box(const orch_core *core)
+{
+    for (int32_t i = 0; i < CORE_BOXES_MAX; i++)
+        if (core->boxes[i].outbox_id == 0)
+            return true;
+    return false;
+}
+
+/* Scheduling and cancelling stop early enough that the rest always fits: in one step at most every utterance fails and
+ * is forgotten, and every outbox is released (act asserts it). */
+#define ACTIONS_KEPT_FREE (CORE_ACTIONS_MAX / 2)
+
+static core_action *act(orch_core *core, core_action_kind kind)
+{
+    CF_ASSERT(core->actions_count < CORE_ACTIONS_MAX);
+    core_action *a = &core->actions[core->actions_count++];
+    *a = (core_action){.kind = kind, .member = -1, .utterance = -1, .segment = -1};
+    return a;
+}
+
+static slot_box *box_of(orch_core *core, uint32_t outbox_id)
+{
+    for (int32_t i = 0; i < CORE_BOXES_MAX; i++)
+        if (core->boxes[i].outbox_id == outbox_id)
+            return &core->boxes[i];
+    CF_ASSERT(!"outbox is unknown");
+    return NULL;
+}
+
+static void release_if_drained(orch_core *core, slot_box *box)
+{
+    if (!slots_drained(box))
+        return;
+    act(core, CORE_DO_RELEASE)->in.outbox_id = box->outbox_id;
+    const int32_t idx = (int32_t)(box - core->boxes);
+    for (int32_t m = 0; m < MEMBERS_MAX; m++)
+        core->members[m].opened[idx] = false;
+    box->outbox_id = 0;
+}
+
+static void consume_in(orch_core *core, core_segment *s)
+{
+    if (s->in.outbox_id == 0)
+        return;
+    slot_box *box = box_of(core, s->in.outbox_id);
+    slots_consume(box, s->in.off_bytes);
+    s->in = (core_slot){0};
+    release_if_drained(core, box);
+}
+
+/* Takes a RUN segment off its member; its out slot, if still leased, is dropped. */
+static void leave_member(orch_core *core, core_segment *s)
+{
+    core_member *m = &core->members[s->member];
+    CF_ASSERT(s->state == SEGMENT_RUN);
+    CF_ASSERT(m->rows_held > 0);
+    m->rows_held--;
+    m->frames_held -= s->credit_frames;
+    if (m->reserved_for == (int32_t)(s - core->segments))
+        m->reserved_for = -1;
+    if (s->out.outbox_id != 0)
+        slots_drop(box_of(core, s->out.outbox_id), s->out.off_bytes);
+    s->out = (core_slot){0};
+    s->member = -1;
+    s->credit_frames = 0;
+}
+
+static void set_state(core_segment *s, core_segment_state state, uint64_t now_us)
+{
+    s->state = state;
+    s->since_us = now_us;
+}
+
+/* An ENDED utterance disappears when no member holds any of its segments. */
+static void forget_if_idle(orch_core *core, int32_t utterance)
+{
+    core_utterance *u = &core->utterances[utterance];
+    if (u->state != UTTERANCE_ENDED)
+        return;
+    for (int32_t i = u->first_segment; i >= 0; i = core->segments[i].next)
+        if (core->segments[i].state == SEGMENT_RUN)
+            return;
+    int32_t last = u->first_segment;
+    for (int32_t i = last; i >= 0; i = core->segments[i].next) {
+        consume_in(core, &core->segments[i]);
+        core->segments[i].state = SEGMENT_FREE;
+        for (int32_t m = 0; m < MEMBERS_MAX; m++)
+            if (core->members[m].reserved_for == i)
+                core->members[m].reserved_for = -1;
+        last = i;
+    }
+    core->segments[last].next = core->free_segment;
+    core->free_segment = u->first_segment;
+    core->free_segments_count += u->segments_count;
+    u->state = UTTERANCE_FREE;
+    act(core, CORE_DO_FORGET)->utterance = utterance;
+}
+
+static void end_utterance(orch_core *core, int32_t utterance)
+{
+    core_utterance *u = &core->utterances[utterance];
+    CF_ASSERT(u->state == UTTERANCE_LIVE);
+    u->state = UTTERANCE_ENDED;
+    int32_t at = 0;
+    while (core->order[at] != utterance)
+        at++;
+    core->order_count--;
+    memmove(&core->order[at], &core->order[at + 1], (size_t)(core->order_count - at) * sizeof core->order[0]);
+    for (int32_t i = u->first_segment; i >= 0; i = core->segments[i].next) {
+        const core_segment *s = &core->segments[i];
+        /* A cancel only saves work: when the list is nearly full, the job runs to its end and is dropped then. */
+        if (s->state == SEGMENT_RUN && core->actions_count < ACTIONS_KEPT_FREE) {
+            core_action *a = act(core, CORE_DO_CANCEL);
+            a->member = s->member;
+            a->job = s->job;
+        }
+    }
+    forget_if_idle(core, utterance);
+}
+
+static void fail_utterance(orch_core *core, const core_segment *s, cf_err code)
+{
+    core_action *a = act(core, CORE_DO_FAIL);
+    a->utterance = s->utterance;
+    a->segment = s->idx;
+    a->stage = s->stage;
+    a->code = code;
+    a->deaths = s->deaths;
+    end_utterance(core, s->utterance);
+}
+
+/* ---- events ---- */
+
+static void on_joined(orch_core *core, const core_event *e)
+{
+    core_member *m = &core->members[e->member];
+    CF_ASSERT(!m->live);
+    *m = (core_member){.live = true,
+                       .stage = e->stage,
+                       .rows_max = e->rows_max,
+                       .frames_max = e->frames_max,
+                       .box = -1,
+                       .reserved_for = -1};
+    if (e->outbox_id == 0)
+        return;
+    for (int32_t i = 0; i < CORE_BOXES_MAX; i++)
+        if (core->boxes[i].outbox_id == 0) {
+            slots_init(&core->boxes[i], e->outbox_id, e->outbox_bytes);
+            m->box = i;
+            return;
+        }
+    CF_ASSERT(!"no room for an outbox"); /* the shell asks orch_core_has_box first */
+}
+
+static void on_lost(orch_core *core, const core_event *e, uint64_t now_us)
+{
+    core_member *m = &core->members[e->member];
+    if (!m->live)
+        return;
+    for (int32_t i = 0; i < CORE_SEGMENTS_MAX; i++) {
+        core_segment *s = &core->segments[i];
+        if (s->state != SEGMENT_RUN || s->member != e->member)
+            continue;
+        leave_member(core, s);
+        s->deaths++;
+        set_state(s, SEGMENT_WAIT, now_us);
+        core->jobs_replayed++;
+        core->utterances[s->utterance].attempts++;
+    }
+    m->live = false;
+    if (m->box >= 0) {
+        slots_retire(&core->boxes[m->box]);
+        release_if_drained(core, &core->boxes[m->box]);
+    }
+    /* Only now, when nothing runs on the dead member, can utterances end. */
+    for (int32_t i = 0; i < CORE_SEGMENTS_MAX; i++) {
+        const core_segment *s = &core->segments[i];
+        if (s->state != SEGMENT_WAIT)
+            continue;
+        if (core->utterances[s->utterance].state == UTTERANCE_ENDED)
+            forget_if_idle(core, s->utterance);
+        else if (s->deaths >= core->deaths_max)
+            fail_utterance(core, s, CF_ERR_GONE);
+    }
+}
+
+static void on_opened(orch_core *core, const core_event *e)
+{
+    for (int32_t i = 0; i < CORE_BOXES_MAX; i++)
+        if (core->boxes[i].outbox_id == e->outbox_id && e->outbox_id != 0)
+            core->members[e->member].opened[i] = true;
+}
+
+static void on_submit(orch_core *core, const core_event *e, uint64_t now_us)
+{
+    core_utterance *u = &core->utterances[e->utterance];
+    CF_ASSERT(u->state == UTTERANCE_FREE);
+    CF_ASSERT(e->segments_count > 0 && orch_core_has_room(core, e->segments_count));
+    *u = (core_utterance){.state = UTTERANCE_LIVE,
+                          .first_segment = core->free_segment,
+                          .segments_count = e->segments_count,
+                          .priority = e->priority,
+                          .attempts = 1,
+                          .speed = e->speed,
+                          .seq = core->next_seq++};
+    int32_t i = core->free_segment;
+    for (int32_t n = 0; n < e->segments_count; n++) {
+        core_segment *s = &core->segments[i];
+        const int32_t next = s->next;
+        *s = (core_segment){.utterance = e->utterance, .idx = n, .next = next, .member = -1, .cost = e->segments[n]};
+        set_state(s, SEGMENT_WAIT, now_us);
+        if (n + 1 == e->segments_count) {
+            s->next = -1;
+            core->free_segment = next;
+        }
+        i = next;
+    }
+    core->free_segments_count -= e->segments_count;
+    int32_t at = core->order_count;
+    while (at > 0 && core->utterances[core->order[at - 1]].priority < e->priority)
+        at--;
+    memmove(&core->order[at + 1], &core->order[at], (size_t)(core->order_count - at) * sizeof core->order[0]);
+    core->order[at] = e->utterance;
+    core->order_count++;
+}
+
+static core_segment *running_job(orch_core *core, const core_event *e)
+{
+    for (int32_t i = 0; i < CORE_SEGMENTS_MAX; i++) {
+        core_segment *s = &core->segments[i];
+        if (s->state == SEGMENT_RUN && s->job == e->job && s->member == e->member)
+            return s;
+    }
+    return NULL;
+}
+
+static void collect(orch_core *core, core_segment *s, const core_event *e, uint64_t now_us)
+{
+    core_utterance *u = &core->utterances[s->utterance];
+    core_action *a = act(core, CORE_DO_COLLECT);
+    a->utterance = s->utterance;
+    a->segment = s->idx;
+    a->in = s->out;
+    a->samples = e->samples;
+    leave_member(core, s);
+    consume_in(core, s);
+    set_state(s, SEGMENT_DONE, now_us);
+    if (++u->segments_done < u->segments_count)
+        return;
+    act(core, CORE_DO_FINISH)->utterance = s->utterance;
+    end_utterance(core, s->utterance);
+}
+
+/* A worker's figures are gossip until they fit what it was asked for. */
+static bool plausible(const core_segment *s, const core_event *e)
+{
+    if (s->stage == CORE_LLM)
+        return e->tokens > 0 && e->tokens <= TOKENS_MAX;
+    if (s->stage == CORE_FLOW)
+        return e->frames == s->frames;
+    return e->samples == (int64_t)s->frames * SAMPLES_PER_FRAME;
+}
+
+static void on_ready(orch_core *core, const core_event *e, uint64_t now_us)
+{
+    core_segment *s = running_job(core, e);
+    if (!s)
+        return;
+    const int32_t utterance = s->utterance;
+    if (core->utterances[utterance].state == UTTERANCE_ENDED) {
+        leave_member(core, s);
+        set_state(s, SEGMENT_DONE, now_us);
+        forget_if_idle(core, utterance);
+        return;
+    }
+    if (!plausible(s, e)) {
+        leave_member(core, s);
+        set_state(s, SEGMENT_DONE, now_us);
+        fail_utterance(core, s, CF_ERR_CORRUPT);
+        return;
+    }
+    if (s->stage == CORE_HIFT) {
+        collect(core, s, e, now_us);
+        return;
+    }
+    if (s->stage == CORE_LLM) {
+        s->tokens = e->tokens;
+    } else {
+        slots_commit(box_of(core, s->out.outbox_id), s->out.off_bytes);
+        s->in = s->out;
+        s->out = (core_slot){0};
+    }
+    leave_member(core, s);
+    s->stage++;
+    set_state(s, SEGMENT_WAIT, now_us);
+}
+
+static void on_failed(orch_core *core, const core_event *e, uint64_t now_us)
+{
+    core_segment *s = running_job(core, e);
+    if (!s)
+        return;
+    const int32_t utterance = s->utterance;
+    leave_member(core, s);
+    if (core->utterances[utterance].state == UTTERANCE_ENDED) {
+        set_state(s, SEGMENT_DONE, now_us);
+        forget_if_idle(core, utterance);
+    } else if (e->code == CF_ERR_CANCELLED) {
+        set_state(s, SEGMENT_WAIT, now_us); /* given back by a member that leaves: nobody's fault */
+        core->jobs_replayed++;
+    } else {
+        set_state(s, SEGMENT_DONE, now_us);
+        fail_utterance(core, s, e->code);
+    }
+}
+
+/* ---- scheduling ---- */
+
+static int32_t frames_of(const orch_core *core, const core_segment *s)
+{
+    return (int32_t)((double)(s->tokens * FRAMES_PER_TOKEN) / core->utterances[s->utterance].speed);
+}
+
+/* Frames a job occupies in its stage's packed batch. */
+static int32_t credit_frames(const core_segment *s)
+{
+    if (s->stage == CORE_FLOW)
+        return FRAMES_PER_TOKEN * (s->cost.prompt_tokens + s->tokens);
+    return s->stage == CORE_HIFT ? s->frames : 0;
+}
+
+static bool has_credit(const core_member *m, const core_segment *s, int32_t segment_idx, bool alone)
+{
+    if (!m->live || m->draining || m->stage != s->stage)
+        return false;
+    if (m->reserved_for >= 0 && m->reserved_for != segment_idx)
+        return false;
+    if (m->rows_held == 0)
+        return true;
+    return !alone && m->rows_held < m->rows_max && m->frames_held + credit_frames(s) <= m->frames_max;
+}
+
+static bool can_read(const orch_core *core, const core_member *m, const core_segment *s)
+{
+    if (s->in.outbox_id == 0)
+        return true;
+    for (int32_t i = 0; i < CORE_BOXES_MAX; i++)
+        if (core->boxes[i].outbox_id == s->in.outbox_id)
+            return m->opened[i];
+    return false;
+}
+
+static uint64_t out_bytes(const core_segment *s)
+{
+    if (s->stage == CORE_FLOW)
+        return (uint64_t)s->frames * CORE_FRAME_BYTES;
+    return s->stage == CORE_HIFT ? (uint64_t)s->frames * SAMPLES_PER_FRAME * CORE_SAMPLE_BYTES : 0;
+}
+
+/* Leases the out slot on member m; true when the job can go there. */
+static cf_err lease_out(orch_core *core, const core_member *m, core_segment *s)
+{
+    const uint64_t bytes = out_bytes(s);
+    if (bytes == 0)
+        return CF_OK;
+    CF_ASSERT(m->box >= 0);
+    slot_box *box = &core->boxes[m->box];
+    cf_err err = slots_lease(box, bytes, &s->out.off_bytes);
+    if (err == CF_OK) {
+        s->out.outbox_id = box->outbox_id;
+        s->out.bytes = bytes;
+    }
+    return err;
+}
+
+static void dispatch(orch_core *core, core_segment *s, int32_t member, bool alone, uint64_t now_us)
+{
+    core_member *m = &core->members[member];
+    s->member = member;
+    s->job = core->next_job++;
+    s->credit_frames = credit_frames(s);
+    m->rows_held++;
+    m->frames_held += s->credit_frames;
+    m->reserved_for = alone ? (int32_t)(s - core->segments) : -1; /* until it leaves */
+    core->jobs_dispatched++;
+    set_state(s, SEGMENT_RUN, now_us);
+    core_action *a = act(core, CORE_DO_WORK);
+    a->member = member;
+    a->utterance = s->utterance;
+    a->segment = s->idx;
+    a->stage = s->stage;
+    a->job = s->job;
+    a->in = s->in;
+    a->out = s->out;
+    a->frames = s->frames;
+}
+
+/* The member with the smallest load that has credit; -1: none. */
+static int32_t least_loaded(const orch_core *core, const core_segment *s, int32_t segment_idx, bool alone,
+                            const bool *tried)
+{
+    int32_t best = -1;
+    for (int32_t i = 0; i < MEMBERS_MAX; i++) {
+        const core_member *m = &core->members[i];
+        if (tried[i] || !has_credit(m, s, segment_idx, alone) || !can_read(core, m, s))
+            continue;
+        if (best < 0 || m->rows_held < core->members[best].rows_held)
+            best = i;
+    }
+    return best;
+}
+
+/* A segment that must run alone keeps one member for itself, which empties meanwhile. */
+static void reserve(orch_core *core, const core_segment *s, int32_t segment_idx)
+{
+    int32_t best = -1;
+    for (int32_t i = 0; i < MEMBERS_MAX; i++) {
+        const core_member *m = &core->members[i];
+        if (m->live && m->reserved_for == segment_idx)
+            return;
+        if (m->live && !m->draining && m->stage == s->stage && m->reserved_for < 0 && can_read(core, m, s) &&
+            (best < 0 || m->rows_held < core->members[best].rows_held))
+            best = i;
+    }
+    if (best >= 0)
+        core->members[best].reserved_for = segment_idx;
+}
+
+/* Dispatches the segment if some member can take it now. Its utterance may fail here: no outbox is large enough. */
+static void try_segment(orch_core *core, int32_t segment_idx, uint64_t now_us)
+{
+    core_segment *s = &core->segments[segment_idx];
+    const bool alone = s->deaths > 0 && s->deaths >= core->deaths_max - 1;
+    bool tried[MEMBERS_MAX] = {false};
+    if (s->stage == CORE_FLOW)
+        s->frames = frames_of(core, s);
+    for (;;) {
+        const int32_t member = least_loaded(core, s, segment_idx, alone, tried);
+        if (member < 0)
+            break;
+        const cf_err err = lease_out(core, &core->members[member], s);
+        if (err == CF_OK) {
+            dispatch(core, s, member, alone, now_us);
+            return;
+        }
+        if (err == CF_ERR_LIMIT) {
+            fail_utterance(core, s, CF_ERR_LIMIT);
+            return;
+        }
+        tried[member] = true;
+    }
+    if (alone)
+        reserve(core, s, segment_idx);
+}
+
+static bool room_for(const orch_core *core, int32_t stage)
+{
+    for (int32_t i = 0; i < MEMBERS_MAX; i++) {
+        const core_member *m = &core->members[i];
+        if (m->live && !m->draining && m->stage == stage && m->rows_held < m->rows_max)
+            return true;
+    }
+    return false;
+}
+
+/* Downstream first, so that work finishes and memory frees; inside a stage by priority, arrival, segment. */
+static void schedule(orch_core *core, uint64_t now_us)
+{
+    for (int32_t stage = CORE_HIFT; stage >= CORE_LLM; stage--) {
+        for (int32_t o = 0; o < core->order_count && room_for(core, stage); o++) {
+            const int32_t utterance = core->order[o];
+            for (int32_t i = core->utterances[utterance].first_segment; i >= 0; i = core->segments[i].next) {
+                if (core->segments[i].state != SEGMENT_WAIT || core->segments[i].stage != stage)
+                    continue;
+                if (core->actions_count >= ACTIONS_KEPT_FREE) {
+                    core->more = true;
+                    return;
+                }
+                try_segment(core, i, now_us);
+                if (core->utterances[utterance].state != UTTERANCE_LIVE) {
+                    o--; /* it failed and left the order */
+                    break;
+                }
+            }
+        }
+    }
+}
+
+void orch_core_step(orch_core *core, const core_event *event, uint64_t now_us)
+{
+    core->actions_count = 0;
+    core->more = false;
+    switch (event->kind) {
+    case CORE_JOINED:
+        on_joined(core, event);
+        break;
+    case CORE_LOST:
+        on_lost(core, event, now_us);
+        break;
+    case CORE_DRAINING:
+        core->members[event->member].draining = true;
+        break;
+    case CORE_OPENED:
+        on_opened(core, event);
+        break;
+    case CORE_SUBMIT:
+        on_submit(core, event, now_us);
+        break;
+    case CORE_READY:
+        on_ready(core, event, now_us);
+        break;
+    case CORE_FAILED:
+        on_failed(core, event, now_us);
+        break;
+    case CORE_WITHDRAW:
+        if (core->utterances[event->utterance].state == UTTERANCE_LIVE)
+            end_utterance(core, event->utterance);
+        break;
+    case CORE_TICK:
+        break;
+    }
+    schedule(core, now_us);
+}
+
+void orch_core_count(const orch_core *core, int32_t ret_waiting[CORE_STAGES], int32_t ret_running[CORE_STAGES])
+{
+    memset(ret_waiting, 0, CORE_STAGES * sizeof *ret_waiting);
+    memset(ret_running, 0, CORE_STAGES * sizeof *ret_running);
+    for (int32_t i = 0; i < CORE_SEGMENTS_MAX; i++) {
+        const core_segment *s = &core->segments[i];
+        if (s->state == SEGMENT_WAIT)
+            ret_waiting[s->stage]++;
+        else if (s->state == SEGMENT_RUN)
+            ret_running[s->stage]++;
+    }
+}

@@ -1,0 +1,150 @@
+/*
+ * orch_core.h - PURE: every decision of the orchestrator as a function of (state, event, time).
+ *
+ * orch_core_step(state, event, now) changes the state and appends actions; the shell performs them in order. No
+ * sockets, no clock, no allocation: a simulator can run it for a month in a minute. The core knows utterances, their
+ * segments, members, credits and slots; texts, tokens and sounds stay in the shell.
+ *
+ *   segment:  WAIT(llm) -> RUN(llm) -> WAIT(flow) -> RUN(flow) -> WAIT(hift) -> RUN(hift) -> DONE
+ *             a lost member sends RUN back to WAIT of the same stage: tokens and committed mel are the replay points
+ */
+#ifndef CF_ORCHESTRATOR_ORCH_CORE_H
+#define CF_ORCHESTRATOR_ORCH_CORE_H
+
+#include <stdbool.h>
+#include <stdint.h>
+
+#include "common/base/limits.h"
+#include "orchestrator/slots.h"
+
+#define CORE_STAGES 3
+enum { CORE_LLM, CORE_FLOW, CORE_HIFT };
+
+#define CORE_SEGMENTS_MAX 4096              /* over all accepted utterances */
+#define CORE_BOXES_MAX    (2 * MEMBERS_MAX) /* live ones and retired ones still being read */
+#define CORE_ACTIONS_MAX  2048
+
+/* Memory a slot needs. */
+#define CORE_FRAME_BYTES  (MEL_BINS * 4)
+#define CORE_SAMPLE_BYTES 4
+
+typedef enum core_event_kind {
+    CORE_JOINED,   /* member, stage, rows_max, frames_max, outbox_id (0: none), outbox_bytes */
+    CORE_LOST,     /* member */
+    CORE_DRAINING, /* member: no more work for it */
+    CORE_OPENED,   /* member, outbox_id: it can read that outbox */
+    CORE_SUBMIT,   /* utterance, priority, speed, segments, segments_count */
+    CORE_READY,    /* member, job, tokens | frames | samples */
+    CORE_FAILED,   /* member, job, code */
+    CORE_WITHDRAW, /* utterance: nobody wants it any more */
+    CORE_TICK      /* nothing happened: schedule what can be scheduled */
+} core_event_kind;
+
+typedef struct core_cost {
+    int32_t text_tokens;
+    int32_t prompt_tokens; /* speech tokens of the voice: they are rendered along with the new ones */
+} core_cost;
+
+typedef struct core_event {
+    core_event_kind kind;
+    int32_t member, stage, rows_max, frames_max;
+    uint32_t outbox_id;
+    uint64_t outbox_bytes;
+    int32_t utterance, priority, segments_count;
+    double speed;
+    const core_cost *segments; /* borrowed for the call */
+    uint64_t job;
+    int32_t tokens, frames;
+    int64_t samples;
+    cf_err code;
+} core_event;
+
+typedef enum core_action_kind {
+    CORE_DO_WORK,    /* send job of (utterance, segment, stage) to member; in and out slots */
+    CORE_DO_CANCEL,  /* tell member to forget job; it will answer */
+    CORE_DO_COLLECT, /* copy `samples` from the in slot now: it is free afterwards */
+    CORE_DO_FINISH,  /* every segment of utterance is collected */
+    CORE_DO_FAIL,    /* utterance ends with code, because of segment at stage */
+    CORE_DO_FORGET,  /* nothing refers to utterance any more: its number may be used again */
+    CORE_DO_RELEASE  /* nothing reads in.outbox_id any more: free the memory */
+} core_action_kind;
+
+typedef struct core_slot {
+    uint32_t outbox_id; /* 0: none */
+    uint64_t off_bytes, bytes;
+} core_slot;
+
+typedef struct core_action {
+    core_action_kind kind;
+    int32_t member, utterance, segment, stage;
+    uint64_t job;
+    core_slot in, out;
+    int32_t frames;
+    int64_t samples;
+    cf_err code;
+    int32_t deaths;
+} core_action;
+
+typedef enum core_segment_state { SEGMENT_FREE, SEGMENT_WAIT, SEGMENT_RUN, SEGMENT_DONE } core_segment_state;
+
+typedef struct core_segment {
+    core_segment_state state;
+    int32_t utterance, idx, next; /* next: of the same utterance, -1 at the end */
+    int32_t stage, member;        /* member: while RUN */
+    uint64_t job;                 /* of the present or last dispatch; never reused */
+    core_cost cost;
+    int32_t tokens, frames, deaths;
+    int32_t credit_frames; /* what it takes of its member's frames while RUN */
+    core_slot in, out;     /* in: committed mel (hift); out: leased while RUN */
+    uint64_t since_us;     /* of the present state */
+} core_segment;
+
+typedef enum core_utterance_state { UTTERANCE_FREE, UTTERANCE_LIVE, UTTERANCE_ENDED } core_utterance_state;
+
+typedef struct core_utterance {
+    core_utterance_state state; /* ENDED: reported; waits for members to let go of its segments */
+    int32_t first_segment, segments_count, segments_done, priority, attempts;
+    double speed;
+    uint64_t seq;
+} core_utterance;
+
+typedef struct core_member {
+    bool live, draining;
+    int32_t stage, rows_max, frames_max, rows_held, frames_held;
+    int32_t box;          /* index of its outbox, -1: none */
+    int32_t reserved_for; /* segment that runs, or must run next, alone here; -1: none */
+    bool opened[CORE_BOXES_MAX];
+} core_member;
+
+typedef struct orch_core {
+    core_member members[MEMBERS_MAX];
+    core_utterance utterances[UTTERANCES_MAX];
+    core_segment segments[CORE_SEGMENTS_MAX];
+    slot_box boxes[CORE_BOXES_MAX];
+    int32_t order[UTTERANCES_MAX]; /* utterances by priority, then arrival */
+    int32_t order_count;
+    int32_t free_segment; /* head of the list of free segments */
+    int32_t free_segments_count;
+    int32_t deaths_max;
+    uint64_t next_job, next_seq, jobs_dispatched, jobs_replayed;
+    core_action actions[CORE_ACTIONS_MAX];
+    int32_t actions_count;
+    bool more; /* the action list filled up: step again with CORE_TICK */
+} orch_core;
+
+void orch_core_init(orch_core *core, int32_t deaths_max);
+
+/* Room for an utterance of this many segments? Ask before CORE_SUBMIT, which asserts it. */
+bool orch_core_has_room(const orch_core *core, int32_t segments_count);
+
+/* Room for one more member's outbox? Ask before CORE_JOINED with an outbox, which asserts it. */
+bool orch_core_has_box(const orch_core *core);
+
+/* Empties the action list, applies the event, schedules. Events about unknown jobs or members are ignored: they are
+ * echoes of what has been decided otherwise meanwhile. */
+void orch_core_step(orch_core *core, const core_event *event, uint64_t now_us);
+
+/* Segments per stage, for status and tests. */
+void orch_core_count(const orch_core *core, int32_t ret_waiting[CORE_STAGES], int32_t ret_running[CORE_STAGES]);
+
+#endif

@@ -1,0 +1,492 @@
+/*
+ * orch_members.c - who is alive: lifelines, generations, admission, exchange memory. Part of the shell, its one thread.
+ *
+ *   accept -> HELLO -> WELCOME(gen, configuration) ... JOIN(model hash) -> [keeper: ALLOC -> MEMORY] ->
+ *   ADMIT(+descriptor)
+ *          -> bus: HERE -> core: JOINED.   End of file or pidfd: LOST.
+ *
+ * A worker of another model than its stage's first member, or another build, is refused with "mismatch" and exits 78.
+ * A generation is given once; whatever names another one is dropped and counted.
+ * Fails: nothing is returned to the loop but errors of accept; a connection that misbehaves is closed and logged.
+ */
+#define _GNU_SOURCE
+#include <inttypes.h>
+#include <stdio.h>
+#include <string.h>
+#include <unistd.h>
+
+#include "common/base/check.h"
+#include "common/base/clock.h"
+#include "common/base/log.h"
+#include "common/base/mem.h"
+#include "common/transport/lifeline.h"
+#include "orchestrator/orch.h"
+
+_Static_assert(SLOT_ALIGN_BYTES == OUTBOX_ALIGN, "slots must start where views may");
+
+static const char *const stage_names[CORE_STAGES] = {"llm", "flow", "hift"};
+
+cf_err members_accept(orch *o)
+{
+    for (;;) {
+        int fd = -1;
+        pid_t pid;
+        const cf_err err = lifeline_accept(o->listen_fd, &fd, &pid);
+        if (err != CF_OK)
+            return err == CF_ERR_TIMEOUT ? CF_OK : err;
+        int at = 0;
+        while (at < CONNS_MAX && o->conns[at].state != CONN_FREE)
+            at++;
+        if (at == CONNS_MAX) {
+            log_warn("member.full", "pid=%ld limit=%d", (long)pid, CONNS_MAX);
+            io_close(&fd);
+            continue;
+        }
+        const uint64_t now_us = clock_now_us();
+        o->conns[at] = (conn){
+            .state = CONN_NEW, .fd = fd, .pid_fd = -1, .pid = pid, .stage = -1, .since_us = now_us, .heard_us = now_us};
+        if (io_pidfd_open(pid, &o->conns[at].pid_fd) != CF_OK)
+            members_lose(o, at, err_text());
+    }
+}
+
+static void send_to(orch *o, int conn_idx, json *msg, const int *fds, size_t count)
+{
+    if (lifeline_send(o->conns[conn_idx].fd, msg, fds, count) != CF_OK)
+        members_lose(o, conn_idx, err_text());
+}
+
+static void refuse(orch *o, int conn_idx, cf_err code, const char *text)
+{
+    log_error("member.refused", "role=%s instance=%d pid=%ld code=%s text=\"%s\"", o->conns[conn_idx].role,
+              o->conns[conn_idx].instance, (long)o->conns[conn_idx].pid, err_name(code), text);
+    json *m = wire_new(WIRE_refuse);
+    json_put_str(m, "code", err_name(code));
+    json_put_str(m, "text", text);
+    send_to(o, conn_idx, m, NULL, 0);
+    members_lose(o, conn_idx, "refused");
+}
+
+/* ---- exchange memory ---- */
+
+box_entry *members_find_box(orch *o, uint32_t outbox_id)
+{
+    for (int i = 0; i < BOX_TABLE_MAX; i++)
+        if (outbox_id != 0 && o->boxes[i].outbox_id == outbox_id)
+            return &o->boxes[i];
+    return NULL;
+}
+
+static int keeper_idx(const orch *o)
+{
+    for (int i = 0; i < CONNS_MAX; i++)
+        if (o->conns[i].state == CONN_KEEPER)
+            return i;
+    return -1;
+}
+
+/* Asks the keeper for every box that is still missing; repeated when a keeper (re)joins. */
+static void ask_keeper(orch *o)
+{
+    const int keeper = keeper_idx(o);
+    for (int i = 0; i < BOX_TABLE_MAX && keeper >= 0 && o->conns[keeper].state == CONN_KEEPER; i++) {
+        box_entry *box = &o->boxes[i];
+        if (box->outbox_id == 0 || box->read_fd >= 0 || box->asked)
+            continue;
+        box->asked = true;
+        json *m = wire_new(WIRE_alloc);
+        json_put_u64(m, "outbox", box->outbox_id);
+        json_put_u64(m, "bytes", box->bytes);
+        send_to(o, keeper, m, NULL, 0);
+    }
+}
+
+static void close_box(box_entry *box)
+{
+    outbox_close(box->map);
+    io_close(&box->write_fd);
+    io_close(&box->read_fd);
+    *box = (box_entry){.write_fd = -1, .read_fd = -1};
+}
+
+void members_release_box(orch *o, uint32_t outbox_id)
+{
+    box_entry *box = members_find_box(o, outbox_id);
+    if (!box)
+        return;
+    for (int i = 0; i < CONNS_MAX; i++) {
+        const conn *c = &o->conns[i];
+        const bool reader = box->stage == CORE_FLOW && c->state == CONN_SERVING && c->stage == CORE_HIFT;
+        if (!reader && c->state != CONN_KEEPER)
+            continue;
+        json *m = wire_new(c->state == CONN_KEEPER ? WIRE_release : WIRE_revoke);
+        json_put_u64(m, "outbox", outbox_id);
+        send_to(o, i, m, NULL, 0);
+    }
+    close_box(box);
+}
+
+static void grant(orch *o, int conn_idx, const box_entry *box)
+{
+    json *m = wire_new(WIRE_grant);
+    json_put_u64(m, "outbox", box->outbox_id);
+    json_put_u64(m, "bytes", box->bytes);
+    send_to(o, conn_idx, m, &box->read_fd, 1);
+}
+
+static void admit(orch *o, int conn_idx, const box_entry *box)
+{
+    conn *c = &o->conns[conn_idx];
+    snprintf(c->routing_id, sizeof c->routing_id, "%s.%d.%" PRIu64, stage_names[c->stage], c->instance, c->gen);
+    c->state = CONN_ADMITTED;
+    c->since_us = clock_now_us();
+    json *m = wire_new(WIRE_admit);
+    json_put_u64(m, "gen", c->gen);
+    json_put_str(m, "endpoint", o->endpoint);
+    json_put_u64(m, "outbox", box ? box->outbox_id : 0);
+    json_put_u64(m, "bytes", box ? box->bytes : 0);
+    send_to(o, conn_idx, m, box ? &box->write_fd : NULL, box ? 1 : 0);
+}
+
+static void on_memory(orch *o, const wire_msg *msg, int fds[LIFELINE_FDS_MAX])
+{
+    box_entry *box = members_find_box(o, (uint32_t)wire_u64(msg, "outbox"));
+    if (!box || box->read_fd >= 0)
+        return; /* its worker has died meanwhile */
+    const int conn_idx = box->conn_idx;
+    if (wire_str(msg, "error")[0] || fds[0] < 0 || fds[1] < 0) {
+        log_error("exchange.failed", "outbox=%u text=\"%s\"", box->outbox_id, wire_str(msg, "error"));
+        close_box(box);
+        o->conns[conn_idx].outbox_id = 0;
+        refuse(o, conn_idx, CF_ERR_NOMEM, "no exchange memory");
+        return;
+    }
+    box->write_fd = fds[0];
+    box->read_fd = fds[1];
+    fds[0] = fds[1] = -1;
+    if (box->stage == CORE_HIFT) {
+        const outbox_grant g = {.outbox_id = box->outbox_id, .bytes = box->bytes, .fd = box->read_fd};
+        if (outbox_open(&g, OUTBOX_READ, &box->map) != CF_OK) {
+            refuse(o, conn_idx, CF_ERR_NOMEM, err_text());
+            return;
+        }
+    }
+    admit(o, conn_idx, box);
+}
+
+static void want_box(orch *o, int conn_idx)
+{
+    for (int i = 0; i < BOX_TABLE_MAX; i++) {
+        box_entry *box = &o->boxes[i];
+        if (box->outbox_id != 0)
+            continue;
+        *box = (box_entry){.outbox_id = ++o->next_outbox,
+                           .bytes = (uint64_t)o->cfg.outbox_mib << 20,
+                           .write_fd = -1,
+                           .read_fd = -1,
+                           .conn_idx = conn_idx,
+                           .stage = o->conns[conn_idx].stage};
+        o->conns[conn_idx].outbox_id = box->outbox_id;
+        ask_keeper(o);
+        return;
+    }
+    refuse(o, conn_idx, CF_ERR_LIMIT, "too many outboxes");
+}
+
+/* ---- lifeline messages ---- */
+
+static void on_hello(orch *o, int conn_idx, const wire_msg *msg)
+{
+    conn *c = &o->conns[conn_idx];
+    snprintf(c->role, sizeof c->role, "%s", wire_str(msg, "role"));
+    c->instance = (int)wire_u64(msg, "instance");
+    for (int s = 0; s < CORE_STAGES; s++)
+        if (strcmp(c->role, stage_names[s]) == 0)
+            c->stage = s;
+    const bool is_keeper = strcmp(c->role, "keeper") == 0;
+    if (c->stage < 0 && !is_keeper) {
+        refuse(o, conn_idx, CF_ERR_INVALID, "role is not llm, flow, hift or keeper");
+        return;
+    }
+    if (strcmp(wire_str(msg, "build"), CF_VERSION) != 0) {
+        refuse(o, conn_idx, CF_ERR_MISMATCH, "another version of cosyfarm than the orchestrator's " CF_VERSION);
+        return;
+    }
+    if (is_keeper && keeper_idx(o) >= 0) {
+        refuse(o, conn_idx, CF_ERR_BUSY, "there is a keeper already");
+        return;
+    }
+    c->gen = ++o->next_gen;
+    json *m = wire_new(WIRE_welcome);
+    json_put_u64(m, "boot", o->boot);
+    json_put_u64(m, "gen", c->gen);
+    json_put(m, "config", config_to_json(&o->cfg));
+    c->state = is_keeper ? CONN_KEEPER : CONN_LOADING;
+    c->since_us = clock_now_us();
+    send_to(o, conn_idx, m, NULL, 0);
+    if (is_keeper) {
+        for (int i = 0; i < BOX_TABLE_MAX; i++)
+            o->boxes[i].asked = false;
+        ask_keeper(o);
+    }
+}
+
+static void on_join(orch *o, int conn_idx, const wire_msg *msg)
+{
+    conn *c = &o->conns[conn_idx];
+    snprintf(c->model_file, sizeof c->model_file, "%s", wire_str(msg, "model_file"));
+    snprintf(c->model_sha256, sizeof c->model_sha256, "%s", wire_str(msg, "model_sha256"));
+    snprintf(c->backend, sizeof c->backend, "%s", wire_str(msg, "backend"));
+    c->rows_max = (int)wire_u64(msg, "rows_max");
+    c->frames_max = (int)wire_u64(msg, "frames_max");
+    c->weights_bytes = wire_u64(msg, "weights_bytes");
+    for (int i = 0; i < CONNS_MAX; i++) {
+        const conn *other = &o->conns[i];
+        if (i == conn_idx || other->state < CONN_JOINED || other->stage != c->stage ||
+            strcmp(other->model_sha256, c->model_sha256) == 0)
+            continue;
+        char text[512];
+        snprintf(text, sizeof text, "%s of %s/%d has SHA-256 %.16s, %s/%d already serves %.16s: a farm has one model",
+                 c->model_file, c->role, c->instance, c->model_sha256, other->role, other->instance,
+                 other->model_sha256);
+        refuse(o, conn_idx, CF_ERR_MISMATCH, text);
+        return;
+    }
+    c->state = CONN_JOINED;
+    if (c->stage != CORE_LLM && !orch_core_has_box(&o->core))
+        refuse(o, conn_idx, CF_ERR_BUSY, "too many outboxes are still being read");
+    else if (c->stage == CORE_LLM)
+        admit(o, conn_idx, NULL);
+    else
+        want_box(o, conn_idx);
+}
+
+static void on_lifeline_message(orch *o, int conn_idx, const wire_msg *msg, int fds[LIFELINE_FDS_MAX])
+{
+    conn *c = &o->conns[conn_idx];
+    /* Permit table: which kind in which state. */
+    if (msg->kind == WIRE_hello && c->state == CONN_NEW)
+        on_hello(o, conn_idx, msg);
+    else if (msg->kind == WIRE_join && c->state == CONN_LOADING && wire_u64(msg, "gen") == c->gen)
+        on_join(o, conn_idx, msg);
+    else if (msg->kind == WIRE_memory && c->state == CONN_KEEPER)
+        on_memory(o, msg, fds);
+    else if (msg->kind == WIRE_opened && (c->state == CONN_ADMITTED || c->state == CONN_SERVING))
+        orch_apply(
+            o, &(core_event){.kind = CORE_OPENED, .member = conn_idx, .outbox_id = (uint32_t)wire_u64(msg, "outbox")});
+    else
+        members_lose(o, conn_idx, "message not permitted in its state");
+}
+
+void members_read(orch *o, int conn_idx)
+{
+    const uint64_t gen = o->conns[conn_idx].gen;
+    char *text = NULL;
+    size_t bytes;
+    wire_msg msg = {0};
+    int fds[LIFELINE_FDS_MAX];
+    cf_err err = lifeline_recv(o->conns[conn_idx].fd, &text, &bytes, fds);
+    if (err == CF_OK)
+        err = wire_parse(text, bytes, WIRE_MEMBER_LIFELINE, &msg);
+    if (err == CF_OK) {
+        o->conns[conn_idx].heard_us = clock_now_us();
+        on_lifeline_message(o, conn_idx, &msg, fds);
+    } else if (err != CF_ERR_TIMEOUT && o->conns[conn_idx].gen == gen) {
+        members_lose(o, conn_idx, err_text());
+    }
+    wire_done(&msg);
+    mem_free(text);
+    for (int i = 0; i < LIFELINE_FDS_MAX; i++)
+        io_close(&fds[i]);
+}
+
+void members_lose(orch *o, int conn_idx, const char *why)
+{
+    conn *c = &o->conns[conn_idx];
+    if (c->state == CONN_FREE)
+        return;
+    const conn_state state = c->state;
+    char reason[256];
+    snprintf(reason, sizeof reason, "%s", why);
+    log_line(o->draining || c->draining ? LOG_LEVEL_INFO : LOG_LEVEL_WARN, "member.lost",
+             "role=%s instance=%d gen=%" PRIu64 " pid=%ld held=%" PRIu64 " text=\"%s\"", c->role[0] ? c->role : "?",
+             c->instance, c->gen, (long)c->pid, c->held, reason);
+    io_close(&c->fd);
+    io_close(&c->pid_fd);
+    c->state = CONN_FREE;
+    box_entry *box = members_find_box(o, c->outbox_id);
+    if (box) {
+        box->conn_idx = -1;
+        io_close(&box->write_fd);
+        if (state != CONN_SERVING) /* the core never heard of it: nobody reads it */
+            members_release_box(o, box->outbox_id);
+    }
+    if (state == CONN_SERVING)
+        orch_apply(o, &(core_event){.kind = CORE_LOST, .member = conn_idx});
+}
+
+/* ---- bus ---- */
+
+/* A new hift reads every flow's outbox, a new flow is read by every hift. Only now: the core must know both before the
+ * answer, OPENED, means anything to it. */
+static void exchange_grants(orch *o, int conn_idx)
+{
+    const int stage = o->conns[conn_idx].stage;
+    for (int i = 0; i < BOX_TABLE_MAX && stage == CORE_HIFT; i++)
+        if (o->boxes[i].stage == CORE_FLOW && o->boxes[i].in_core && o->conns[conn_idx].state == CONN_SERVING)
+            grant(o, conn_idx, &o->boxes[i]);
+    for (int i = 0; i < CONNS_MAX && stage == CORE_FLOW; i++) {
+        const box_entry *box = members_find_box(o, o->conns[conn_idx].outbox_id);
+        if (box && o->conns[i].state == CONN_SERVING && o->conns[i].stage == CORE_HIFT)
+            grant(o, i, box);
+    }
+}
+
+static void on_here(orch *o, int conn_idx, const wire_msg *msg)
+{
+    conn *c = &o->conns[conn_idx];
+    if (c->state != CONN_ADMITTED || wire_u64(msg, "boot") != o->boot) {
+        o->messages_bad++;
+        return;
+    }
+    c->state = CONN_SERVING;
+    log_info("member.serving",
+             "role=%s instance=%d gen=%" PRIu64 " pid=%ld model=%s sha256=%.16s backend=\"%s\" weights_bytes=%" PRIu64
+             " load_ms=%" PRIu64,
+             c->role, c->instance, c->gen, (long)c->pid, c->model_file, c->model_sha256, c->backend, c->weights_bytes,
+             (clock_now_us() - c->since_us) / 1000);
+    box_entry *box = members_find_box(o, c->outbox_id);
+    if (box)
+        box->in_core = true;
+    orch_apply(o, &(core_event){.kind = CORE_JOINED,
+                                .member = conn_idx,
+                                .stage = c->stage,
+                                .rows_max = c->rows_max,
+                                .frames_max = c->frames_max > 0 ? c->frames_max : 1,
+                                .outbox_id = c->outbox_id,
+                                .outbox_bytes = box ? box->bytes : 0});
+    exchange_grants(o, conn_idx);
+}
+
+static void on_beat(orch *o, conn *c, const wire_msg *msg)
+{
+    c->jobs_done = wire_u64(msg, "jobs_done");
+    c->steps = wire_u64(msg, "steps");
+    c->held = wire_u64(msg, "held");
+    c->busy_us = wire_u64(msg, "busy_us");
+    c->rss_bytes = wire_u64(msg, "rss_bytes");
+    latency_ring *ring = &o->handover[c->stage];
+    for (const json *v = json_first(wire_json(msg, "handover_us")); v; v = json_next(v)) {
+        uint64_t us;
+        if (json_as_u64(v, "handover_us", 0, INT32_MAX, &us) == CF_OK)
+            ring->us[ring->count++ % HANDOVERS_KEPT] = (int32_t)us;
+    }
+}
+
+static void on_ready(orch *o, int conn_idx, const wire_msg *msg)
+{
+    core_event e = {.kind = CORE_READY,
+                    .member = conn_idx,
+                    .job = wire_u64(msg, "job"),
+                    .frames = (int32_t)wire_u64(msg, "frames"),
+                    .samples = (int64_t)wire_u64(msg, "samples")};
+    /* Which segment it was must be asked before the core moves it on. */
+    for (int32_t i = 0; i < CORE_SEGMENTS_MAX; i++) {
+        const core_segment *s = &o->core.segments[i];
+        if (s->state != SEGMENT_RUN || s->job != e.job || s->member != conn_idx || !o->sessions[s->utterance])
+            continue;
+        session *row = o->sessions[s->utterance];
+        row->compute_us[s->stage] += wire_u64(msg, "compute_us");
+        session_segment *seg = &row->segments[s->idx];
+        if (s->stage == CORE_LLM && wire_has(msg, "tokens")) {
+            size_t count = 0;
+            mem_free(seg->tokens);
+            seg->tokens = NULL;
+            if (wire_i32s(msg, "tokens", &seg->tokens, &count) == CF_OK)
+                e.tokens = seg->tokens_count = (int32_t)count;
+            seg->capped = wire_bool(msg, "capped");
+        }
+        break;
+    }
+    o->caused_us = wire_u64(msg, "sent_us");
+    orch_apply(o, &e);
+    o->caused_us = 0;
+}
+
+static void on_failed(orch *o, int conn_idx, const wire_msg *msg)
+{
+    /* The text goes to the session the core will name in CORE_DO_FAIL. */
+    for (int32_t i = 0; i < CORE_SEGMENTS_MAX; i++) {
+        const core_segment *s = &o->core.segments[i];
+        if (s->state == SEGMENT_RUN && s->job == wire_u64(msg, "job") && s->member == conn_idx &&
+            o->sessions[s->utterance])
+            snprintf(o->sessions[s->utterance]->write_text, sizeof o->sessions[s->utterance]->write_text, "%s",
+                     wire_str(msg, "text"));
+    }
+    orch_apply(o, &(core_event){.kind = CORE_FAILED,
+                                .member = conn_idx,
+                                .job = wire_u64(msg, "job"),
+                                .code = err_from_name(wire_str(msg, "code"))});
+}
+
+void members_on_bus(orch *o, const char *peer, const wire_msg *msg)
+{
+    for (int i = 0; i < CONNS_MAX; i++) {
+        conn *c = &o->conns[i];
+        if ((c->state != CONN_ADMITTED && c->state != CONN_SERVING) || strcmp(c->routing_id, peer) != 0 ||
+            wire_u64(msg, "gen") != c->gen)
+            continue;
+        c->heard_us = clock_now_us();
+        if (msg->kind == WIRE_here)
+            on_here(o, i, msg);
+        else if (c->state != CONN_SERVING)
+            break;
+        else if (msg->kind == WIRE_beat)
+            on_beat(o, c, msg);
+        else if (msg->kind == WIRE_ready)
+            on_ready(o, i, msg);
+        else if (msg->kind == WIRE_failed)
+            on_failed(o, i, msg);
+        else {
+            c->draining = true;
+            orch_apply(o, &(core_event){.kind = CORE_DRAINING, .member = i});
+        }
+        return;
+    }
+    o->messages_bad++; /* an old generation, or nobody we know */
+}
+
+void members_check_silence(orch *o, uint64_t now_us, bool was_asleep)
+{
+    for (int i = 0; i < CONNS_MAX; i++) {
+        conn *c = &o->conns[i];
+        if (was_asleep)
+            c->heard_us = now_us; /* it was us who did not listen */
+        else if (c->state == CONN_SERVING && now_us - c->heard_us > (uint64_t)o->cfg.silence_s * CLOCK_SECOND_US)
+            members_lose(o, i, "no heartbeat");
+        else if (c->state == CONN_NEW && now_us - c->since_us > (uint64_t)o->cfg.silence_s * CLOCK_SECOND_US)
+            members_lose(o, i, "never said who it is");
+    }
+}
+
+void members_drain_all(orch *o)
+{
+    for (int i = 0; i < CONNS_MAX; i++) {
+        conn *c = &o->conns[i];
+        if (c->state != CONN_SERVING)
+            continue;
+        c->draining = true;
+        json *m = wire_new(WIRE_drain);
+        json_put_u64(m, "gen", c->gen);
+        if (bus_send(o->b, c->routing_id, m) != CF_OK)
+            members_lose(o, i, err_text());
+    }
+}
+
+int members_count_serving(const orch *o)
+{
+    int count = 0;
+    for (int i = 0; i < CONNS_MAX; i++)
+        count += o->conns[i].state == CONN_SERVING;
+    return count;
+}

@@ -1,0 +1,103 @@
+/*
+ * orch_status.c - members, queues, totals, latencies as one message. Part of the shell. Fails: never; bounded by
+ * MEMBERS_MAX.
+ */
+#include <stdlib.h>
+#include <string.h>
+
+#include "common/base/clock.h"
+#include "orchestrator/orch.h"
+
+static const char *const stage_names[CORE_STAGES] = {"llm", "flow", "hift"};
+
+static const char *state_name(const conn *c)
+{
+    static const char *const names[] = {"free", "new", "loading", "joined", "admitted", "serving", "serving"};
+    return c->draining ? "draining" : names[c->state];
+}
+
+static json *member_json(const conn *c, uint64_t now_us)
+{
+    json *m = json_object();
+    json_put_str(m, "role", c->role);
+    json_put_u64(m, "instance", (uint64_t)c->instance);
+    json_put_u64(m, "gen", c->gen);
+    json_put_u64(m, "pid", (uint64_t)c->pid);
+    json_put_str(m, "state", state_name(c));
+    json_put_f64(m, "up_s", (double)(now_us - c->since_us) / 1e6);
+    json_put_u64(m, "jobs_done", c->jobs_done);
+    json_put_u64(m, "steps", c->steps);
+    json_put_u64(m, "held", c->held);
+    json_put_f64(m, "busy_s", (double)c->busy_us / 1e6);
+    json_put_u64(m, "rss_bytes", c->rss_bytes);
+    if (c->stage >= 0) {
+        json_put_str(m, "model", c->model_file);
+        json_put_str(m, "sha256", c->model_sha256);
+        json_put_str(m, "backend", c->backend);
+    }
+    return m;
+}
+
+static int by_value(const void *a, const void *b)
+{
+    const int32_t x = *(const int32_t *)a, y = *(const int32_t *)b;
+    return (x > y) - (x < y);
+}
+
+static json *latency_json(const latency_ring *ring)
+{
+    static int32_t sorted[HANDOVERS_KEPT]; /* one thread; too large for the stack */
+    const size_t n = ring->count < HANDOVERS_KEPT ? (size_t)ring->count : HANDOVERS_KEPT;
+    json *m = json_object();
+    memcpy(sorted, ring->us, n * sizeof sorted[0]);
+    qsort(sorted, n, sizeof sorted[0], by_value);
+    json_put_u64(m, "count", ring->count);
+    if (n > 0) {
+        json_put_u64(m, "p50_us", (uint64_t)sorted[n / 2]);
+        json_put_u64(m, "p99_us", (uint64_t)sorted[n - 1 - n / 100]);
+        json_put_u64(m, "max_us", (uint64_t)sorted[n - 1]);
+    }
+    return m;
+}
+
+static json *queues_json(orch *o)
+{
+    int32_t waiting[CORE_STAGES], running[CORE_STAGES];
+    orch_core_count(&o->core, waiting, running);
+    json *q = json_object();
+    for (int s = 0; s < CORE_STAGES; s++) {
+        json *one = json_object();
+        json_put_u64(one, "waiting", (uint64_t)waiting[s]);
+        json_put_u64(one, "running", (uint64_t)running[s]);
+        json_put(one, "handover", latency_json(&o->handover[s]));
+        json_put(q, stage_names[s], one);
+    }
+    json_put_u64(q, "writing", (uint64_t)writer_waiting(o->out));
+    json_put_u64(q, "rows", (uint64_t)o->sessions_live);
+    return q;
+}
+
+json *status_message(orch *o, uint64_t nonce)
+{
+    const uint64_t now_us = clock_now_us();
+    json *m = wire_new(WIRE_status), *members = json_array(), *totals = json_object();
+    for (int i = 0; i < CONNS_MAX; i++)
+        if (o->conns[i].state > CONN_NEW)
+            json_push(members, member_json(&o->conns[i], now_us));
+    json_put_f64(totals, "up_s", (double)(now_us - o->started_us) / 1e6);
+    json_put_bool(totals, "draining", o->draining);
+    json_put_u64(totals, "rows_done", o->rows_done);
+    json_put_u64(totals, "rows_failed", o->rows_failed);
+    json_put_u64(totals, "rows_refused", o->rows_refused);
+    json_put_f64(totals, "audio_s", (double)o->samples_done / SAMPLE_RATE_HZ);
+    json_put_u64(totals, "jobs_dispatched", o->core.jobs_dispatched);
+    json_put_u64(totals, "jobs_replayed", o->core.jobs_replayed);
+    json_put_u64(totals, "messages_bad", o->messages_bad);
+    json_put_u64(m, "nonce", nonce);
+    json_put_u64(m, "boot", o->boot);
+    json_put(m, "members", members);
+    json_put(m, "queues", queues_json(o));
+    json_put(m, "totals", totals);
+    json_put(m, "config", config_to_json(&o->cfg));
+    return m;
+}

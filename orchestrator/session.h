@@ -1,0 +1,50 @@
+/*
+ * session.h - one accepted utterance as the shell holds it: texts, tokens and sounds of its segments, who asked,
+ * where to write.
+ * The core decides by numbers; the artefacts that a replay needs are here.
+ */
+#ifndef CF_ORCHESTRATOR_SESSION_H
+#define CF_ORCHESTRATOR_SESSION_H
+
+#include "common/base/io.h"
+#include "common/base/limits.h"
+#include "common/base/sha256.h"
+#include "common/text/frontend.h"
+#include "common/transport/bus.h"
+
+typedef struct session_segment {
+    int32_t *tokens; /* owned; speech tokens, known from the llm's READY on */
+    int32_t tokens_count;
+    float *samples; /* owned; collected from the hift */
+    int64_t samples_count;
+    bool capped;
+} session_segment;
+
+typedef struct session {
+    char client[BUS_ID_BYTES], id[NAME_BYTES_MAX + 1];
+    char path[IO_PATH_BYTES], format[16];
+    char voice_name[NAME_BYTES_MAX + 1], voice_sha256[SHA256_HEX_BYTES];
+    bool prompt_speech;
+    uint64_t seed, accepted_us, first_work_us;
+    double speed;
+    text_plan plan;            /* owned */
+    session_segment *segments; /* owned, plan.segment_count of them */
+    int32_t text_tokens;       /* of all segments, counted against text_tokens_max */
+    uint64_t compute_us[3];    /* per stage */
+    int32_t attempts;
+    int32_t utterance; /* the core's number while it lives there, else -1 */
+
+    /* What the writer found. */
+    cf_err write_err;
+    char write_text[256], file_sha256[SHA256_HEX_BYTES];
+    struct session *next; /* list link of whoever owns it */
+} session;
+
+/* Takes plan over, also on failure. */
+CF_MUST_CHECK cf_err session_open(text_plan *plan, session **ret_session);
+void session_close(session *s); /* NULL is fine */
+
+int64_t session_samples(const session *s);
+int64_t session_tokens(const session *s);
+
+#endif

@@ -1,0 +1,303 @@
+/*
+ * spawn.c - posix_spawn, pidfds, back-off. Used by `cosyfarm up` and by the private farm of `say`; one thread.
+ * Owns the children and their pidfds. Fails: CF_ERR_SYS, CF_ERR_LIMIT, and the verdicts of spawn_progress.
+ */
+#define _GNU_SOURCE
+#include "orchestrator/spawn.h"
+
+#include <fcntl.h>
+#include <signal.h>
+#include <spawn.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+#include "common/base/check.h"
+#include "common/base/clock.h"
+#include "common/base/io.h"
+#include "common/base/log.h"
+#include "common/base/mem.h"
+#include "common/base/process.h"
+
+#define BACKOFF_FIRST_US 100000
+#define BACKOFF_MAX_US   (5 * CLOCK_SECOND_US)
+#define STEADY_US        (10 * CLOCK_SECOND_US) /* a child that lived this long starts again at once */
+#define ENV_MAX          512
+
+typedef enum child_role { CHILD_KEEPER, CHILD_ORCHESTRATOR, CHILD_WORKER } child_role;
+
+typedef struct child {
+    child_role role;
+    char program[32];
+    int instance;
+    pid_t pid; /* 0: not running */
+    int pid_fd;
+    unsigned starts, quick_deaths;
+    uint64_t started_us, restart_us;
+} child;
+
+struct spawn {
+    char bin_dir[IO_PATH_BYTES], run_dir[IO_PATH_BYTES], config_path[IO_PATH_BYTES];
+    int log_fd; /* owned, -1: our stderr */
+    child children[SPAWN_CHILDREN_MAX];
+    size_t count;
+    bool stopping;
+};
+
+static cf_err find_bin_dir(char *ret_dir, size_t dir_bytes)
+{
+    const ssize_t n = readlink("/proc/self/exe", ret_dir, dir_bytes - 1);
+    if (n <= 0)
+        return err_sys("/proc/self/exe");
+    ret_dir[n] = '\0';
+    char *slash = strrchr(ret_dir, '/');
+    CF_ASSERT(slash != NULL);
+    *slash = '\0';
+    return CF_OK;
+}
+
+/* The environment of a child: ours, with the farm's own variables replaced. A fault armed from outside fires once: a
+ * restarted child runs without it. */
+static void make_env(const spawn *s, bool first, char text[4][IO_PATH_BYTES + 32], char **ret_env)
+{
+    static const char *const replaced[] = {"COSYFARM_RUN_DIR=", "COSYFARM_PARENT=", "OMP_WAIT_POLICY="};
+    size_t n = 0;
+    snprintf(text[0], sizeof text[0], "COSYFARM_RUN_DIR=%s", s->run_dir);
+    snprintf(text[1], sizeof text[1], "COSYFARM_PARENT=%ld", (long)getpid());
+    snprintf(text[2], sizeof text[2],
+             "OMP_WAIT_POLICY=passive"); /* read by libgomp at load: idle threads must not spin */
+    for (int i = 0; i < 3; i++)
+        ret_env[n++] = text[i];
+    for (char **e = environ; *e && n + 1 < ENV_MAX; e++) {
+        bool skip = !first && strncmp(*e, "COSYFARM_FAULT=", 15) == 0;
+        for (size_t r = 0; r < CF_COUNT(replaced); r++)
+            skip = skip || strncmp(*e, replaced[r], strlen(replaced[r])) == 0;
+        if (!skip)
+            ret_env[n++] = *e;
+    }
+    ret_env[n] = NULL;
+}
+
+static cf_err start_child(spawn *s, child *c, uint64_t now_us)
+{
+    cf_err err;
+    char path[IO_PATH_BYTES], instance[16], env_text[4][IO_PATH_BYTES + 32];
+    char *env[ENV_MAX];
+    TRY(io_join(path, sizeof path, s->bin_dir, c->program));
+    snprintf(instance, sizeof instance, "%d", c->instance);
+    char *worker_argv[] = {c->program, "--instance", instance, NULL};
+    char *orch_argv[] = {c->program, "--config", s->config_path, NULL};
+    char *keeper_argv[] = {c->program, NULL};
+    char *const *argv = c->role == CHILD_WORKER ? worker_argv : c->role == CHILD_ORCHESTRATOR ? orch_argv : keeper_argv;
+    make_env(s, c->starts == 0, env_text, env);
+
+    posix_spawn_file_actions_t files;
+    posix_spawnattr_t attr;
+    sigset_t none;
+    sigemptyset(&none);
+    posix_spawn_file_actions_init(&files);
+    posix_spawnattr_init(&attr);
+    posix_spawn_file_actions_addopen(&files, STDIN_FILENO, "/dev/null", O_RDONLY, 0);
+    posix_spawn_file_actions_adddup2(&files, s->log_fd >= 0 ? s->log_fd : STDERR_FILENO, STDERR_FILENO);
+    posix_spawn_file_actions_adddup2(&files, STDERR_FILENO, STDOUT_FILENO);
+    /* Its own group: ^C on the terminal is for us, who drain. Our blocked signals are not its. */
+    posix_spawnattr_setflags(&attr, POSIX_SPAWN_SETPGROUP | POSIX_SPAWN_SETSIGMASK);
+    posix_spawnattr_setpgroup(&attr, 0);
+    posix_spawnattr_setsigmask(&attr, &none);
+    const int rc = posix_spawn(&c->pid, path, &files, &attr, argv, env);
+    posix_spawn_file_actions_destroy(&files);
+    posix_spawnattr_destroy(&attr);
+    if (rc != 0) {
+        c->pid = 0;
+        FAIL(CF_ERR_SYS, "%s: %s", path, strerror(rc));
+    }
+    c->starts++;
+    c->started_us = now_us;
+    TRY(io_pidfd_open(c->pid, &c->pid_fd));
+out:
+    return err;
+}
+
+static cf_err add_children(spawn *s, child_role role, const char *program, int count)
+{
+    for (int i = 0; i < count; i++) {
+        if (s->count == SPAWN_CHILDREN_MAX)
+            return err_set(CF_ERR_LIMIT, "more than %d processes in one farm", SPAWN_CHILDREN_MAX);
+        child *c = &s->children[s->count++];
+        *c = (child){.role = role, .instance = i, .pid_fd = -1, .restart_us = UINT64_MAX};
+        snprintf(c->program, sizeof c->program, "%s", program);
+    }
+    return CF_OK;
+}
+
+static cf_err write_config(const config *cfg, const char *path)
+{
+    cf_err err;
+    json *root = config_to_json(cfg);
+    char *text = NULL;
+    TRY(json_print(root, true, &text));
+    TRY(io_write_file(path, text, strlen(text)));
+out:
+    json_close(root);
+    mem_free(text);
+    return err;
+}
+
+cf_err spawn_open(const config *cfg, const char *run_dir, const char *log_path, spawn **ret_spawn)
+{
+    cf_err err;
+    spawn *s = NULL;
+    TRY(mem_alloc(1, sizeof *s, &s));
+    s->log_fd = -1;
+    snprintf(s->run_dir, sizeof s->run_dir, "%s", run_dir);
+    TRY(find_bin_dir(s->bin_dir, sizeof s->bin_dir));
+    TRY(io_make_dirs(run_dir, 0700));
+    TRY(io_join(s->config_path, sizeof s->config_path, run_dir, "config.json"));
+    TRY(write_config(cfg, s->config_path));
+    if (log_path) {
+        s->log_fd = open(log_path, O_WRONLY | O_CREAT | O_APPEND | O_CLOEXEC, 0600);
+        if (s->log_fd < 0) {
+            err = err_sys("%s: open", log_path);
+            goto out;
+        }
+    }
+    TRY(add_children(s, CHILD_ORCHESTRATOR, "orchestrator", 1));
+    TRY(add_children(s, CHILD_KEEPER, "exchange_keeper", 1));
+    TRY(add_children(s, CHILD_WORKER, "llm_worker", cfg->llm_workers));
+    TRY(add_children(s, CHILD_WORKER, "flow_worker", cfg->flow_workers));
+    TRY(add_children(s, CHILD_WORKER, "hift_worker", cfg->hift_workers));
+    for (size_t i = 0; i < s->count; i++)
+        TRY(start_child(s, &s->children[i], clock_now_us()));
+    *ret_spawn = s;
+    s = NULL;
+out:
+    spawn_close(s);
+    return err;
+}
+
+size_t spawn_fds(const spawn *s, struct pollfd fds[SPAWN_CHILDREN_MAX])
+{
+    size_t n = 0;
+    for (size_t i = 0; i < s->count; i++)
+        if (s->children[i].pid > 0)
+            fds[n++] = (struct pollfd){.fd = s->children[i].pid_fd, .events = POLLIN};
+    return n;
+}
+
+uint64_t spawn_deadline_us(const spawn *s)
+{
+    uint64_t deadline_us = UINT64_MAX;
+    for (size_t i = 0; i < s->count; i++)
+        if (s->children[i].pid == 0 && s->children[i].restart_us < deadline_us)
+            deadline_us = s->children[i].restart_us;
+    return deadline_us;
+}
+
+/* What a child's end means. Schedules its restart unless nothing can come of it. */
+static cf_err judge(spawn *s, child *c, int status, uint64_t now_us)
+{
+    const int code = WIFEXITED(status) ? WEXITSTATUS(status) : -1;
+    if (s->stopping)
+        return CF_OK;
+    if (code == PROCESS_CONFIG || code == PROCESS_USAGE)
+        return err_set(CF_ERR_INVALID, "%s/%d ended with code %d: its last line says why", c->program, c->instance,
+                       code);
+    if (code == PROCESS_DRAINED && c->role == CHILD_ORCHESTRATOR)
+        return err_set(CF_ERR_GONE, "the farm has ended");
+    if (code == PROCESS_DRAINED)
+        return CF_OK; /* it was drained: the orchestrator is about to end, or someone wanted it gone */
+    const bool steady = now_us - c->started_us >= STEADY_US;
+    c->quick_deaths = steady ? 0 : c->quick_deaths + 1;
+    uint64_t pause_us = 0;
+    if (c->quick_deaths > 1) {
+        const unsigned doublings = c->quick_deaths - 2 < 16 ? c->quick_deaths - 2 : 16;
+        pause_us = (uint64_t)BACKOFF_FIRST_US << doublings;
+    }
+    c->restart_us = now_us + (pause_us < BACKOFF_MAX_US ? pause_us : BACKOFF_MAX_US);
+    if (WIFSIGNALED(status))
+        log_warn("child.died", "program=%s instance=%d pid=%ld signal=%d restart_ms=%llu", c->program, c->instance,
+                 (long)c->pid, WTERMSIG(status), (unsigned long long)(c->restart_us - now_us) / 1000);
+    else
+        log_warn("child.ended", "program=%s instance=%d pid=%ld code=%d restart_ms=%llu", c->program, c->instance,
+                 (long)c->pid, code, (unsigned long long)(c->restart_us - now_us) / 1000);
+    return CF_OK;
+}
+
+cf_err spawn_progress(spawn *s, uint64_t now_us)
+{
+    cf_err err = CF_OK;
+    for (size_t i = 0; i < s->count; i++) {
+        child *c = &s->children[i];
+        int status;
+        if (c->pid > 0 && waitpid(c->pid, &status, WNOHANG) == c->pid) {
+            const cf_err verdict = judge(s, c, status, now_us);
+            io_close(&c->pid_fd);
+            c->pid = 0;
+            if (verdict != CF_OK)
+                return verdict;
+        }
+        if (c->pid == 0 && !s->stopping && now_us >= c->restart_us) {
+            c->restart_us = UINT64_MAX;
+            TRY(start_child(s, c, now_us));
+        }
+    }
+out:
+    return err;
+}
+
+static size_t alive(const spawn *s)
+{
+    size_t n = 0;
+    for (size_t i = 0; i < s->count; i++)
+        n += s->children[i].pid > 0;
+    return n;
+}
+
+static void signal_all(const spawn *s, int number, bool orchestrator_only)
+{
+    for (size_t i = 0; i < s->count; i++)
+        if (s->children[i].pid > 0 && (!orchestrator_only || s->children[i].role == CHILD_ORCHESTRATOR))
+            kill(s->children[i].pid, number);
+}
+
+/* Waits until nobody (or no orchestrator) is left, or the deadline. */
+static bool wait_gone(spawn *s, bool orchestrator_only, uint64_t deadline_us)
+{
+    for (;;) {
+        const cf_err err = spawn_progress(s, clock_now_us());
+        CF_ASSERT(err == CF_OK); /* stopping: nothing is judged or restarted */
+        struct pollfd fds[SPAWN_CHILDREN_MAX];
+        size_t n = 0;
+        for (size_t i = 0; i < s->count; i++)
+            if (s->children[i].pid > 0 && (!orchestrator_only || s->children[i].role == CHILD_ORCHESTRATOR))
+                fds[n++] = (struct pollfd){.fd = s->children[i].pid_fd, .events = POLLIN};
+        if (n == 0)
+            return true;
+        if (clock_now_us() >= deadline_us)
+            return false;
+        poll(fds, n, clock_left_ms(deadline_us, 1000));
+    }
+}
+
+void spawn_stop(spawn *s, uint64_t deadline_us)
+{
+    s->stopping = true;
+    signal_all(s, SIGTERM, true);
+    wait_gone(s, true, deadline_us);
+    signal_all(s, SIGTERM, false);
+    if (!wait_gone(s, false, clock_now_us() + CLOCK_SECOND_US))
+        log_warn("farm.killed", "processes=%zu", alive(s));
+}
+
+void spawn_close(spawn *s)
+{
+    if (!s)
+        return;
+    s->stopping = true;
+    signal_all(s, SIGKILL, false);
+    wait_gone(s, false, clock_now_us() + 5 * CLOCK_SECOND_US);
+    io_close(&s->log_fd);
+    mem_free(s);
+}

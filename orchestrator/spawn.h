@@ -1,0 +1,37 @@
+/*
+ * spawn.h - the farm's processes as children, where systemd does not start them (a laptop, a container, a batch job).
+ *
+ * Never blocks: the owner polls spawn_fds and calls spawn_progress. A child that ends is started again, at once the
+ * first time, then with growing pauses; exit code 0 of the orchestrator means that the farm was told to end; 64 and
+ * 78 of any child mean that a restart cannot help. Children die with their parent.
+ */
+#ifndef CF_ORCHESTRATOR_SPAWN_H
+#define CF_ORCHESTRATOR_SPAWN_H
+
+#include <poll.h>
+#include <stdbool.h>
+#include <stdint.h>
+
+#include "common/base/config.h"
+#include "common/base/err.h"
+
+#define SPAWN_CHILDREN_MAX 64
+
+typedef struct spawn spawn;
+
+/* Writes run_dir/config.json and starts keeper, orchestrator and workers. Programs lie beside the running one. Their
+ * messages go to log_path (appended), or to our stderr when it is NULL. */
+CF_MUST_CHECK cf_err spawn_open(const config *cfg, const char *run_dir, const char *log_path, spawn **ret_spawn);
+
+size_t spawn_fds(const spawn *s, struct pollfd fds[SPAWN_CHILDREN_MAX]);
+uint64_t spawn_deadline_us(const spawn *s); /* when a delayed restart is due; UINT64_MAX: none */
+
+/* Reaps and restarts. CF_ERR_GONE: the farm has ended in order. CF_ERR_INVALID: it cannot run; the text says who said
+ * so. */
+CF_MUST_CHECK cf_err spawn_progress(spawn *s, uint64_t now_us);
+
+/* Ends all children: SIGTERM to the orchestrator first, which drains; then to the rest; SIGKILL at the deadline. */
+void spawn_stop(spawn *s, uint64_t deadline_us);
+void spawn_close(spawn *s); /* kills what is left; NULL is fine */
+
+#endif

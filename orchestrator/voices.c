@@ -1,0 +1,103 @@
+/*
+ * voices.c - a small cache of voice files, checked against size and time of modification. The shell's thread.
+ * Fails: what voice_load fails with, CF_ERR_NOTFOUND with the names there are.
+ */
+#define _GNU_SOURCE
+#include "orchestrator/voices.h"
+
+#include <stdio.h>
+#include <string.h>
+#include <sys/stat.h>
+
+#include "common/base/io.h"
+#include "common/base/mem.h"
+
+#define VOICES_CACHED 64
+
+typedef struct voices_entry {
+    voice *v; /* owned; NULL: free */
+    off_t bytes;
+    struct timespec changed;
+} voices_entry;
+
+struct voices {
+    char model_dir[IO_PATH_BYTES];
+    voices_entry entries[VOICES_CACHED];
+    int next; /* round robin */
+};
+
+cf_err voices_open(const char *model_dir, voices **ret_voices)
+{
+    cf_err err;
+    voices *v = NULL;
+    TRY(mem_alloc(1, sizeof *v, &v));
+    snprintf(v->model_dir, sizeof v->model_dir, "%s", model_dir);
+    *ret_voices = v;
+out:
+    return err;
+}
+
+void voices_close_all(voices *v)
+{
+    for (int i = 0; v && i < VOICES_CACHED; i++)
+        voice_close(v->entries[i].v);
+    mem_free(v);
+}
+
+static bool same_file(const voices_entry *e, const struct stat *st)
+{
+    return e->bytes == st->st_size && e->changed.tv_sec == st->st_mtim.tv_sec &&
+           e->changed.tv_nsec == st->st_mtim.tv_nsec;
+}
+
+/* "echo, vale" for the error text, and the first name for the default. */
+static cf_err list_names(const voices *v, char *ret_list, size_t list_bytes, char *ret_first, size_t first_bytes)
+{
+    cf_err err;
+    char **names = NULL;
+    size_t count = 0, n = 0;
+    TRY(voice_names(v->model_dir, &names, &count));
+    ret_list[0] = '\0';
+    snprintf(ret_first, first_bytes, "%s", count > 0 ? names[0] : "");
+    for (size_t i = 0; i < count && n < list_bytes; i++)
+        n += (size_t)snprintf(ret_list + n, list_bytes - n, "%s%s", i ? ", " : "", names[i]);
+out:
+    voice_names_close(names, count);
+    return err;
+}
+
+cf_err voices_find(voices *v, const char *name, const voice **ret_voice)
+{
+    cf_err err;
+    char path[IO_PATH_BYTES], list[512], first[VOICE_NAME_BYTES_MAX + 1];
+    struct stat st;
+    voice *loaded = NULL;
+    if (!name[0]) {
+        TRY(list_names(v, list, sizeof list, first, sizeof first));
+        if (!first[0])
+            FAIL(CF_ERR_NOTFOUND, "%s/voices holds no voice; import one with cosyfarm voice import", v->model_dir);
+        name = first;
+    }
+    TRY(voice_name_check(name));
+    if (snprintf(path, sizeof path, "%s/voices/%s.safetensors", v->model_dir, name) >= (int)sizeof path)
+        FAIL(CF_ERR_LIMIT, "voice %s: path too long", name);
+    if (stat(path, &st) != 0) {
+        char asked[VOICE_NAME_BYTES_MAX + 1];
+        snprintf(asked, sizeof asked, "%s", name);
+        TRY(list_names(v, list, sizeof list, first, sizeof first));
+        FAIL(CF_ERR_NOTFOUND, "voice \"%s\" is not in %s/voices; there is: %s", asked, v->model_dir,
+             list[0] ? list : "none");
+    }
+    for (int i = 0; i < VOICES_CACHED; i++)
+        if (v->entries[i].v && strcmp(v->entries[i].v->name, name) == 0 && same_file(&v->entries[i], &st)) {
+            *ret_voice = v->entries[i].v;
+            return CF_OK;
+        }
+    TRY(voice_load(v->model_dir, name, &loaded));
+    voices_entry *e = &v->entries[v->next++ % VOICES_CACHED];
+    voice_close(e->v);
+    *e = (voices_entry){.v = loaded, .bytes = st.st_size, .changed = st.st_mtim};
+    *ret_voice = loaded;
+out:
+    return err;
+}

@@ -1,0 +1,21 @@
+/*
+ * writer.h - the orchestrator's only helper thread: encodes finished utterances and puts their files in place, so
+ * that a slow disk never holds up the control loop. It owns a session from writer_put to writer_take and nothing
+ * else.
+ */
+#ifndef CF_ORCHESTRATOR_WRITER_H
+#define CF_ORCHESTRATOR_WRITER_H
+
+#include "orchestrator/session.h"
+
+typedef struct writer writer;
+
+CF_MUST_CHECK cf_err writer_open(writer **ret_writer);
+void writer_close(writer *w); /* finishes the file in hand, drops the rest; NULL is fine */
+
+int writer_fd(const writer *w); /* readable when a session is done */
+void writer_put(writer *w, session *s);
+session *writer_take(writer *w); /* NULL when none; write_err tells how it went */
+int32_t writer_waiting(writer *w);
+
+#endif

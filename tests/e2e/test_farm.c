@@ -1,0 +1,193 @@
+/*
+ * test_farm.c - the real processes on the tiny model: say on a cold and on a running farm, formats, refusals, status,
+ * drain.
+ */
+#define _GNU_SOURCE
+#include "tests/harness/test.h"
+
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+#include "common/base/io.h"
+#include "common/base/mem.h"
+#include "common/base/sha256.h"
+#include "tests/harness/farm.h"
+#include "tests/harness/tiny_model.h"
+
+static const char sentence[] = "The quick brown fox jumps over the lazy dog.";
+
+static void hash_file(const char *path, char ret_hex[SHA256_HEX_BYTES])
+{
+    io_map map;
+    assert_ok(io_map_file(path, &map));
+    assert_ok(sha256_of(map.data, map.data_bytes, ret_hex));
+    io_unmap(&map);
+}
+
+static void expect(int code, const char *part, const char *const *args)
+{
+    char out[8192];
+    const int got = farm_command(args, out, sizeof out);
+    if (got != code || !strstr(out, part))
+        fail_msg("exit code %d (want %d), output without \"%s\":\n%s", got, code, part, out);
+}
+
+static void test_cold_say_repeats_itself(void **state)
+{
+    (void)state;
+    char a[256], b[256], hash_a[SHA256_HEX_BYTES], hash_b[SHA256_HEX_BYTES];
+    const char *dir = test_temp_dir();
+    snprintf(a, sizeof a, "%s/a.wav", dir);
+    snprintf(b, sizeof b, "%s/b.wav", dir);
+    setenv("COSYFARM_RUN_DIR", dir, 1);
+    expect(0, "s of audio in",
+           (const char *const[]){"cosyfarm", "say", "-m", tiny_model_dir(), "-o", a, sentence, NULL});
+    expect(0, "\"status\":\"done\"",
+           (const char *const[]){"cosyfarm", "say", "-m", tiny_model_dir(), "--threads", "1", "--json", "-o", b,
+                                 sentence, NULL});
+    hash_file(a, hash_a);
+    hash_file(b, hash_b);
+    assert_string_equal(hash_a, hash_b);
+    expect(0, "s of audio",
+           (const char *const[]){"cosyfarm", "say", "-m", tiny_model_dir(), "--seed", "5", "-o", b, sentence, NULL});
+    hash_file(b, hash_b);
+    assert_string_not_equal(hash_a, hash_b);
+}
+
+static void test_say_refusals(void **state)
+{
+    (void)state;
+    const char *dir = test_temp_dir();
+    char wav[256];
+    snprintf(wav, sizeof wav, "%s/x.wav", dir);
+    setenv("COSYFARM_RUN_DIR", dir, 1);
+    unsetenv("COSYFARM_MODEL");
+    expect(78, "no model directory", (const char *const[]){"cosyfarm", "say", "-o", wav, "x", NULL});
+    expect(78, "no such model directory",
+           (const char *const[]){"cosyfarm", "say", "-m", "/nonexistent", "-o", wav, "x", NULL});
+    expect(64, "nothing to say", (const char *const[]){"cosyfarm", "say", "-m", tiny_model_dir(), "-o", wav, NULL});
+    expect(64, "expected 0.5..2",
+           (const char *const[]){"cosyfarm", "say", "-m", tiny_model_dir(), "--speed", "3", "x", NULL});
+    expect(64, "expected .wav",
+           (const char *const[]){"cosyfarm", "say", "-m", tiny_model_dir(), "-o", "x.xyz", "x", NULL});
+    expect(78, "there is: echo, vale",
+           (const char *const[]){"cosyfarm", "say", "-m", tiny_model_dir(), "-v", "ecko", "-o", wav, "x", NULL});
+    expect(78, "nothing to say",
+           (const char *const[]){"cosyfarm", "say", "-m", tiny_model_dir(), "-o", wav, "...", NULL});
+    expect(
+        78, "device \"cuda:0\"",
+        (const char *const[]){"cosyfarm", "say", "-m", tiny_model_dir(), "--device", "cuda:0", "-o", wav, "x", NULL});
+    expect(64, "is not known", (const char *const[]){"cosyfarm", "sing", NULL});
+    expect(69, "no farm runs", (const char *const[]){"cosyfarm", "status", "--run-dir", dir, NULL});
+    assert_false(io_exists(wav));
+}
+
+static void test_running_farm(void **state)
+{
+    (void)state;
+    farm f;
+    char path[256], out[65536];
+    static const char *const extensions[] = {"wav", "flac", "ogg", "mp3"};
+    const char *dir = test_temp_dir();
+    farm_start(&f, NULL, NULL);
+    setenv("COSYFARM_RUN_DIR", f.run_dir, 1);
+    for (int i = 0; i < 4; i++) {
+        snprintf(path, sizeof path, "%s/sub/x.%s", dir, extensions[i]);
+        expect(0, "running farm",
+               (const char *const[]){"cosyfarm", "say", "-m", tiny_model_dir(), "-o", path, sentence, NULL});
+        assert_true(io_exists(path));
+    }
+    expect(0, "standard output", (const char *const[]){"cosyfarm", "say", "-o", "-", sentence, NULL});
+    expect(78, "serves", (const char *const[]){"cosyfarm", "say", "-m", small_model_dir(), "-o", path, sentence, NULL});
+    expect(78, "runs in", (const char *const[]){"cosyfarm", "up", "-m", tiny_model_dir(), NULL});
+    expect(0, "hift", (const char *const[]){"cosyfarm", "status", NULL});
+    assert_int_equal(farm_command((const char *const[]){"cosyfarm", "status", "--json", NULL}, out, sizeof out), 0);
+    json *root;
+    uint64_t done;
+    assert_ok(json_parse(out, strlen(out), 8, &root));
+    assert_ok(json_get_u64(json_find(root, "totals"), "rows_done", 5, 5, &done));
+    json_close(root);
+    farm_end(&f);
+    expect(69, "no farm runs", (const char *const[]){"cosyfarm", "down", NULL});
+}
+
+static void test_instruct_and_speed(void **state)
+{
+    (void)state;
+    farm f;
+    char path[256];
+    const char *dir = test_temp_dir();
+    farm_start(&f, NULL, NULL);
+    setenv("COSYFARM_RUN_DIR", f.run_dir, 1);
+    snprintf(path, sizeof path, "%s/x.wav", dir);
+    expect(0, "s of audio",
+           (const char *const[]){"cosyfarm", "say", "--instruct", "Speak slowly.", "-o", path, sentence, NULL});
+    expect(0, "s of audio",
+           (const char *const[]){"cosyfarm", "say", "--mode", "cross_lingual", "--speed", "1.5", "-o", path, sentence,
+                                 NULL});
+    expect(64, "--instruct TEXT goes with",
+           (const char *const[]){"cosyfarm", "say", "--mode", "instruct", "-o", path, "x", NULL});
+    farm_end(&f);
+}
+
+/* Twelve rows at once through batches of many shapes equal the same rows one after the other. */
+static void test_alone_and_among_others(void **state)
+{
+    (void)state;
+    farm f;
+    farm_row alone[12], together[12];
+    const char *dir = test_temp_dir();
+    farm_start(&f, NULL, "\"llm_rows\":1,\"flow_rows\":1,\"hift_rows\":1");
+    farm_speak(&f, dir, 12, alone, 0, NULL, NULL);
+    farm_end(&f);
+    farm_start(&f, NULL, "\"threads\":1");
+    farm_speak(&f, dir, 12, together, 0, NULL, NULL);
+    farm_end(&f);
+    for (int i = 0; i < 12; i++) {
+        assert_string_equal(alone[i].status, "done");
+        assert_string_equal(alone[i].sha256, together[i].sha256);
+    }
+}
+
+static void test_full_farm_refuses_and_client_waits(void **state)
+{
+    (void)state;
+    farm f;
+    farm_row rows[8];
+    farm_start(&f, NULL, "\"utterances_max\":2");
+    farm_speak(&f, test_temp_dir(), 8, rows, 0, NULL, NULL);
+    for (int i = 0; i < 8; i++)
+        assert_string_equal(rows[i].status, "done");
+    wire_msg status = farm_status(&f);
+    uint64_t refused;
+    assert_ok(json_get_u64(wire_json(&status, "totals"), "rows_refused", 1, UINT64_MAX, &refused));
+    wire_done(&status);
+    farm_end(&f);
+}
+
+static void test_unknown_configuration_key(void **state)
+{
+    (void)state;
+    char path[256];
+    const char *dir = test_temp_dir();
+    snprintf(path, sizeof path, "%s/c.json", dir);
+    assert_ok(io_write_file(path, "{\"llm_row\":4}", 13));
+    expect(64, "did you mean \"llm_rows\"",
+           (const char *const[]){"cosyfarm", "up", "-m", tiny_model_dir(), "--config", path, NULL});
+}
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(test_cold_say_repeats_itself),
+        cmocka_unit_test(test_say_refusals),
+        cmocka_unit_test(test_running_farm),
+        cmocka_unit_test(test_instruct_and_speed),
+        cmocka_unit_test(test_alone_and_among_others),
+        cmocka_unit_test(test_full_farm_refuses_and_client_waits),
+        cmocka_unit_test(test_unknown_configuration_key),
+    };
+    return cmocka_run_group_tests_name("farm", tests, NULL, NULL);
+}

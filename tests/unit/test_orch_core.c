@@ -1,0 +1,439 @@
+/*
+ * test_orch_core.c - the orchestrator's decisions: single cases, then a thousand random histories with members that
+ * die, give back, lie and answer late, each checked against the promises: every utterance ends exactly once, no job
+ * runs twice at once, nobody gets more than its credit, all slots come back.
+ */
+#include "tests/harness/test.h"
+
+#include <string.h>
+
+#include "common/base/rng.h"
+#include "orchestrator/orch_core.h"
+
+static orch_core core; /* large: one for the program */
+
+static const core_action *find_action(core_action_kind kind)
+{
+    for (int32_t i = 0; i < core.actions_count; i++)
+        if (core.actions[i].kind == kind)
+            return &core.actions[i];
+    return NULL;
+}
+
+static void apply(core_event e)
+{
+    orch_core_step(&core, &e, 1000);
+}
+
+static void join(int member, int stage, uint32_t outbox)
+{
+    apply((core_event){.kind = CORE_JOINED,
+                       .member = member,
+                       .stage = stage,
+                       .rows_max = 2,
+                       .frames_max = 1000,
+                       .outbox_id = outbox,
+                       .outbox_bytes = 1 << 22});
+}
+
+static void join_three(void)
+{
+    orch_core_init(&core, 3);
+    join(0, CORE_LLM, 0);
+    join(1, CORE_FLOW, 1);
+    join(2, CORE_HIFT, 2);
+    apply((core_event){.kind = CORE_OPENED, .member = 2, .outbox_id = 1});
+}
+
+static void submit(int utterance, int segments)
+{
+    static core_cost costs[64];
+    for (int i = 0; i < segments; i++)
+        costs[i] = (core_cost){10, 50};
+    apply((core_event){
+        .kind = CORE_SUBMIT, .utterance = utterance, .speed = 1, .segments = costs, .segments_count = segments});
+}
+
+static core_action expect_work(int stage)
+{
+    const core_action *a = find_action(CORE_DO_WORK);
+    assert_non_null(a);
+    assert_int_equal(a->stage, stage);
+    return *a;
+}
+
+static void ready(core_action work, int tokens, int frames, int64_t samples)
+{
+    apply((core_event){.kind = CORE_READY,
+                       .member = work.member,
+                       .job = work.job,
+                       .tokens = tokens,
+                       .frames = frames,
+                       .samples = samples});
+}
+
+static void test_one_row_goes_through(void **state)
+{
+    (void)state;
+    join_three();
+    submit(5, 1);
+    core_action llm = expect_work(CORE_LLM);
+    ready(llm, 25, 0, 0);
+    core_action flow = expect_work(CORE_FLOW);
+    assert_int_equal(flow.out.bytes, 50 * CORE_FRAME_BYTES);
+    ready(flow, 0, 50, 0);
+    core_action hift = expect_work(CORE_HIFT);
+    assert_int_equal(hift.in.outbox_id, 1);
+    assert_int_equal(hift.frames, 50);
+    ready(hift, 0, 0, 50 * 480);
+    assert_int_equal(find_action(CORE_DO_COLLECT)->samples, 50 * 480);
+    assert_int_equal(find_action(CORE_DO_FINISH)->utterance, 5);
+    assert_int_equal(find_action(CORE_DO_FORGET)->utterance, 5);
+    assert_int_equal(slots_used_bytes(&core.boxes[0]) + slots_used_bytes(&core.boxes[1]), 0);
+    assert_int_equal(core.free_segments_count, CORE_SEGMENTS_MAX);
+}
+
+static void test_speed_shortens_the_slot(void **state)
+{
+    (void)state;
+    join_three();
+    static const core_cost cost = {10, 50};
+    apply((core_event){.kind = CORE_SUBMIT, .speed = 1.3, .segments = &cost, .segments_count = 1});
+    ready(expect_work(CORE_LLM), 25, 0, 0);
+    assert_int_equal(expect_work(CORE_FLOW).frames, (int)(50 / 1.3));
+}
+
+static void test_death_replays_from_the_stage_boundary(void **state)
+{
+    (void)state;
+    join_three();
+    submit(0, 1);
+    ready(expect_work(CORE_LLM), 25, 0, 0);
+    const core_action flow = expect_work(CORE_FLOW);
+    apply((core_event){.kind = CORE_LOST, .member = 1});
+    assert_non_null(find_action(CORE_DO_RELEASE)); /* nothing committed: the outbox goes at once */
+    join(3, CORE_FLOW, 7);
+    const core_action again = expect_work(CORE_FLOW);
+    assert_true(again.job != flow.job);
+    ready(flow, 0, 50, 0); /* an echo of the dead */
+    assert_null(find_action(CORE_DO_WORK));
+    apply((core_event){.kind = CORE_OPENED, .member = 2, .outbox_id = 7});
+    ready(again, 0, 50, 0);
+    expect_work(CORE_HIFT);
+}
+
+static void test_committed_mel_outlives_its_writer(void **state)
+{
+    (void)state;
+    join_three();
+    submit(0, 1);
+    ready(expect_work(CORE_LLM), 25, 0, 0);
+    apply((core_event){.kind = CORE_LOST, .member = 2}); /* no hift: the mel must wait */
+    const core_segment *s = &core.segments[core.utterances[0].first_segment];
+    const core_action flow = {.member = 1, .job = s->job};
+    ready(flow, 0, 50, 0);
+    apply((core_event){.kind = CORE_LOST, .member = 1});
+    assert_null(find_action(CORE_DO_RELEASE)); /* still to be read */
+    join(4, CORE_HIFT, 9);
+    assert_null(find_action(CORE_DO_WORK)); /* it has not mapped the dead one's outbox */
+    apply((core_event){.kind = CORE_OPENED, .member = 4, .outbox_id = 1});
+    const core_action hift = expect_work(CORE_HIFT);
+    assert_int_equal(hift.in.outbox_id, 1);
+    ready(hift, 0, 0, 50 * 480);
+    assert_int_equal(find_action(CORE_DO_RELEASE)->in.outbox_id, 1);
+    assert_non_null(find_action(CORE_DO_FINISH));
+}
+
+static void test_poison_runs_alone_then_is_given_up(void **state)
+{
+    (void)state;
+    orch_core_init(&core, 3);
+    join(0, CORE_LLM, 0);
+    submit(0, 1);
+    for (int death = 0; death < 2; death++) {
+        apply((core_event){.kind = CORE_LOST, .member = 0});
+        assert_null(find_action(CORE_DO_FAIL));
+        join(0, CORE_LLM, 0);
+        assert_int_equal(expect_work(CORE_LLM).utterance, 0);
+    }
+    submit(1, 1); /* there is credit for two, but the suspect must be alone */
+    assert_null(find_action(CORE_DO_WORK));
+    apply((core_event){.kind = CORE_LOST, .member = 0});
+    const core_action *fail = find_action(CORE_DO_FAIL);
+    assert_non_null(fail);
+    assert_int_equal(fail->utterance, 0);
+    assert_int_equal(fail->deaths, 3);
+    assert_int_equal(core.utterances[1].state, UTTERANCE_LIVE);
+}
+
+static void test_given_back_work_is_nobodys_fault(void **state)
+{
+    (void)state;
+    join_three();
+    submit(0, 1);
+    const core_action a = expect_work(CORE_LLM);
+    apply((core_event){.kind = CORE_DRAINING, .member = 0});
+    apply((core_event){.kind = CORE_FAILED, .member = 0, .job = a.job, .code = CF_ERR_CANCELLED});
+    assert_null(find_action(CORE_DO_FAIL));
+    join(6, CORE_LLM, 0);
+    assert_int_equal(expect_work(CORE_LLM).member, 6);
+    assert_int_equal(core.segments[core.utterances[0].first_segment].deaths, 0);
+}
+
+static void test_failure_cancels_the_rest_of_the_row(void **state)
+{
+    (void)state;
+    join_three();
+    submit(0, 2);
+    const uint64_t second = core.segments[core.segments[core.utterances[0].first_segment].next].job;
+    const uint64_t first = core.segments[core.utterances[0].first_segment].job;
+    apply((core_event){.kind = CORE_FAILED, .member = 0, .job = first, .code = CF_ERR_NUMERIC});
+    assert_int_equal(find_action(CORE_DO_FAIL)->code, CF_ERR_NUMERIC);
+    assert_int_equal(find_action(CORE_DO_CANCEL)->job, second);
+    assert_null(find_action(CORE_DO_FORGET)); /* a member still holds a segment */
+    apply((core_event){.kind = CORE_FAILED, .member = 0, .job = second, .code = CF_ERR_CANCELLED});
+    assert_int_equal(find_action(CORE_DO_FORGET)->utterance, 0);
+}
+
+static void test_lies_fail_the_row(void **state)
+{
+    (void)state;
+    join_three();
+    submit(0, 1);
+    ready(expect_work(CORE_LLM), 25, 0, 0);
+    ready(expect_work(CORE_FLOW), 0, 51, 0);
+    assert_int_equal(find_action(CORE_DO_FAIL)->code, CF_ERR_CORRUPT);
+    submit(1, 1);
+    ready(expect_work(CORE_LLM), 0, 0, 0);
+    assert_int_equal(find_action(CORE_DO_FAIL)->code, CF_ERR_CORRUPT);
+}
+
+static void test_too_large_for_any_outbox(void **state)
+{
+    (void)state;
+    join_three(); /* 4 MiB outboxes: 8192 samples * 480 * 4 do not fit */
+    submit(0, 1);
+    ready(expect_work(CORE_LLM), 2000, 0, 0);
+    ready(expect_work(CORE_FLOW), 0, 4000, 0);
+    assert_int_equal(find_action(CORE_DO_FAIL)->code, CF_ERR_LIMIT);
+    assert_int_equal(core.free_segments_count, CORE_SEGMENTS_MAX);
+}
+
+static void test_priority_goes_first(void **state)
+{
+    (void)state;
+    orch_core_init(&core, 3);
+    static const core_cost cost = {10, 0};
+    for (int i = 0; i < 3; i++)
+        apply((core_event){.kind = CORE_SUBMIT,
+                           .utterance = i,
+                           .priority = i == 2 ? 9 : 0,
+                           .speed = 1,
+                           .segments = &cost,
+                           .segments_count = 1});
+    join(0, CORE_LLM, 0);
+    assert_int_equal(core.actions[0].utterance, 2);
+    assert_int_equal(core.actions[1].utterance, 0);
+}
+
+/* ---- random histories ---- */
+
+#define SIM_JOBS 512
+
+typedef struct sim {
+    uint64_t seed;
+    uint32_t draws;
+    core_action held[SIM_JOBS]; /* dispatched and not answered, by live or dead members */
+    int32_t held_count;
+    uint32_t next_outbox;
+    int32_t ended[UTTERANCES_MAX], submitted, finished, failed;
+    bool busy[UTTERANCES_MAX];
+} sim;
+
+static float draw(sim *s)
+{
+    return rng_uniform(s->seed, 1, s->draws++, 0);
+}
+
+static void sim_step(sim *s, core_event e);
+
+static void sim_join(sim *s, int member)
+{
+    const int stage = member % 3;
+    const uint32_t outbox = stage == CORE_LLM ? 0 : ++s->next_outbox;
+    sim_step(s, (core_event){.kind = CORE_JOINED,
+                             .member = member,
+                             .stage = stage,
+                             .rows_max = 1 + (int)(draw(s) * 4),
+                             .frames_max = 400,
+                             .outbox_id = outbox,
+                             .outbox_bytes = 1 << 20});
+    for (int m = 0; m < MEMBERS_MAX && core.members[member].live; m++)
+        for (int b = 0; b < CORE_BOXES_MAX; b++) {
+            const uint32_t id = core.boxes[b].outbox_id;
+            if (core.members[m].live && core.members[m].stage == CORE_HIFT && id != 0 && !core.members[m].opened[b])
+                sim_step(s, (core_event){.kind = CORE_OPENED, .member = m, .outbox_id = id});
+        }
+}
+
+static void check_invariants(const sim *s)
+{
+    int32_t rows[MEMBERS_MAX] = {0};
+    uint64_t leased = 0, slots = 0;
+    for (int32_t i = 0; i < CORE_SEGMENTS_MAX; i++) {
+        const core_segment *g = &core.segments[i];
+        if (g->state == SEGMENT_RUN) {
+            rows[g->member]++;
+            leased += g->out.outbox_id != 0;
+            assert_true(core.members[g->member].live);
+            assert_int_equal(core.members[g->member].stage, g->stage);
+        }
+        slots += g->state != SEGMENT_FREE && g->in.outbox_id != 0;
+    }
+    for (int m = 0; m < MEMBERS_MAX; m++)
+        if (core.members[m].live) {
+            assert_int_equal(rows[m], core.members[m].rows_held);
+            assert_true(rows[m] <= core.members[m].rows_max);
+            assert_true(core.members[m].frames_held <= core.members[m].frames_max || rows[m] == 1);
+        }
+    uint64_t found = 0;
+    for (int b = 0; b < CORE_BOXES_MAX; b++)
+        found += core.boxes[b].outbox_id != 0 ? (uint64_t)core.boxes[b].count : 0;
+    assert_int_equal(found, leased + slots);
+    (void)s;
+}
+
+static void sim_step(sim *s, core_event e)
+{
+    do {
+        orch_core_step(&core, &e, s->draws);
+        for (int32_t i = 0; i < core.actions_count; i++) {
+            const core_action a = core.actions[i];
+            if (a.kind == CORE_DO_WORK) {
+                assert_true(s->held_count < SIM_JOBS);
+                s->held[s->held_count++] = a;
+            } else if (a.kind == CORE_DO_FINISH || a.kind == CORE_DO_FAIL) {
+                s->ended[a.utterance]++;
+                assert_int_equal(s->ended[a.utterance], 1); /* exactly once */
+                s->finished += a.kind == CORE_DO_FINISH;
+                s->failed += a.kind == CORE_DO_FAIL;
+            } else if (a.kind == CORE_DO_FORGET) {
+                assert_int_equal(s->ended[a.utterance], 1);
+                s->ended[a.utterance] = 0;
+                s->busy[a.utterance] = false;
+            }
+        }
+        e = (core_event){.kind = CORE_TICK};
+    } while (core.more);
+    check_invariants(s);
+}
+
+static void sim_submit(sim *s)
+{
+    core_cost costs[5];
+    const int count = 1 + (int)(draw(s) * 5);
+    int utterance = 0;
+    while (utterance < UTTERANCES_MAX && s->busy[utterance])
+        utterance++;
+    if (utterance == UTTERANCES_MAX || !orch_core_has_room(&core, count))
+        return;
+    for (int i = 0; i < count; i++)
+        costs[i] = (core_cost){10, (int)(draw(s) * 100)};
+    s->busy[utterance] = true;
+    s->submitted++;
+    sim_step(s, (core_event){.kind = CORE_SUBMIT,
+                             .utterance = utterance,
+                             .priority = (int)(draw(s) * 10),
+                             .speed = 0.5 + 1.5 * (double)draw(s),
+                             .segments = costs,
+                             .segments_count = count});
+}
+
+/* Answers one held job: mostly well, sometimes wrongly, with a failure, or giving it back. */
+static void sim_answer(sim *s, bool well)
+{
+    if (s->held_count == 0)
+        return;
+    const int32_t at = (int32_t)(draw(s) * (float)s->held_count);
+    const core_action a = s->held[at];
+    s->held[at] = s->held[--s->held_count];
+    const float u = draw(s);
+    core_event e = {.kind = CORE_READY,
+                    .member = a.member,
+                    .job = a.job,
+                    .tokens = 1 + (int)(draw(s) * 150),
+                    .frames = a.frames,
+                    .samples = (int64_t)a.frames * 480};
+    if (!well && u < 0.03f)
+        e.frames++, e.samples++, e.tokens = 0;
+    else if (!well && u < 0.06f)
+        e = (core_event){.kind = CORE_FAILED, .member = a.member, .job = a.job, .code = CF_ERR_NUMERIC};
+    else if (!well && u < 0.10f)
+        e = (core_event){.kind = CORE_FAILED, .member = a.member, .job = a.job, .code = CF_ERR_CANCELLED};
+    sim_step(s, e);
+}
+
+static void sim_fault(sim *s)
+{
+    const int member = (int)(draw(s) * 9);
+    if (!core.members[member].live)
+        sim_join(s, member);
+    else if (draw(s) < 0.5f)
+        sim_step(s, (core_event){.kind = CORE_LOST, .member = member});
+}
+
+static void run_history(uint64_t seed)
+{
+    static sim s;
+    memset(&s, 0, sizeof s);
+    s.seed = seed;
+    orch_core_init(&core, 3);
+    for (int m = 0; m < 9; m++)
+        sim_join(&s, m);
+    for (int step = 0; step < 400; step++) {
+        const float u = draw(&s);
+        if (u < 0.2f)
+            sim_submit(&s);
+        else if (u < 0.9f)
+            sim_answer(&s, false);
+        else
+            sim_fault(&s);
+    }
+    /* Faults stop: everybody lives, everything must end within a bounded number of answers. */
+    for (int m = 0; m < 9; m++)
+        if (!core.members[m].live)
+            sim_join(&s, m);
+    for (int step = 0; step < 20000 && s.held_count > 0; step++)
+        sim_answer(&s, true);
+    assert_int_equal(s.finished + s.failed, s.submitted);
+    assert_int_equal(core.order_count, 0);
+    assert_int_equal(core.free_segments_count, CORE_SEGMENTS_MAX);
+    for (int b = 0; b < CORE_BOXES_MAX; b++)
+        assert_int_equal(core.boxes[b].outbox_id != 0 ? core.boxes[b].count : 0, 0);
+    assert_true(s.finished > 0);
+}
+
+static void test_random_histories(void **state)
+{
+    (void)state;
+    for (uint64_t seed = 1; seed <= 200; seed++)
+        run_history(seed);
+}
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(test_one_row_goes_through),
+        cmocka_unit_test(test_speed_shortens_the_slot),
+        cmocka_unit_test(test_death_replays_from_the_stage_boundary),
+        cmocka_unit_test(test_committed_mel_outlives_its_writer),
+        cmocka_unit_test(test_poison_runs_alone_then_is_given_up),
+        cmocka_unit_test(test_given_back_work_is_nobodys_fault),
+        cmocka_unit_test(test_failure_cancels_the_rest_of_the_row),
+        cmocka_unit_test(test_lies_fail_the_row),
+        cmocka_unit_test(test_too_large_for_any_outbox),
+        cmocka_unit_test(test_priority_goes_first),
+        cmocka_unit_test(test_random_histories),
+    };
+    return cmocka_run_group_tests_name("orch_core", tests, NULL, NULL);
+}
