@@ -1,0 +1,397 @@
+/*
+ * cmd_say.c - `cosyfarm say`: one utterance, on the running farm, or on a private one that lives as long as the
+ * command.
+ * The client's process; with a private farm also its supervisor. Fails: exit codes of tools/cmd.h, one line on stderr.
+ */
+#define _GNU_SOURCE
+#include <inttypes.h>
+#include <limits.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+#include "common/base/clock.h"
+#include "common/base/limits.h"
+#include "common/base/mem.h"
+#include "common/base/process.h"
+#include "common/text/frontend.h"
+#include "orchestrator/audio_file.h"
+#include "tools/client.h"
+#include "tools/cmd.h"
+#include "tools/farm_options.h"
+
+#define SILENCE_US     (60 * CLOCK_SECOND_US)
+#define TEXT_STDIN_MAX TEXT_BYTES_MAX
+
+typedef struct say {
+    farm_options farm;
+    client_row row;
+    const char *out; /* as given; "-" is standard output */
+    char path[IO_PATH_BYTES], temp_dir[IO_PATH_BYTES];
+    char *text; /* owned */
+    bool as_float, as_json, quiet;
+    int signal_fd, exit_code;
+    uint64_t started_us, farm_up_us;
+    bool served; /* a member was serving at some time */
+} say;
+
+static const char say_help[] =
+    "usage: cosyfarm say -m MODEL [-v VOICE] [-o FILE] [options] TEXT...\n\n"
+    "Speaks TEXT (or standard input, for -) into FILE (default cosyfarm.wav; .wav .flac .ogg .mp3; - writes WAV to\n"
+    "standard output). Uses the farm of the run directory when one runs, else a private one.\n\n" FARM_OPTIONS_HELP
+    "  -v, --voice NAME      voice of the model directory (default: the first by name)\n"
+    "  -o, --output FILE     where to\n"
+    "      --mode MODE       zero_shot (default), cross_lingual, instruct\n"
+    "      --instruct TEXT   how to speak; implies --mode instruct\n"
+    "      --seed N          same text, voice and seed give the same bytes (default 0)\n"
+    "      --speed X         0.5 .. 2\n"
+    "      --raw             no normalisation, one segment\n"
+    "      --float           32-bit float samples (.wav)\n"
+    "      --json            the result as one JSON object\n"
+    "  -q, --quiet           no progress\n";
+
+enum { OPT_MODE = 1, OPT_INSTRUCT, OPT_SEED, OPT_SPEED, OPT_RAW, OPT_FLOAT, OPT_JSON };
+
+static cf_err parse_seed(const char *text, uint64_t *ret_seed)
+{
+    char *end;
+    const unsigned long long value = strtoull(text, &end, 10);
+    if (*end || end == text || text[0] == '-')
+        return err_set(CF_ERR_INVALID, "--seed: expected 0..18446744073709551615, found \"%s\"", text);
+    *ret_seed = value;
+    return CF_OK;
+}
+
+static cf_err parse_speed(const char *text, double *ret_speed)
+{
+    char *end;
+    const double value = strtod(text, &end);
+    if (*end || end == text || !(value >= 0.5 && value <= 2))
+        return err_set(CF_ERR_INVALID, "--speed: expected 0.5..2, found \"%s\"", text);
+    *ret_speed = value;
+    return CF_OK;
+}
+
+static cf_err take_option(say *s, int letter)
+{
+    cf_err err = CF_OK;
+    if (farm_options_take(&s->farm, letter, optarg, &err))
+        return err;
+    switch (letter) {
+    case 'v':
+        s->row.voice = optarg;
+        break;
+    case 'o':
+        s->out = optarg;
+        break;
+    case OPT_MODE:
+        s->row.mode = optarg;
+        break;
+    case OPT_INSTRUCT:
+        s->row.instruct = optarg;
+        break;
+    case OPT_SEED:
+        return parse_seed(optarg, &s->row.seed);
+    case OPT_SPEED:
+        return parse_speed(optarg, &s->row.speed);
+    case OPT_RAW:
+        s->row.raw = true;
+        break;
+    case OPT_FLOAT:
+        s->as_float = true;
+        break;
+    case OPT_JSON:
+        s->as_json = true;
+        break;
+    case 'q':
+        s->quiet = true;
+        break;
+    default:
+        return err_set(CF_ERR_INVALID, "cosyfarm say --help tells the options");
+    }
+    return CF_OK;
+}
+
+static cf_err read_stdin(char **ret_text)
+{
+    cf_err err;
+    char *text = NULL;
+    TRY(mem_alloc(TEXT_STDIN_MAX + 2, 1, &text));
+    const size_t n = fread(text, 1, TEXT_STDIN_MAX + 1, stdin);
+    if (n > TEXT_STDIN_MAX) {
+        mem_free(text);
+        return err_set(CF_ERR_LIMIT, "standard input: more than %d bytes of text", TEXT_STDIN_MAX);
+    }
+    *ret_text = text;
+out:
+    return err;
+}
+
+/* All words, joined by one space. */
+static cf_err join_text(int argc, char **argv, char **ret_text)
+{
+    cf_err err;
+    size_t bytes = 1;
+    if (argc == 1 && strcmp(argv[0], "-") == 0)
+        return read_stdin(ret_text);
+    for (int i = 0; i < argc; i++)
+        bytes += strlen(argv[i]) + 1;
+    char *text;
+    TRY(mem_alloc(bytes, 1, &text));
+    size_t at = 0;
+    for (int i = 0; i < argc; i++)
+        at += (size_t)snprintf(text + at, bytes - at, i > 0 ? " %s" : "%s", argv[i]);
+    *ret_text = text;
+out:
+    return err;
+}
+
+/* Where the orchestrator writes: an absolute path, or a private file for standard output. */
+static cf_err choose_path(say *s)
+{
+    cf_err err = CF_OK;
+    char cwd[PATH_MAX];
+    if (strcmp(s->out, "-") == 0) {
+        TRY(io_temp_dir(NULL, "cosyfarm-out", s->temp_dir, sizeof s->temp_dir));
+        TRY(io_join(s->path, sizeof s->path, s->temp_dir, "out.wav"));
+        s->row.format = s->as_float ? "wav-float" : "wav";
+    } else {
+        TRY(audio_format_of_path(s->out, s->as_float, &s->row.format));
+        if (s->out[0] == '/')
+            snprintf(s->path, sizeof s->path, "%s", s->out);
+        else if (!getcwd(cwd, sizeof cwd))
+            err = err_sys("getcwd");
+        else
+            TRY(io_join(s->path, sizeof s->path, cwd, s->out));
+    }
+    s->row.path = s->path;
+out:
+    return err;
+}
+
+static cf_err parse(say *s, int argc, char **argv, bool *ret_help)
+{
+    static const struct option options[] = {FARM_LONG_OPTIONS,
+                                            {"voice", required_argument, NULL, 'v'},
+                                            {"output", required_argument, NULL, 'o'},
+                                            {"mode", required_argument, NULL, OPT_MODE},
+                                            {"instruct", required_argument, NULL, OPT_INSTRUCT},
+                                            {"seed", required_argument, NULL, OPT_SEED},
+                                            {"speed", required_argument, NULL, OPT_SPEED},
+                                            {"raw", no_argument, NULL, OPT_RAW},
+                                            {"float", no_argument, NULL, OPT_FLOAT},
+                                            {"json", no_argument, NULL, OPT_JSON},
+                                            {"quiet", no_argument, NULL, 'q'},
+                                            {"help", no_argument, NULL, 'h'},
+                                            {0}};
+    cf_err err = CF_OK;
+    text_mode mode;
+    for (int c; (c = getopt_long(argc, argv, FARM_SHORT_OPTIONS "v:o:qh", options, NULL)) != -1;) {
+        if (c == 'h') {
+            *ret_help = true;
+            return CF_OK;
+        }
+        TRY(take_option(s, c));
+    }
+    if (optind == argc)
+        FAIL(CF_ERR_INVALID, "nothing to say: give TEXT, or - for standard input");
+    if (!s->row.mode)
+        s->row.mode = s->row.instruct ? "instruct" : "zero_shot";
+    TRY(text_mode_from_name(s->row.mode, &mode));
+    if ((mode == TEXT_INSTRUCT) != (s->row.instruct != NULL))
+        FAIL(CF_ERR_INVALID, "--instruct TEXT goes with --mode instruct, and only with it");
+    TRY(join_text(argc - optind, argv + optind, &s->text));
+    s->row.text = s->text;
+    TRY(choose_path(s));
+out:
+    return err;
+}
+
+/* ---- running ---- */
+
+static client_stop on_tick(void *ctx, const wire_msg *status)
+{
+    say *s = ctx;
+    const bool terminal = isatty(STDERR_FILENO) && !s->quiet;
+    if (process_read_signal(s->signal_fd) != 0)
+        return CLIENT_STOP;
+    if (!status || !terminal)
+        return CLIENT_GO_ON;
+    char line[128] = "";
+    size_t n = 0;
+    static const char *const stages[] = {"llm", "flow", "hift"};
+    for (int i = 0; i < 3; i++) {
+        uint64_t waiting = 0, running = 0;
+        const json *q = json_find(wire_json(status, "queues"), stages[i]);
+        if (!q || json_get_u64(q, "waiting", 0, UINT64_MAX, &waiting) != CF_OK ||
+            json_get_u64(q, "running", 0, UINT64_MAX, &running) != CF_OK)
+            continue;
+        n += (size_t)snprintf(line + n, sizeof line - n, "  %s %" PRIu64 "+%" PRIu64, stages[i], running, waiting);
+    }
+    fprintf(stderr, "\r%.1f s%s \033[K", (double)(clock_now_us() - s->started_us) / 1e6, line);
+    return CLIENT_GO_ON;
+}
+
+static double f64_of(const json *obj, const char *key)
+{
+    double value = 0;
+    return json_get_f64(obj, key, -1e300, 1e300, &value) == CF_OK ? value : 0;
+}
+
+static void report_done(const say *s, const wire_msg *done)
+{
+    const double seconds = wire_f64(done, "seconds");
+    const double spent = (double)(clock_now_us() - s->started_us) / 1e6;
+    const json *ms = wire_json(done, "ms");
+    FILE *to = strcmp(s->out, "-") == 0 ? stderr : stdout;
+    fprintf(to, "%s: %.2f s of audio in %.2f s, %.2fx real time (llm %.2f, flow %.2f, hift %.2f s of computing; %s)\n",
+            strcmp(s->out, "-") == 0 ? "standard output" : s->out, seconds, spent, seconds / spent,
+            f64_of(ms, "llm") / 1e3, f64_of(ms, "flow") / 1e3, f64_of(ms, "hift") / 1e3,
+            s->farm_up_us ? "cold start included" : "running farm");
+}
+
+static void report_json(const wire_msg *done)
+{
+    char *text = NULL;
+    if (json_print(done->root, false, &text) == CF_OK)
+        puts(text);
+    mem_free(text);
+}
+
+static void on_ended(void *ctx, size_t row_idx, const wire_msg *done)
+{
+    say *s = ctx;
+    (void)row_idx;
+    if (isatty(STDERR_FILENO) && !s->quiet)
+        fputs("\r\033[K", stderr);
+    if (strcmp(wire_str(done, "status"), "done") == 0) {
+        s->exit_code = EXIT_DONE;
+        if (s->as_json && strcmp(s->out, "-") != 0)
+            report_json(done);
+        else if (!s->quiet)
+            report_done(s, done);
+        return;
+    }
+    const char *code = "", *stage = "", *text = "";
+    const json *e = wire_has(done, "error") ? wire_json(done, "error") : NULL;
+    if (e && (json_get_str(e, "code", 64, &code) != CF_OK || json_get_str(e, "stage", 64, &stage) != CF_OK ||
+              json_get_str(e, "text", 4096, &text) != CF_OK))
+        text = "unreadable error";
+    fprintf(stderr, "cosyfarm: %s: %s: %s\n", stage, code, text);
+    const bool refused = strcmp(wire_str(done, "status"), "refused") == 0;
+    s->exit_code = refused && strcmp(code, err_name(CF_ERR_BUSY)) == 0 ? EXIT_AGAIN
+                   : refused                                           ? EXIT_CONFIG
+                                                                       : EXIT_ROWS_FAILED;
+}
+
+/* A running farm must have the model that was asked for. */
+static cf_err check_model(const say *s, client *c)
+{
+    cf_err err = CF_OK;
+    wire_msg status = {0};
+    static char wanted[PATH_MAX]; /* one thread; realpath wants this much */
+    const char *running;
+    json *m = wire_new(WIRE_query);
+    json_put_u64(m, "nonce", 0);
+    TRY(client_ask(c, m, WIRE_status, clock_now_us() + 10 * CLOCK_SECOND_US, &status));
+    TRY(json_get_str(wire_json(&status, "config"), "model", IO_PATH_BYTES, &running));
+    if (s->farm.model_given && (!realpath(s->farm.cfg.model, wanted) || strcmp(wanted, running) != 0))
+        err = err_set(CF_ERR_MISMATCH,
+                      "the running farm serves %s, not %s; end it (cosyfarm down) or use another run "
+                      "directory",
+                      running, s->farm.cfg.model);
+out:
+    wire_done(&status);
+    return err;
+}
+
+static cf_err copy_to_stdout(const say *s)
+{
+    cf_err err;
+    io_map file = {0};
+    TRY(io_map_file(s->path, &file));
+    TRY(io_write_all(STDOUT_FILENO, file.data, file.data_bytes));
+out:
+    io_unmap(&file);
+    return err;
+}
+
+static cf_err run(say *s)
+{
+    cf_err err;
+    char run_dir[IO_PATH_BYTES];
+    private_farm own = {{0}, {0}, NULL};
+    client *c = NULL;
+    bool is_own = false;
+    const client_handler handler = {s, on_ended, on_tick};
+    TRY(process_run_dir(run_dir, sizeof run_dir));
+    if (!client_farm_runs(run_dir)) {
+        TRY(farm_options_check(&s->farm));
+        s->farm_up_us = clock_now_us();
+        TRY(private_farm_open(&s->farm.cfg, &own));
+        is_own = true;
+        snprintf(run_dir, sizeof run_dir, "%s", own.run_dir);
+    }
+    TRY(client_open(run_dir, &c));
+    client_supervise(c, own.farm);
+    if (!is_own)
+        TRY(check_model(s, c));
+    s->row.id = "say";
+    TRY(client_run(c, &s->row, 1, false, SILENCE_US, &handler));
+    if (s->exit_code == EXIT_DONE && strcmp(s->out, "-") == 0)
+        TRY(copy_to_stdout(s));
+out:
+    client_close(c);
+    if (is_own) {
+        private_farm_close(&own, err != CF_OK && err != CF_ERR_CANCELLED);
+        if (own.log_path[0])
+            fprintf(stderr, "cosyfarm: the farm's log is %s\n", own.log_path);
+    }
+    return err;
+}
+
+static int exit_code_of(cf_err err)
+{
+    switch (err) {
+    case CF_ERR_CANCELLED:
+    case CF_ERR_NOMEM:
+    case CF_ERR_BUSY:
+        return EXIT_AGAIN;
+    case CF_ERR_TIMEOUT:
+        return EXIT_NO_FARM;
+    case CF_ERR_SYS:
+        return EXIT_OURS;
+    default:
+        return EXIT_CONFIG;
+    }
+}
+
+int cmd_say(int argc, char **argv)
+{
+    say s = {.out = "cosyfarm.wav", .row = {.speed = 1, .priority = 9}, .signal_fd = -1, .exit_code = EXIT_OURS};
+    bool help = false;
+    s.started_us = clock_now_us();
+    farm_options_init(&s.farm);
+    cf_err err = parse(&s, argc, argv, &help);
+    if (help)
+        fputs(say_help, stdout);
+    if (help || err != CF_OK) {
+        if (!help)
+            fprintf(stderr, "cosyfarm say: %s\n", err_text());
+        mem_free(s.text);
+        return help ? EXIT_DONE : EXIT_USAGE;
+    }
+    err = process_signal_fd(&s.signal_fd);
+    if (err == CF_OK)
+        err = run(&s);
+    if (err != CF_OK)
+        fprintf(stderr, "cosyfarm say: %s\n", err_text());
+    if (s.temp_dir[0]) {
+        unlink(s.path);
+        rmdir(s.temp_dir);
+    }
+    io_close(&s.signal_fd);
+    mem_free(s.text);
+    return err == CF_OK ? s.exit_code : exit_code_of(err);
+}

@@ -1,0 +1,117 @@
+/*
+ * cmd_status.c - `cosyfarm status`: who serves, what waits, how much is done. Fails: exit codes of tools/cmd.h.
+ */
+#define _GNU_SOURCE
+#include <getopt.h>
+#include <inttypes.h>
+#include <stdio.h>
+#include <string.h>
+
+#include "common/base/clock.h"
+#include "common/base/io.h"
+#include "common/base/mem.h"
+#include "common/base/process.h"
+#include "tools/client.h"
+#include "tools/cmd.h"
+
+static const char status_help[] = "usage: cosyfarm status [--json] [--run-dir DIR]\n";
+
+static uint64_t number(const json *obj, const char *key)
+{
+    uint64_t value = 0;
+    return json_get_u64(obj, key, 0, UINT64_MAX, &value) == CF_OK ? value : 0;
+}
+
+static double real(const json *obj, const char *key)
+{
+    double value = 0;
+    return json_get_f64(obj, key, -1e300, 1e300, &value) == CF_OK ? value : 0;
+}
+
+static const char *word(const json *obj, const char *key)
+{
+    const char *text = "";
+    return json_find(obj, key) && json_get_str(obj, key, 4096, &text) == CF_OK ? text : "";
+}
+
+static void print_table(const wire_msg *status)
+{
+    const json *totals = wire_json(status, "totals"), *queues = wire_json(status, "queues");
+    printf("%-8s %4s %5s %8s %-9s %8s %6s %6s %9s  %s\n", "role", "inst", "gen", "pid", "state", "jobs", "held",
+           "busy%", "rss MiB", "model");
+    for (const json *m = json_first(wire_json(status, "members")); m; m = json_next(m)) {
+        const double up_s = real(m, "up_s");
+        printf("%-8s %4" PRIu64 " %5" PRIu64 " %8" PRIu64 " %-9s %8" PRIu64 " %6" PRIu64 " %6.0f %9.0f  %s %.12s\n",
+               word(m, "role"), number(m, "instance"), number(m, "gen"), number(m, "pid"), word(m, "state"),
+               number(m, "jobs_done"), number(m, "held"), up_s > 0 ? 100 * real(m, "busy_s") / up_s : 0,
+               (double)number(m, "rss_bytes") / (1 << 20), word(m, "model"), word(m, "sha256"));
+    }
+    static const char *const stages[] = {"llm", "flow", "hift"};
+    for (int i = 0; i < 3; i++) {
+        const json *q = json_find(queues, stages[i]);
+        const json *h = q ? json_find(q, "handover") : NULL;
+        if (!q || !h)
+            continue;
+        printf("%-5s waiting %" PRIu64 ", running %" PRIu64, stages[i], number(q, "waiting"), number(q, "running"));
+        if (number(h, "count") > 0)
+            printf(", hand-over p50 %" PRIu64 " us, p99 %" PRIu64 " us of %" PRIu64, number(h, "p50_us"),
+                   number(h, "p99_us"), number(h, "count"));
+        putchar('\n');
+    }
+    printf("rows  in work %" PRIu64 ", done %" PRIu64 ", failed %" PRIu64 ", refused %" PRIu64
+           "; audio %.1f s; replays %" PRIu64 "; up %.0f s\n",
+           number(queues, "rows"), number(totals, "rows_done"), number(totals, "rows_failed"),
+           number(totals, "rows_refused"), real(totals, "audio_s"), number(totals, "jobs_replayed"),
+           real(totals, "up_s"));
+}
+
+static cf_err show(const char *run_dir, bool as_json)
+{
+    cf_err err;
+    client *c = NULL;
+    wire_msg status = {0};
+    char *text = NULL;
+    if (!client_farm_runs(run_dir))
+        FAIL(CF_ERR_GONE, "no farm runs in %s", run_dir);
+    TRY(client_open(run_dir, &c));
+    json *m = wire_new(WIRE_query);
+    json_put_u64(m, "nonce", 0);
+    TRY(client_ask(c, m, WIRE_status, clock_now_us() + 10 * CLOCK_SECOND_US, &status));
+    if (as_json) {
+        TRY(json_print(status.root, false, &text));
+        puts(text);
+    } else {
+        print_table(&status);
+    }
+out:
+    mem_free(text);
+    wire_done(&status);
+    client_close(c);
+    return err;
+}
+
+int cmd_status(int argc, char **argv)
+{
+    static const struct option options[] = {{"json", no_argument, NULL, 'j'},
+                                            {"run-dir", required_argument, NULL, 'r'},
+                                            {"help", no_argument, NULL, 'h'},
+                                            {0}};
+    char run_dir[IO_PATH_BYTES];
+    bool as_json = false;
+    if (process_run_dir(run_dir, sizeof run_dir) != CF_OK)
+        return EXIT_USAGE;
+    for (int c; (c = getopt_long(argc, argv, "jr:h", options, NULL)) != -1;) {
+        if (c == 'j')
+            as_json = true;
+        else if (c == 'r')
+            snprintf(run_dir, sizeof run_dir, "%s", optarg);
+        else {
+            fputs(status_help, c == 'h' ? stdout : stderr);
+            return c == 'h' ? EXIT_DONE : EXIT_USAGE;
+        }
+    }
+    const cf_err err = show(run_dir, as_json);
+    if (err != CF_OK)
+        fprintf(stderr, "cosyfarm status: %s\n", err_text());
+    return err == CF_OK ? EXIT_DONE : err == CF_ERR_GONE || err == CF_ERR_TIMEOUT ? EXIT_NO_FARM : EXIT_OURS;
+}

@@ -1,0 +1,279 @@
+/*
+ * cmd_up.c - `cosyfarm up` starts a farm and is its supervisor; `cosyfarm down` drains it. Where systemd runs the
+ * units, neither is needed. Fails: exit codes of tools/cmd.h, one line on stderr.
+ */
+#define _GNU_SOURCE
+#include <fcntl.h>
+#include <signal.h>
+#include <spawn.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+#include "common/base/clock.h"
+#include "common/base/log.h"
+#include "common/base/process.h"
+#include "tools/client.h"
+#include "tools/cmd.h"
+#include "tools/farm_options.h"
+
+#define READY_US (600 * CLOCK_SECOND_US) /* full-size weights from a cold disk */
+#define POLL_US  (CLOCK_SECOND_US / 20)
+
+static const char up_help[] =
+    "usage: cosyfarm up -m MODEL [options]\n\n"
+    "Starts orchestrator, exchange keeper and workers, restarts what dies, and drains on ^C or "
+    "SIGTERM.\n\n" FARM_OPTIONS_HELP "      --run-dir DIR     run directory (default COSYFARM_RUN_DIR, else "
+    "$XDG_RUNTIME_DIR/cosyfarm, else /run/cosyfarm)\n"
+    "      --detach          in the background, with its log in the run directory; returns when all workers serve\n";
+
+static const char down_help[] =
+    "usage: cosyfarm down [--now] [--run-dir DIR]\n\n"
+    "Lets the running farm finish its rows (at most grace_s seconds; --now: none), then ends it.\n";
+
+typedef struct up {
+    farm_options farm;
+    char run_dir[IO_PATH_BYTES];
+    bool detach;
+} up;
+
+static cf_err parse_up(up *u, int argc, char **argv, bool *ret_help)
+{
+    static const struct option options[] = {FARM_LONG_OPTIONS,
+                                            {"run-dir", required_argument, NULL, 'r'},
+                                            {"detach", no_argument, NULL, 'd'},
+                                            {"help", no_argument, NULL, 'h'},
+                                            {0}};
+    cf_err err;
+    TRY(process_run_dir(u->run_dir, sizeof u->run_dir));
+    for (int c; (c = getopt_long(argc, argv, FARM_SHORT_OPTIONS "r:dh", options, NULL)) != -1;) {
+        if (farm_options_take(&u->farm, c, optarg, &err)) {
+            if (err != CF_OK)
+                return err;
+        } else if (c == 'r') {
+            snprintf(u->run_dir, sizeof u->run_dir, "%s", optarg);
+        } else if (c == 'd') {
+            u->detach = true;
+        } else if (c == 'h') {
+            *ret_help = true;
+            return CF_OK;
+        } else {
+            FAIL(CF_ERR_INVALID, "cosyfarm up --help tells the options");
+        }
+    }
+    if (optind != argc)
+        FAIL(CF_ERR_INVALID, "unexpected argument \"%s\"", argv[optind]);
+out:
+    return err;
+}
+
+/* Supervises until the farm ends by itself, cannot run, or a signal asks for a drain. */
+static int supervise(spawn *farm, int signal_fd, const config *cfg)
+{
+    for (;;) {
+        struct pollfd fds[SPAWN_CHILDREN_MAX + 1];
+        size_t n = spawn_fds(farm, fds);
+        fds[n] = (struct pollfd){.fd = signal_fd, .events = POLLIN};
+        const uint64_t due_us = spawn_deadline_us(farm);
+        poll(fds, n + 1, due_us == UINT64_MAX ? -1 : clock_left_ms(due_us, 60000));
+        if (process_read_signal(signal_fd) != 0) {
+            spawn_stop(farm, clock_now_us() + ((uint64_t)cfg->grace_s + 2) * CLOCK_SECOND_US);
+            return EXIT_AGAIN;
+        }
+        const cf_err err = spawn_progress(farm, clock_now_us());
+        if (err == CF_OK)
+            continue;
+        if (err != CF_ERR_GONE)
+            fprintf(stderr, "cosyfarm up: %s\n", err_text());
+        spawn_stop(farm, clock_now_us() + CLOCK_SECOND_US);
+        return err == CF_ERR_GONE ? EXIT_DONE : err == CF_ERR_INVALID ? EXIT_CONFIG : EXIT_OURS;
+    }
+}
+
+static int run_foreground(up *u)
+{
+    spawn *farm = NULL;
+    int signal_fd = -1, code = EXIT_CONFIG;
+    cf_err err = process_signal_fd(&signal_fd);
+    log_open("up", LOG_LEVEL_INFO);
+    if (err == CF_OK)
+        err = spawn_open(&u->farm.cfg, u->run_dir, NULL, &farm);
+    if (err == CF_OK)
+        code = supervise(farm, signal_fd, &u->farm.cfg);
+    else
+        fprintf(stderr, "cosyfarm up: %s\n", err_text());
+    spawn_close(farm);
+    io_close(&signal_fd);
+    return code;
+}
+
+static size_t count_serving(const wire_msg *status)
+{
+    size_t serving = 0;
+    for (const json *m = json_first(wire_json(status, "members")); m; m = json_next(m)) {
+        const char *state, *role;
+        serving += json_get_str(m, "state", 31, &state) == CF_OK && json_get_str(m, "role", 31, &role) == CF_OK &&
+                   strcmp(state, "serving") == 0 && strcmp(role, "keeper") != 0;
+    }
+    return serving;
+}
+
+/* Waits until every configured worker serves, or the background process has ended. */
+static cf_err wait_serving(const up *u, pid_t pid)
+{
+    cf_err err = CF_OK;
+    client *c = NULL;
+    const config *cfg = &u->farm.cfg;
+    const size_t wanted = (size_t)(cfg->llm_workers + cfg->flow_workers + cfg->hift_workers);
+    const uint64_t deadline_us = clock_now_us() + READY_US;
+    size_t serving = 0;
+    while (serving < wanted) {
+        int status;
+        if (waitpid(pid, &status, WNOHANG) == pid)
+            FAIL(CF_ERR_INVALID, "the farm ended at its start; its log is %s/farm.log", u->run_dir);
+        if (clock_now_us() > deadline_us)
+            FAIL(CF_ERR_TIMEOUT, "%zu of %zu workers serve after %llu s", serving, wanted,
+                 (unsigned long long)(READY_US / CLOCK_SECOND_US));
+        if (!c && client_farm_runs(u->run_dir))
+            TRY(client_open(u->run_dir, &c));
+        if (c) {
+            wire_msg answer = {0};
+            json *m = wire_new(WIRE_query);
+            json_put_u64(m, "nonce", 0);
+            err = client_ask(c, m, WIRE_status, clock_now_us() + CLOCK_SECOND_US, &answer);
+            serving = err == CF_OK ? count_serving(&answer) : 0;
+            wire_done(&answer);
+            if (err != CF_OK && err != CF_ERR_TIMEOUT)
+                goto out;
+        }
+        poll(NULL, 0, (int)(POLL_US / 1000));
+    }
+    err = CF_OK;
+out:
+    client_close(c);
+    return err;
+}
+
+/* The same command without --detach, in its own session, writing to the log. */
+static cf_err start_background(const up *u, int argc, char **argv, pid_t *ret_pid)
+{
+    cf_err err;
+    char log_path[IO_PATH_BYTES];
+    char *args[64];
+    int n = 0;
+    TRY(io_make_dirs(u->run_dir, 0700));
+    TRY(io_join(log_path, sizeof log_path, u->run_dir, "farm.log"));
+    args[n++] = "cosyfarm";
+    for (int i = 0; i < argc && n + 1 < 64; i++)
+        if (strcmp(argv[i], "--detach") != 0 && strcmp(argv[i], "-d") != 0)
+            args[n++] = argv[i];
+    args[n] = NULL;
+    posix_spawn_file_actions_t files;
+    posix_spawnattr_t attr;
+    posix_spawn_file_actions_init(&files);
+    posix_spawnattr_init(&attr);
+    posix_spawn_file_actions_addopen(&files, STDIN_FILENO, "/dev/null", O_RDONLY, 0);
+    posix_spawn_file_actions_addopen(&files, STDOUT_FILENO, log_path, O_WRONLY | O_CREAT | O_APPEND, 0600);
+    posix_spawn_file_actions_adddup2(&files, STDOUT_FILENO, STDERR_FILENO);
+    posix_spawnattr_setflags(&attr, POSIX_SPAWN_SETSID);
+    const int rc = posix_spawn(ret_pid, "/proc/self/exe", &files, &attr, args, environ);
+    posix_spawn_file_actions_destroy(&files);
+    posix_spawnattr_destroy(&attr);
+    if (rc != 0)
+        err = err_set(CF_ERR_SYS, "cannot start in the background: %s", strerror(rc));
+out:
+    return err;
+}
+
+static int run_detached(const up *u, int argc, char **argv)
+{
+    pid_t pid = 0;
+    cf_err err = start_background(u, argc, argv, &pid);
+    if (err == CF_OK)
+        err = wait_serving(u, pid);
+    if (err != CF_OK) {
+        fprintf(stderr, "cosyfarm up: %s\n", err_text());
+        if (pid > 0)
+            kill(pid, SIGTERM);
+        return err == CF_ERR_TIMEOUT ? EXIT_AGAIN : EXIT_CONFIG;
+    }
+    printf("farm is serving in %s (supervisor %ld, log %s/farm.log)\n", u->run_dir, (long)pid, u->run_dir);
+    return EXIT_DONE;
+}
+
+int cmd_up(int argc, char **argv)
+{
+    static up u; /* one per process; long paths */
+    bool help = false;
+    char *args[64];
+    for (int i = 0; i < argc && i < 63; i++)
+        args[i] = argv[i]; /* getopt reorders argv */
+    farm_options_init(&u.farm);
+    cf_err err = parse_up(&u, argc, argv, &help);
+    if (help) {
+        fputs(up_help, stdout);
+        return EXIT_DONE;
+    }
+    if (err != CF_OK) {
+        fprintf(stderr, "cosyfarm up: %s\n", err_text());
+        return EXIT_USAGE;
+    }
+    err = farm_options_check(&u.farm);
+    if (err == CF_OK && client_farm_runs(u.run_dir))
+        err = err_set(CF_ERR_BUSY, "a farm runs in %s already (cosyfarm status)", u.run_dir);
+    if (err != CF_OK) {
+        fprintf(stderr, "cosyfarm up: %s\n", err_text());
+        return EXIT_CONFIG;
+    }
+    setenv("COSYFARM_RUN_DIR", u.run_dir, 1);
+    return u.detach ? run_detached(&u, argc < 63 ? argc : 63, args) : run_foreground(&u);
+}
+
+/* ---- down ---- */
+
+static cf_err drain(const char *run_dir, bool now)
+{
+    cf_err err;
+    client *c = NULL;
+    wire_msg answer = {0};
+    if (!client_farm_runs(run_dir))
+        FAIL(CF_ERR_GONE, "no farm runs in %s", run_dir);
+    TRY(client_open(run_dir, &c));
+    json *m = wire_new(WIRE_shutdown);
+    json_put_bool(m, "now", now);
+    TRY(client_ask(c, m, WIRE_goodbye, clock_now_us() + 10 * CLOCK_SECOND_US, &answer));
+    while (client_farm_runs(run_dir))
+        poll(NULL, 0, (int)(POLL_US / 1000));
+out:
+    wire_done(&answer);
+    client_close(c);
+    return err;
+}
+
+int cmd_down(int argc, char **argv)
+{
+    static const struct option options[] = {{"now", no_argument, NULL, 'n'},
+                                            {"run-dir", required_argument, NULL, 'r'},
+                                            {"help", no_argument, NULL, 'h'},
+                                            {0}};
+    char run_dir[IO_PATH_BYTES];
+    bool now = false;
+    if (process_run_dir(run_dir, sizeof run_dir) != CF_OK)
+        return EXIT_USAGE;
+    for (int c; (c = getopt_long(argc, argv, "r:h", options, NULL)) != -1;) {
+        if (c == 'n')
+            now = true;
+        else if (c == 'r')
+            snprintf(run_dir, sizeof run_dir, "%s", optarg);
+        else {
+            fputs(down_help, c == 'h' ? stdout : stderr);
+            return c == 'h' ? EXIT_DONE : EXIT_USAGE;
+        }
+    }
+    const cf_err err = drain(run_dir, now);
+    if (err != CF_OK)
+        fprintf(stderr, "cosyfarm down: %s\n", err_text());
+    return err == CF_OK ? EXIT_DONE : err == CF_ERR_GONE || err == CF_ERR_TIMEOUT ? EXIT_NO_FARM : EXIT_OURS;
+}

@@ -1,0 +1,64 @@
+/*
+ * cosyfarm.c - the command: finds the verb and hands over. Fails: exit codes of tools/cmd.h.
+ */
+#include <stdio.h>
+#include <string.h>
+
+#include "common/base/check.h"
+#include "common/base/fault.h"
+#include "common/base/log.h"
+#include "tools/cmd.h"
+
+#include <stdlib.h>
+
+typedef struct verb {
+    const char *name;
+    int (*run)(int argc, char **argv);
+    const char *help;
+} verb;
+
+static const verb verbs[] = {
+    {"say", cmd_say, "one utterance to a file, on the running farm or on a private one"},
+    {"up", cmd_up, "start a farm: orchestrator, exchange keeper, workers"},
+    {"down", cmd_down, "drain the running farm and end it"},
+    {"status", cmd_status, "members, queues and totals of the running farm"},
+    {"voice", cmd_voice, "ls, import, show, rm: the voices of a model directory"},
+    {"model", cmd_model, "make, ls, check: model directories and their files"},
+    {"text", cmd_text, "what the model will see: segments and token ids"},
+    {"parity", cmd_parity, "compare this build with reference cases"},
+    {"bench", cmd_bench, "rates and latencies, absolute and against ceilings"},
+};
+
+static void print_help(FILE *to)
+{
+    fputs("usage: cosyfarm VERB [options]      (cosyfarm VERB --help tells more)\n\n", to);
+    for (size_t i = 0; i < CF_COUNT(verbs); i++)
+        fprintf(to, "  %-8s %s\n", verbs[i].name, verbs[i].help);
+    fputs("\nCOSYFARM_MODEL replaces -m, COSYFARM_RUN_DIR names the run directory.\n", to);
+}
+
+int main(int argc, char **argv)
+{
+    log_open("cosyfarm", LOG_LEVEL_WARN);
+    if (fault_arm(getenv("COSYFARM_FAULT_COMMAND")) != CF_OK) {
+        fprintf(stderr, "cosyfarm: COSYFARM_FAULT_COMMAND: %s\n", err_text());
+        return EXIT_USAGE;
+    }
+    if (argc < 2) {
+        print_help(stderr);
+        return EXIT_USAGE;
+    }
+    if (strcmp(argv[1], "--help") == 0 || strcmp(argv[1], "-h") == 0 || strcmp(argv[1], "help") == 0) {
+        print_help(stdout);
+        return EXIT_DONE;
+    }
+    if (strcmp(argv[1], "--version") == 0 || strcmp(argv[1], "-V") == 0) {
+        puts("cosyfarm " CF_VERSION);
+        return EXIT_DONE;
+    }
+    for (size_t i = 0; i < CF_COUNT(verbs); i++)
+        if (strcmp(argv[1], verbs[i].name) == 0)
+            return verbs[i].run(argc - 1, argv + 1);
+    fprintf(stderr, "cosyfarm: verb \"%s\" is not known; cosyfarm --help lists them\n", argv[1]);
+    return EXIT_USAGE;
+}

@@ -1,0 +1,147 @@
+/*
+ * farm_options.c - shared option parsing and the life of a private farm. One thread. Fails: CF_ERR_INVALID and what
+ * model_dir and spawn fail with.
+ */
+#define _GNU_SOURCE
+#include "tools/farm_options.h"
+
+#include <ftw.h>
+#include <limits.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+#include "common/base/clock.h"
+#include "common/model/model_dir.h"
+
+void farm_options_init(farm_options *o)
+{
+    *o = (farm_options){0};
+    config_defaults(&o->cfg);
+    const char *env = getenv("COSYFARM_MODEL");
+    if (env && *env && strlen(env) < sizeof o->cfg.model) {
+        memcpy(o->cfg.model, env, strlen(env) + 1);
+        o->model_given = true;
+    }
+}
+
+/* A command-line value goes through the same table as a configuration file's. */
+static cf_err set_key(config *cfg, const char *option, const char *key, const char *value, bool is_number)
+{
+    cf_err err;
+    json *obj = json_object();
+    char *end;
+    const double number = strtod(value, &end);
+    if (is_number && (*end || end == value))
+        FAIL(CF_ERR_INVALID, "%s: expected a number, found \"%s\"", option, value);
+    if (is_number)
+        json_put_f64(obj, key, number);
+    else
+        json_put_str(obj, key, value);
+    TRY(config_apply(cfg, obj, option));
+out:
+    json_close(obj);
+    return err;
+}
+
+bool farm_options_take(farm_options *o, int letter, const char *value, cf_err *ret_err)
+{
+    *ret_err = CF_OK;
+    switch (letter) {
+    case 'm':
+        *ret_err = set_key(&o->cfg, "--model", "model", value, false);
+        o->model_given = true;
+        return true;
+    case 1001:
+        *ret_err = config_load(&o->cfg, value);
+        o->model_given = o->model_given || o->cfg.model[0];
+        return true;
+    case 1002:
+        *ret_err = set_key(&o->cfg, "--device", "device", value, false);
+        return true;
+    case 1003:
+        *ret_err = set_key(&o->cfg, "--precision", "precision", value, false);
+        return true;
+    case 1004:
+        *ret_err = set_key(&o->cfg, "--threads", "threads", value, true);
+        return true;
+    case 1005:
+        o->cfg.base_weights = true;
+        return true;
+    case 1006:
+        *ret_err = set_key(&o->cfg, "--llm", "llm_workers", value, true);
+        return true;
+    case 1007:
+        *ret_err = set_key(&o->cfg, "--flow", "flow_workers", value, true);
+        return true;
+    case 1008:
+        *ret_err = set_key(&o->cfg, "--hift", "hift_workers", value, true);
+        return true;
+    case 1009:
+        o->cfg.naive = true;
+        return true;
+    default:
+        return false;
+    }
+}
+
+cf_err farm_options_check(farm_options *o)
+{
+    cf_err err;
+    static char absolute[PATH_MAX]; /* one thread; realpath wants this much */
+    if (!o->cfg.model[0])
+        FAIL(CF_ERR_INVALID,
+             "no model directory: give -m DIR or set COSYFARM_MODEL; `cosyfarm model make DIR` writes a "
+             "synthetic one");
+    if (strcmp(o->cfg.device, "cpu") != 0)
+        FAIL(CF_ERR_UNSUPPORTED, "device \"%s\": this build computes on cpu", o->cfg.device);
+    if (strcmp(o->cfg.precision, "f32") != 0 && strcmp(o->cfg.precision, "bf16") != 0)
+        FAIL(CF_ERR_UNSUPPORTED, "precision \"%s\": expected f32 or bf16 on cpu", o->cfg.precision);
+    if (!realpath(o->cfg.model, absolute))
+        FAIL(CF_ERR_NOTFOUND, "%s: no such model directory", o->cfg.model);
+    TRY(model_dir_detect(absolute));
+    TRY(set_key(&o->cfg, "--model", "model", absolute, false));
+out:
+    return err;
+}
+
+cf_err private_farm_open(const config *cfg, private_farm *ret_farm)
+{
+    cf_err err;
+    private_farm p = {0};
+    const char *xdg = getenv("XDG_RUNTIME_DIR");
+    const bool usable = xdg && *xdg && access(xdg, W_OK) == 0 && strlen(xdg) < 32; /* sockets have short paths */
+    TRY(io_temp_dir(usable ? xdg : NULL, "cosyfarm", p.run_dir, sizeof p.run_dir));
+    TRY(io_join(p.log_path, sizeof p.log_path, p.run_dir, "farm.log"));
+    TRY(spawn_open(cfg, p.run_dir, p.log_path, &p.farm));
+    *ret_farm = p;
+out:
+    if (err != CF_OK)
+        private_farm_close(&p, false);
+    return err;
+}
+
+static int remove_entry(const char *path, const struct stat *st, int type, struct FTW *ftw)
+{
+    (void)st;
+    (void)type;
+    (void)ftw;
+    return remove(path);
+}
+
+void private_farm_close(private_farm *p, bool keep_log)
+{
+    char kept[sizeof p->log_path + 8] = "";
+    if (p->farm)
+        spawn_stop(p->farm, clock_now_us() + CLOCK_SECOND_US);
+    spawn_close(p->farm);
+    if (keep_log) {
+        snprintf(kept, sizeof kept, "%s.log", p->run_dir);
+        if (rename(p->log_path, kept) != 0)
+            kept[0] = '\0';
+    }
+    nftw(p->run_dir, remove_entry, 8, FTW_DEPTH | FTW_PHYS);
+    *p = (private_farm){0};
+    snprintf(p->log_path, sizeof p->log_path, "%.*s", (int)sizeof p->log_path - 1, kept);
+}

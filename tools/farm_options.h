@@ -1,0 +1,59 @@
+/*
+ * farm_options.h - the options that say, up and bench share, and a farm of one's own.
+ */
+#ifndef CF_TOOLS_FARM_OPTIONS_H
+#define CF_TOOLS_FARM_OPTIONS_H
+
+#include <getopt.h>
+
+#include "common/base/config.h"
+#include "common/base/io.h"
+#include "orchestrator/spawn.h"
+
+/* Long options, to be placed first in a verb's own table, and their short letters. */
+#define FARM_LONG_OPTIONS                                                                        \
+    {"model", required_argument, NULL, 'm'}, {"config", required_argument, NULL, 1001},          \
+        {"device", required_argument, NULL, 1002}, {"precision", required_argument, NULL, 1003}, \
+        {"threads", required_argument, NULL, 1004}, {"base-weights", no_argument, NULL, 1005},   \
+        {"llm", required_argument, NULL, 1006}, {"flow", required_argument, NULL, 1007},         \
+        {"hift", required_argument, NULL, 1008},                                                 \
+    {                                                                                            \
+        "naive", no_argument, NULL, 1009                                                         \
+    }
+#define FARM_SHORT_OPTIONS "m:"
+#define FARM_OPTIONS_HELP                                                                   \
+    "  -m, --model DIR       model directory (or COSYFARM_MODEL)\n"                         \
+    "      --config FILE     configuration, JSON; options given here win\n"                 \
+    "      --device cpu      where stages compute\n"                                        \
+    "      --precision P     f32 (default) or bf16\n"                                       \
+    "      --threads N       compute threads of each worker (default: all it may run on)\n" \
+    "      --llm N --flow N --hift N   workers of each stage (default 1)\n"                 \
+    "      --base-weights    llm.pt although llm.rl.pt exists\n"                            \
+    "      --naive           plain reference loops (slow)\n"
+
+typedef struct farm_options {
+    config cfg;
+    bool model_given;
+} farm_options;
+
+/* Defaults, then COSYFARM_MODEL. */
+void farm_options_init(farm_options *o);
+
+/* True when the option letter was one of ours. *ret_err: what is wrong with its value. */
+bool farm_options_take(farm_options *o, int letter, const char *value, cf_err *ret_err);
+
+/* Checks what a farm needs before processes start: a model directory that is one, a device and precision that exist;
+ * makes the model path absolute. */
+CF_MUST_CHECK cf_err farm_options_check(farm_options *o);
+
+/* A farm of one's own in a fresh private run directory, its log inside. */
+typedef struct private_farm {
+    char run_dir[64], log_path[96];
+    spawn *farm; /* owned */
+} private_farm;
+
+CF_MUST_CHECK cf_err private_farm_open(const config *cfg, private_farm *ret_farm);
+/* Stops the processes and removes the directory. keep_log: the log stays, its path is valid. */
+void private_farm_close(private_farm *p, bool keep_log);
+
+#endif

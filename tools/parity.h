@@ -1,0 +1,50 @@
+/*
+ * parity.h - the frame of `cosyfarm parity`: cases in, comparisons out (docs/PARITY.md). A stage supplies one adapter.
+ *
+ * The frame loads and groups cases, runs each alone and then all of one stage in one packed batch through the adapter,
+ * demands equal bytes of the two, compares every emitted tensor with the case's expectation under the bound of its
+ * table, and reports. The adapter knows the stage's inputs and the names and layouts of its tensors, nothing of bounds.
+ */
+#ifndef CF_TOOLS_PARITY_H
+#define CF_TOOLS_PARITY_H
+
+#include "common/compute/backend.h"
+#include "common/model/safetensors.h"
+
+typedef struct parity_options {
+    const char *model_dir, *device;
+    precision operands;
+    bool naive;
+} parity_options;
+
+typedef struct parity_case parity_case; /* one case file, owned by the frame */
+
+const char *parity_case_path(const parity_case *c);
+/* Metadata value or NULL. */
+const char *parity_case_meta(const parity_case *c, const char *key);
+/* An input tensor: CF_ERR_NOTFOUND, CF_ERR_MISMATCH (rank, type) name case and tensor. Borrowed pointers; dims[i] is
+ * filled. */
+CF_MUST_CHECK cf_err parity_case_f32(const parity_case *c, const char *name, int rank, int64_t *ret_dims,
+                                     const float **ret_data);
+/* i32, or i64 that fits (converted; owned by the case). */
+CF_MUST_CHECK cf_err parity_case_i32(const parity_case *c, const char *name, int64_t *ret_count,
+                                     const int32_t **ret_data);
+bool parity_case_has(const parity_case *c, const char *name);
+
+/* Where an adapter puts what it computed, in the layout of docs/PARITY.md. Copies. */
+typedef struct parity_sink parity_sink;
+CF_MUST_CHECK cf_err parity_emit(parity_sink *sink, size_t case_idx, const char *name, int rank, const int64_t *dims,
+                                 const float *data);
+
+typedef struct parity_stage {
+    const char *stage; /* metadata `stage` it serves */
+    cf_err (*open)(const parity_options *opt, void **ret_ctx);
+    /* Runs cases[0..count) as one packed batch through the stage's own forward code. */
+    cf_err (*run)(void *ctx, const parity_case *const *cases, size_t count, parity_sink *sink);
+    void (*close)(void *ctx);
+} parity_stage;
+
+extern const parity_stage parity_llm, parity_flow, parity_hift; /* tools/parity_<stage>.c */
+extern const parity_stage parity_stream, parity_speed;          /* tools/parity_stream.c: flow and hift chained */
+
+#endif
