@@ -1,0 +1,7 @@
+# Archives of tests/fuzz programs (LIBS_fuzz_<name>, EXT_fuzz_<name>), as in tests/libs.mk. Programs not named here need
+# common/base alone. The corpus of fuzz_<name> is tests/fuzz/corpus/<name>/.
+LIBS_fuzz_case := $(patsubst %,$(B)/obj/tools/parity_%.o,case compare sink frame) $(MODEL)
+LIBS_fuzz_vocab := $(TEXT)
+EXT_fuzz_vocab := $(EXT_TEXT)
+LIBS_fuzz_text := $(TEXT)
+EXT_fuzz_text := $(EXT_TEXT)
