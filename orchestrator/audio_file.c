@@ -18,15 +18,15 @@ typedef struct audio_format {
     int type; /* libsndfile's */
 } audio_format;
 
-#ifndef SF_FORMAT_MPEG /* libsndfile before 1.1 writes no mp3 */
-#define SF_FORMAT_MPEG           0
-#define SF_FORMAT_MPEG_LAYER_III 0
-#endif
+/* SF_FORMAT_MPEG | SF_FORMAT_MPEG_LAYER_III as a number: libsndfile before 1.1 lacks the names, and refuses the format. */
+#define FORMAT_MP3 (0x230000 | 0x0082)
 
 static const audio_format formats[] = {
-    {"wav", "wav", SF_FORMAT_WAV | SF_FORMAT_PCM_16},          {"wav-float", "wav", SF_FORMAT_WAV | SF_FORMAT_FLOAT},
-    {"flac", "flac", SF_FORMAT_FLAC | SF_FORMAT_PCM_16},       {"ogg", "ogg", SF_FORMAT_OGG | SF_FORMAT_VORBIS},
-    {"mp3", "mp3", SF_FORMAT_MPEG | SF_FORMAT_MPEG_LAYER_III},
+    {"wav", "wav", SF_FORMAT_WAV | SF_FORMAT_PCM_16},
+    {"wav-float", "wav", SF_FORMAT_WAV | SF_FORMAT_FLOAT},
+    {"flac", "flac", SF_FORMAT_FLAC | SF_FORMAT_PCM_16},
+    {"ogg", "ogg", SF_FORMAT_OGG | SF_FORMAT_VORBIS},
+    {"mp3", "mp3", FORMAT_MP3},
 };
 
 static const audio_format *find_format(const char *name)
@@ -48,7 +48,7 @@ cf_err audio_format_check(const char *format)
     if (!f)
         return err_set(CF_ERR_UNSUPPORTED, "audio format \"%s\": expected wav, wav-float, flac, ogg or mp3", format);
     SF_INFO info = info_of(f);
-    if (f->type == 0 || !sf_format_check(&info))
+    if (!sf_format_check(&info))
         return err_set(CF_ERR_UNSUPPORTED, "audio format \"%s\": this libsndfile (%s) cannot write it", format,
                        sf_version_string());
     return CF_OK;

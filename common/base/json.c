@@ -17,9 +17,12 @@
 #include "common/base/mem.h"
 #include "common/base/utf8.h"
 
-#define EXACT_MAX          9007199254740992.0 /* 2^53: up to here a double holds every integer */
-#define JSON_BROKEN        (1 << 16)          /* our flag, above cJSON's own: a child is missing for want of memory */
-#define DUPLICATE_SCAN_MAX 64                 /* objects with more members are sorted to find duplicates */
+#define EXACT_MAX 9007199254740992.0 /* 2^53: up to here a double holds every integer */
+/* cJSON prints 15 digits and calls that equal when the difference is below a relative epsilon: longer integers lose
+ * their last digit now and then (docs/PITFALLS.md). */
+#define PRINTED_EXACTLY_MAX 999999999999999u
+#define JSON_BROKEN         (1 << 16) /* our flag, above cJSON's own: a child is missing for want of memory */
+#define DUPLICATE_SCAN_MAX  64        /* objects with more members are sorted to find duplicates */
 
 /* Depth and control characters are checked on the bytes, before cJSON recurses. */
 static cf_err scan(const char *text, size_t text_bytes, int depth_max)
@@ -390,7 +393,7 @@ void json_put_str(json *obj, const char *key, const char *text)
 
 void json_put_u64(json *obj, const char *key, uint64_t value)
 {
-    if ((double)value <= EXACT_MAX && value <= (uint64_t)EXACT_MAX) {
+    if (value <= PRINTED_EXACTLY_MAX) {
         json_put(obj, key, cJSON_CreateNumber((double)value));
         return;
     }

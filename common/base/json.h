@@ -64,8 +64,8 @@ json *json_object(void);
 json *json_array(void);
 void json_put(json *obj, const char *key, json *value);          /* takes value */
 void json_put_str(json *obj, const char *key, const char *text); /* NULL text: JSON null */
-void json_put_u64(json *obj, const char *key, uint64_t value);   /* a string above 2^53 */
-void json_put_f64(json *obj, const char *key, double value);
+void json_put_u64(json *obj, const char *key, uint64_t value);   /* a string above 15 digits */
+void json_put_f64(json *obj, const char *key, double value);     /* printed with 15 to 17 digits, last bits may go */
 void json_put_bool(json *obj, const char *key, bool value);
 void json_put_i32s(json *obj, const char *key, const int32_t *items, size_t count);
 void json_push(json *arr, json *value); /* takes value */

@@ -74,6 +74,28 @@ static void test_json_ranges(void **state)
     json_close(root);
 }
 
+/* cJSON alone printed 4856027069931781 as ...780: a worker's first word then named another boot and was dropped. */
+static void test_json_integers_are_exact(void **state)
+{
+    (void)state;
+    for (uint32_t i = 0; i < 2000; i++) {
+        uint32_t words[4];
+        rng_philox(3, (const uint32_t[4]){i}, words);
+        const uint64_t v = i == 0 ? 4856027069931781u : ((uint64_t)words[0] << 32 | words[1]) >> i % 40;
+        char *text;
+        json *obj = json_object(), *root;
+        uint64_t back;
+        json_put_u64(obj, "v", v);
+        assert_ok(json_print(obj, false, &text));
+        assert_ok(json_parse(text, strlen(text), 4, &root));
+        assert_ok(json_get_u64(root, "v", 0, UINT64_MAX, &back));
+        assert_true(back == v);
+        json_close(obj);
+        json_close(root);
+        mem_free(text);
+    }
+}
+
 static void test_json_writes_what_it_reads(void **state)
 {
     (void)state;
@@ -234,6 +256,7 @@ int main(void)
         cmocka_unit_test(test_err_names_round_trip),
         cmocka_unit_test(test_err_context_prepends),
         cmocka_unit_test(test_json_refuses),
+        cmocka_unit_test(test_json_integers_are_exact),
         cmocka_unit_test(test_json_ranges),
         cmocka_unit_test(test_json_writes_what_it_reads),
         cmocka_unit_test(test_utf8),
