@@ -78,7 +78,8 @@ typedef struct orch {
     int32_t lost_count;
     conn conns[CONNS_MAX];
     box_entry boxes[BOX_TABLE_MAX];
-    session *sessions[UTTERANCES_MAX]; /* by the core's utterance number; owned while there */
+    session *sessions[UTTERANCES_MAX];       /* by the core's utterance number; owned while there */
+    bool paused[CORE_STAGES][INSTANCES_MAX]; /* by `cosyfarm drain`, until `resume` */
     bool draining;
     uint64_t drain_by_us;
     bool drain_sent;

@@ -166,6 +166,8 @@ static void on_joined(orch_core *core, const core_event *e)
     CF_ASSERT(!m->live);
     *m = (core_member){.live = true,
                        .stage = e->stage,
+                       .instance = e->instance,
+                       .paused = e->paused,
                        .rows_max = e->rows_max,
                        .frames_max = e->frames_max,
                        .box = -1,
@@ -181,21 +183,55 @@ static void on_joined(orch_core *core, const core_event *e)
     CF_ASSERT(!"no room for an outbox"); /* the shell asks orch_core_has_box first */
 }
 
+/* Takes back what a lost member held. Its death counts against those rows unless the member itself is to blame. */
+static void take_back(orch_core *core, int32_t member, bool charge, uint64_t now_us)
+{
+    for (int32_t i = 0; i < CORE_SEGMENTS_MAX; i++) {
+        core_segment *s = &core->segments[i];
+        if (s->state != SEGMENT_RUN || s->member != member)
+            continue;
+        leave_member(core, s);
+        s->deaths += charge;
+        set_state(s, SEGMENT_WAIT, now_us);
+        core->jobs_replayed++;
+        core->utterances[s->utterance].attempts++;
+    }
+}
+
+/*
+ * Row or worker: who is to blame? A worker that dies UNPROVEN_DEATHS_MAX times without having finished a job is fed no
+ * more, unless that death gives up a row that ran alone: the row may be the poison, so the worker gets one more. Rows
+ * of the death that bars a worker are not charged: a broken worker costs at most one row. True: charge the rows.
+ */
+static bool blame(orch_core *core, const core_member *m)
+{
+    uint8_t *deaths = &core->unproven_deaths[m->stage][m->instance];
+    if (m->rows_held == 0)
+        return false;
+    if (*deaths < UINT8_MAX)
+        ++*deaths;
+    if (*deaths < UNPROVEN_DEATHS_MAX)
+        return true;
+    const int32_t alone = m->rows_held == 1 ? m->reserved_for : -1;
+    if (*deaths == UNPROVEN_DEATHS_MAX && alone >= 0 && core->segments[alone].deaths + 1 >= core->deaths_max)
+        return true;
+    if (!core->barred[m->stage][m->instance]) {
+        core_action *a = act(core, CORE_DO_BAR);
+        a->stage = m->stage;
+        a->segment = m->instance;
+        a->deaths = *deaths;
+    }
+    core->barred[m->stage][m->instance] = true;
+    return false;
+}
+
 static void on_lost(orch_core *core, const core_event *e, uint64_t now_us)
 {
     core_member *m = &core->members[e->member];
     if (!m->live)
         return;
-    for (int32_t i = 0; i < CORE_SEGMENTS_MAX; i++) {
-        core_segment *s = &core->segments[i];
-        if (s->state != SEGMENT_RUN || s->member != e->member)
-            continue;
-        leave_member(core, s);
-        s->deaths++;
-        set_state(s, SEGMENT_WAIT, now_us);
-        core->jobs_replayed++;
-        core->utterances[s->utterance].attempts++;
-    }
+    const bool charge = blame(core, m);
+    take_back(core, e->member, charge, now_us);
     m->live = false;
     if (m->box >= 0) {
         slots_retire(&core->boxes[m->box]);
@@ -211,6 +247,12 @@ static void on_lost(orch_core *core, const core_event *e, uint64_t now_us)
         else if (s->deaths >= core->deaths_max)
             fail_utterance(core, s, CF_ERR_GONE);
     }
+}
+
+static void on_pardon(orch_core *core, const core_event *e)
+{
+    core->unproven_deaths[e->stage][e->instance] = 0;
+    core->barred[e->stage][e->instance] = false;
 }
 
 static void on_opened(orch_core *core, const core_event *e)
@@ -231,12 +273,15 @@ static void on_submit(orch_core *core, const core_event *e, uint64_t now_us)
                           .priority = e->priority,
                           .attempts = 1,
                           .speed = e->speed,
+                          .deadline_us = e->deadline_us,
                           .seq = core->next_seq++};
     int32_t i = core->free_segment;
     for (int32_t n = 0; n < e->segments_count; n++) {
         core_segment *s = &core->segments[i];
         const int32_t next = s->next;
         *s = (core_segment){.utterance = e->utterance, .idx = n, .next = next, .member = -1, .cost = e->segments[n]};
+        s->tokens = s->cost.known_tokens;
+        s->stage = s->tokens > 0 ? CORE_FLOW : CORE_LLM;
         set_state(s, SEGMENT_WAIT, now_us);
         if (n + 1 == e->segments_count) {
             s->next = -1;
@@ -255,12 +300,13 @@ static void on_submit(orch_core *core, const core_event *e, uint64_t now_us)
 
 static core_segment *running_job(orch_core *core, const core_event *e)
 {
-    for (int32_t i = 0; i < CORE_SEGMENTS_MAX; i++) {
-        core_segment *s = &core->segments[i];
-        if (s->state == SEGMENT_RUN && s->job == e->job && s->member == e->member)
-            return s;
-    }
-    return NULL;
+    core_segment *s = &core->segments[e->job % CORE_SEGMENTS_MAX];
+    return s->state == SEGMENT_RUN && s->job == e->job && s->member == e->member ? s : NULL;
+}
+
+const core_segment *orch_core_find_job(const orch_core *core, int32_t member, uint64_t job)
+{
+    return running_job((orch_core *)(uintptr_t)core, &(core_event){.member = member, .job = job});
 }
 
 static void collect(orch_core *core, core_segment *s, const core_event *e, uint64_t now_us)
@@ -296,6 +342,8 @@ static void on_ready(orch_core *core, const core_event *e, uint64_t now_us)
     if (!s)
         return;
     const int32_t utterance = s->utterance;
+    const core_member *m = &core->members[s->member];
+    core->unproven_deaths[m->stage][m->instance] = 0;
     if (core->utterances[utterance].state == UTTERANCE_ENDED) {
         leave_member(core, s);
         set_state(s, SEGMENT_DONE, now_us);
@@ -358,9 +406,20 @@ static int32_t credit_frames(const core_segment *s)
     return s->stage == CORE_HIFT ? s->frames : 0;
 }
 
-static bool has_credit(const core_member *m, const core_segment *s, int32_t segment_idx, bool alone)
+bool orch_core_is_barred(const orch_core *core, int32_t stage, int32_t instance)
 {
-    if (!m->live || m->draining || m->stage != s->stage)
+    return core->barred[stage][instance];
+}
+
+static bool is_fed(const orch_core *core, const core_member *m, int32_t stage)
+{
+    return m->live && !m->draining && !m->paused && m->stage == stage && !orch_core_is_barred(core, stage, m->instance);
+}
+
+static bool has_credit(const orch_core *core, const core_member *m, const core_segment *s, int32_t segment_idx,
+                       bool alone)
+{
+    if (!is_fed(core, m, s->stage))
         return false;
     if (m->reserved_for >= 0 && m->reserved_for != segment_idx)
         return false;
@@ -406,7 +465,7 @@ static void dispatch(orch_core *core, core_segment *s, int32_t member, bool alon
 {
     core_member *m = &core->members[member];
     s->member = member;
-    s->job = core->next_job++;
+    s->job = core->next_job++ * CORE_SEGMENTS_MAX + (uint64_t)(s - core->segments);
     s->credit_frames = credit_frames(s);
     m->rows_held++;
     m->frames_held += s->credit_frames;
@@ -431,7 +490,7 @@ static int32_t least_loaded(const orch_core *core, const core_segment *s, int32_
     int32_t best = -1;
     for (int32_t i = 0; i < MEMBERS_MAX; i++) {
         const core_member *m = &core->members[i];
-        if (tried[i] || !has_credit(m, s, segment_idx, alone) || !can_read(core, m, s))
+        if (tried[i] || !has_credit(core, m, s, segment_idx, alone) || !can_read(core, m, s))
             continue;
         if (best < 0 || m->rows_held < core->members[best].rows_held)
             best = i;
@@ -447,7 +506,7 @@ static void reserve(orch_core *core, const core_segment *s, int32_t segment_idx)
         const core_member *m = &core->members[i];
         if (m->live && m->reserved_for == segment_idx)
             return;
-        if (m->live && !m->draining && m->stage == s->stage && m->reserved_for < 0 && can_read(core, m, s) &&
+        if (is_fed(core, m, s->stage) && m->reserved_for < 0 && can_read(core, m, s) &&
             (best < 0 || m->rows_held < core->members[best].rows_held))
             best = i;
     }
@@ -486,7 +545,7 @@ static bool room_for(const orch_core *core, int32_t stage)
 {
     for (int32_t i = 0; i < MEMBERS_MAX; i++) {
         const core_member *m = &core->members[i];
-        if (m->live && !m->draining && m->stage == stage && m->rows_held < m->rows_max)
+        if (is_fed(core, m, stage) && m->rows_held < m->rows_max)
             return true;
     }
     return false;
@@ -515,6 +574,21 @@ static void schedule(orch_core *core, uint64_t now_us)
     }
 }
 
+/* Utterances whose deadline has passed; stops while the rest of the list still fits, the next tick goes on. */
+static void end_overdue(orch_core *core, uint64_t now_us)
+{
+    for (int32_t o = 0; o < core->order_count && core->actions_count < ACTIONS_KEPT_FREE; o++) {
+        const core_utterance *u = &core->utterances[core->order[o]];
+        if (u->deadline_us == 0 || now_us < u->deadline_us)
+            continue;
+        int32_t i = u->first_segment;
+        while (core->segments[i].state == SEGMENT_DONE)
+            i = core->segments[i].next;
+        fail_utterance(core, &core->segments[i], CF_ERR_TIMEOUT);
+        o--; /* it left the order */
+    }
+}
+
 void orch_core_step(orch_core *core, const core_event *event, uint64_t now_us)
 {
     core->actions_count = 0;
@@ -528,6 +602,12 @@ void orch_core_step(orch_core *core, const core_event *event, uint64_t now_us)
         break;
     case CORE_DRAINING:
         core->members[event->member].draining = true;
+        break;
+    case CORE_PAUSE:
+        core->members[event->member].paused = event->paused;
+        break;
+    case CORE_PARDON:
+        on_pardon(core, event);
         break;
     case CORE_OPENED:
         on_opened(core, event);
@@ -546,6 +626,7 @@ void orch_core_step(orch_core *core, const core_event *event, uint64_t now_us)
             end_utterance(core, event->utterance);
         break;
     case CORE_TICK:
+        end_overdue(core, now_us);
         break;
     }
     schedule(core, now_us);

@@ -29,11 +29,13 @@ enum { CORE_LLM, CORE_FLOW, CORE_HIFT };
 #define CORE_SAMPLE_BYTES 4
 
 typedef enum core_event_kind {
-    CORE_JOINED,   /* member, stage, rows_max, frames_max, outbox_id (0: none), outbox_bytes */
+    CORE_JOINED,   /* member, stage, instance, rows_max, frames_max, outbox_id (0: none), outbox_bytes, paused */
     CORE_LOST,     /* member */
-    CORE_DRAINING, /* member: no more work for it */
+    CORE_DRAINING, /* member: it leaves, no more work for it */
+    CORE_PAUSE,    /* member, paused: no more work for it, or work again */
+    CORE_PARDON,   /* stage, instance: its deaths are forgotten, it is fed again */
     CORE_OPENED,   /* member, outbox_id: it can read that outbox */
-    CORE_SUBMIT,   /* utterance, priority, speed, segments, segments_count */
+    CORE_SUBMIT,   /* utterance, priority, speed, deadline_us (0: none), segments, segments_count */
     CORE_READY,    /* member, job, tokens | frames | samples */
     CORE_FAILED,   /* member, job, code */
     CORE_WITHDRAW, /* utterance: nobody wants it any more */
@@ -43,13 +45,15 @@ typedef enum core_event_kind {
 typedef struct core_cost {
     int32_t text_tokens;
     int32_t prompt_tokens; /* speech tokens of the voice: they are rendered along with the new ones */
+    int32_t known_tokens;  /* > 0: the llm's work was done before (a journal has its tokens); begin at flow */
 } core_cost;
 
 typedef struct core_event {
     core_event_kind kind;
-    int32_t member, stage, rows_max, frames_max;
+    int32_t member, stage, instance, rows_max, frames_max;
+    bool paused;
     uint32_t outbox_id;
-    uint64_t outbox_bytes;
+    uint64_t outbox_bytes, deadline_us;
     int32_t utterance, priority, segments_count;
     double speed;
     const core_cost *segments; /* borrowed for the call */
@@ -66,7 +70,8 @@ typedef enum core_action_kind {
     CORE_DO_FINISH,  /* every segment of utterance is collected */
     CORE_DO_FAIL,    /* utterance ends with code, because of segment at stage */
     CORE_DO_FORGET,  /* nothing refers to utterance any more: its number may be used again */
-    CORE_DO_RELEASE  /* nothing reads in.outbox_id any more: free the memory */
+    CORE_DO_RELEASE, /* nothing reads in.outbox_id any more: free the memory */
+    CORE_DO_BAR      /* stage and instance (in `segment`): died too often before a finished job, is fed no more */
 } core_action_kind;
 
 typedef struct core_slot {
@@ -91,7 +96,7 @@ typedef struct core_segment {
     core_segment_state state;
     int32_t utterance, idx, next; /* next: of the same utterance, -1 at the end */
     int32_t stage, member;        /* member: while RUN */
-    uint64_t job;                 /* of the present or last dispatch; never reused */
+    uint64_t job;                 /* of the present or last dispatch; never reused; its remainder is our index */
     core_cost cost;
     int32_t tokens, frames, deaths;
     int32_t credit_frames; /* what it takes of its member's frames while RUN */
@@ -105,12 +110,12 @@ typedef struct core_utterance {
     core_utterance_state state; /* ENDED: reported; waits for members to let go of its segments */
     int32_t first_segment, segments_count, segments_done, priority, attempts;
     double speed;
-    uint64_t seq;
+    uint64_t seq, deadline_us; /* deadline 0: none */
 } core_utterance;
 
 typedef struct core_member {
-    bool live, draining;
-    int32_t stage, rows_max, frames_max, rows_held, frames_held;
+    bool live, draining, paused;
+    int32_t stage, instance, rows_max, frames_max, rows_held, frames_held;
     int32_t box;          /* index of its outbox, -1: none */
     int32_t reserved_for; /* segment that runs, or must run next, alone here; -1: none */
     bool opened[CORE_BOXES_MAX];
@@ -126,6 +131,9 @@ typedef struct orch_core {
     int32_t free_segment; /* head of the list of free segments */
     int32_t free_segments_count;
     int32_t deaths_max;
+    /* Deaths with work in hand since the instance last finished a job. */
+    uint8_t unproven_deaths[CORE_STAGES][INSTANCES_MAX];
+    bool barred[CORE_STAGES][INSTANCES_MAX];
     uint64_t next_job, next_seq, jobs_dispatched, jobs_replayed;
     core_action actions[CORE_ACTIONS_MAX];
     int32_t actions_count;
@@ -143,6 +151,12 @@ bool orch_core_has_box(const orch_core *core);
 /* Empties the action list, applies the event, schedules. Events about unknown jobs or members are ignored: they are
  * echoes of what has been decided otherwise meanwhile. */
 void orch_core_step(orch_core *core, const core_event *event, uint64_t now_us);
+
+/* The segment that this job is running for on this member; NULL: none, an echo. */
+const core_segment *orch_core_find_job(const orch_core *core, int32_t member, uint64_t job);
+
+/* Is this instance fed no more, because it died UNPROVEN_DEATHS_MAX times before its first finished job? */
+bool orch_core_is_barred(const orch_core *core, int32_t stage, int32_t instance);
 
 /* Segments per stage, for status and tests. */
 void orch_core_count(const orch_core *core, int32_t ret_waiting[CORE_STAGES], int32_t ret_running[CORE_STAGES]);

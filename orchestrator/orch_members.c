@@ -361,6 +361,8 @@ static void on_here(orch *o, int conn_idx, const wire_msg *msg)
     orch_apply(o, &(core_event){.kind = CORE_JOINED,
                                 .member = conn_idx,
                                 .stage = c->stage,
+                                .instance = c->instance,
+                                .paused = o->paused[c->stage][c->instance],
                                 .rows_max = c->rows_max,
                                 .frames_max = c->frames_max > 0 ? c->frames_max : 1,
                                 .outbox_id = c->outbox_id,
@@ -383,6 +385,20 @@ static void on_beat(orch *o, conn *c, const wire_msg *msg)
     }
 }
 
+/* The segment's speech tokens; returns how many. */
+static int32_t take_tokens(session_segment *seg, const wire_msg *msg)
+{
+    size_t count = 0;
+    mem_free(seg->tokens);
+    seg->tokens = NULL;
+    seg->tokens_count = 0;
+    if (wire_i32s(msg, "tokens", &seg->tokens, &count) == CF_OK)
+        seg->tokens_count = (int32_t)count;
+    seg->stopped = wire_bool(msg, "stopped");
+    seg->capped = wire_bool(msg, "capped");
+    return seg->tokens_count;
+}
+
 static void on_ready(orch *o, int conn_idx, const wire_msg *msg)
 {
     core_event e = {.kind = CORE_READY,
@@ -391,22 +407,12 @@ static void on_ready(orch *o, int conn_idx, const wire_msg *msg)
                     .frames = (int32_t)wire_u64(msg, "frames"),
                     .samples = (int64_t)wire_u64(msg, "samples")};
     /* Which segment it was must be asked before the core moves it on. */
-    for (int32_t i = 0; i < CORE_SEGMENTS_MAX; i++) {
-        const core_segment *s = &o->core.segments[i];
-        if (s->state != SEGMENT_RUN || s->job != e.job || s->member != conn_idx || !o->sessions[s->utterance])
-            continue;
-        session *row = o->sessions[s->utterance];
+    const core_segment *s = orch_core_find_job(&o->core, conn_idx, e.job);
+    session *row = s ? o->sessions[s->utterance] : NULL;
+    if (row) {
         row->compute_us[s->stage] += wire_u64(msg, "compute_us");
-        session_segment *seg = &row->segments[s->idx];
-        if (s->stage == CORE_LLM && wire_has(msg, "tokens")) {
-            size_t count = 0;
-            mem_free(seg->tokens);
-            seg->tokens = NULL;
-            if (wire_i32s(msg, "tokens", &seg->tokens, &count) == CF_OK)
-                e.tokens = seg->tokens_count = (int32_t)count;
-            seg->capped = wire_bool(msg, "capped");
-        }
-        break;
+        if (s->stage == CORE_LLM && wire_has(msg, "tokens"))
+            e.tokens = take_tokens(&row->segments[s->idx], msg);
     }
     o->caused_us = wire_u64(msg, "sent_us");
     orch_apply(o, &e);
@@ -416,13 +422,10 @@ static void on_ready(orch *o, int conn_idx, const wire_msg *msg)
 static void on_failed(orch *o, int conn_idx, const wire_msg *msg)
 {
     /* The text goes to the session the core will name in CORE_DO_FAIL. */
-    for (int32_t i = 0; i < CORE_SEGMENTS_MAX; i++) {
-        const core_segment *s = &o->core.segments[i];
-        if (s->state == SEGMENT_RUN && s->job == wire_u64(msg, "job") && s->member == conn_idx &&
-            o->sessions[s->utterance])
-            snprintf(o->sessions[s->utterance]->write_text, sizeof o->sessions[s->utterance]->write_text, "%s",
-                     wire_str(msg, "text"));
-    }
+    const core_segment *s = orch_core_find_job(&o->core, conn_idx, wire_u64(msg, "job"));
+    session *row = s ? o->sessions[s->utterance] : NULL;
+    if (row)
+        snprintf(row->write_text, sizeof row->write_text, "%s", wire_str(msg, "text"));
     orch_apply(o, &(core_event){.kind = CORE_FAILED,
                                 .member = conn_idx,
                                 .job = wire_u64(msg, "job"),

@@ -183,7 +183,9 @@ static void submit_to_core(orch *o, session *s, int32_t prompt_tokens, int32_t p
     while (o->core.utterances[utterance].state != UTTERANCE_FREE)
         utterance++;
     for (size_t i = 0; i < s->plan.segment_count; i++)
-        costs[i] = (core_cost){(int32_t)s->plan.segments[i].id_count, prompt_tokens};
+        costs[i] = (core_cost){.text_tokens = (int32_t)s->plan.segments[i].id_count,
+                               .prompt_tokens = prompt_tokens,
+                               .known_tokens = s->segments[i].tokens_count};
     s->utterance = utterance;
     o->sessions[utterance] = s;
     o->sessions_live++;

@@ -149,6 +149,8 @@ static void do_fail(orch *o, const core_action *a)
     if (a->code == CF_ERR_GONE)
         snprintf(text, sizeof text, "segment %d was in flight in %d worker deaths (deaths_max %d)", a->segment,
                  a->deaths, o->cfg.deaths_max);
+    else if (a->code == CF_ERR_TIMEOUT)
+        snprintf(text, sizeof text, "segment %d was not done by the row's deadline", a->segment);
     else if (a->code == CF_ERR_LIMIT && !s->write_text[0])
         snprintf(text, sizeof text, "segment %d needs a larger outbox (outbox_mib %d)", a->segment, o->cfg.outbox_mib);
     else
@@ -180,6 +182,12 @@ static void perform(orch *o, const core_action *a)
         break;
     case CORE_DO_RELEASE:
         members_release_box(o, a->in.outbox_id);
+        break;
+    case CORE_DO_BAR:
+        log_error("member.barred",
+                  "role=%s instance=%d deaths=%d text=\"died before a first finished job; fed no more until `cosyfarm "
+                  "resume %s/%d`\"",
+                  stage_names[a->stage], a->segment, a->deaths, stage_names[a->stage], a->segment);
         break;
     }
 }

@@ -17,7 +17,7 @@ typedef struct session_segment {
     int32_t tokens_count;
     float *samples; /* owned; collected from the hift */
     int64_t samples_count;
-    bool capped;
+    bool stopped, capped; /* as the llm said */
 } session_segment;
 
 typedef struct session {

@@ -45,7 +45,9 @@
 /* Control plane. */
 #define MESSAGE_BYTES_MAX   65536 /* one control message; 7500 token ids in JSON take at most 37 KiB */
 #define MESSAGE_DEPTH_MAX   8
-#define MEMBERS_MAX         64 /* workers of all stages on one orchestrator */
+#define MEMBERS_MAX         64   /* workers of all stages on one orchestrator */
+#define INSTANCES_MAX       1000 /* numbers of one stage's workers: 0..999 */
+#define UNPROVEN_DEATHS_MAX 3    /* deaths before a first finished job that end the feeding of an instance */
 #define JOBS_PER_MEMBER_MAX 256
 #define UTTERANCES_MAX      256 /* accepted at once; more are refused with CF_ERR_BUSY */
 #define CLIENTS_MAX         64

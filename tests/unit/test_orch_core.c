@@ -49,7 +49,7 @@ static void submit(int utterance, int segments)
 {
     static core_cost costs[64];
     for (int i = 0; i < segments; i++)
-        costs[i] = (core_cost){10, 50};
+        costs[i] = (core_cost){10, 50, 0};
     apply((core_event){
         .kind = CORE_SUBMIT, .utterance = utterance, .speed = 1, .segments = costs, .segments_count = segments});
 }
@@ -97,7 +97,7 @@ static void test_speed_shortens_the_slot(void **state)
 {
     (void)state;
     join_three();
-    static const core_cost cost = {10, 50};
+    static const core_cost cost = {10, 50, 0};
     apply((core_event){.kind = CORE_SUBMIT, .speed = 1.3, .segments = &cost, .segments_count = 1});
     ready(expect_work(CORE_LLM), 25, 0, 0);
     assert_int_equal(expect_work(CORE_FLOW).frames, (int)(50 / 1.3));
@@ -166,6 +166,83 @@ static void test_poison_runs_alone_then_is_given_up(void **state)
     assert_int_equal(core.utterances[1].state, UTTERANCE_LIVE);
 }
 
+/* Two rows, one worker that never finishes anything: the first is given up as a suspect, then the worker is. */
+static void test_worker_that_always_dies_is_fed_no_more(void **state)
+{
+    (void)state;
+    orch_core_init(&core, 3);
+    submit(0, 1);
+    submit(1, 1);
+    for (int death = 0; death < 4; death++) {
+        join(0, CORE_LLM, 0);
+        assert_non_null(find_action(CORE_DO_WORK));
+        apply((core_event){.kind = CORE_LOST, .member = 0});
+        assert_true((find_action(CORE_DO_FAIL) != NULL) == (death == 2));
+        assert_true((find_action(CORE_DO_BAR) != NULL) == (death == 3));
+    }
+    assert_int_equal(core.utterances[1].state, UTTERANCE_LIVE);
+    join(0, CORE_LLM, 0);
+    assert_null(find_action(CORE_DO_WORK));
+    assert_true(orch_core_is_barred(&core, CORE_LLM, 0));
+    apply((core_event){.kind = CORE_PARDON, .stage = CORE_LLM, .instance = 0});
+    ready(expect_work(CORE_LLM), 25, 0, 0);
+    assert_int_equal(core.unproven_deaths[CORE_LLM][0], 0);
+}
+
+static void test_finished_jobs_prove_a_worker(void **state)
+{
+    (void)state;
+    orch_core_init(&core, 100);
+    submit(0, 1);
+    submit(1, 1);
+    for (int death = 0; death < 10; death++) {
+        join(0, CORE_LLM, 0);
+        ready(expect_work(CORE_LLM), 25, 0, 0);
+        submit(2 + death, 1);
+        apply((core_event){.kind = CORE_LOST, .member = 0});
+        assert_null(find_action(CORE_DO_BAR));
+    }
+}
+
+static void test_paused_member_keeps_what_it_has(void **state)
+{
+    (void)state;
+    join_three();
+    submit(0, 1);
+    const core_action first = expect_work(CORE_LLM);
+    apply((core_event){.kind = CORE_PAUSE, .member = 0, .paused = true});
+    submit(1, 1);
+    assert_null(find_action(CORE_DO_WORK));
+    ready(first, 25, 0, 0);
+    expect_work(CORE_FLOW);
+    apply((core_event){.kind = CORE_PAUSE, .member = 0, .paused = false});
+    assert_int_equal(expect_work(CORE_LLM).utterance, 1);
+}
+
+static void test_known_tokens_begin_at_flow(void **state)
+{
+    (void)state;
+    join_three();
+    static const core_cost costs[] = {{10, 50, 30}, {10, 50, 0}};
+    apply((core_event){.kind = CORE_SUBMIT, .speed = 1, .segments = costs, .segments_count = 2});
+    assert_int_equal(core.actions[0].stage, CORE_FLOW);
+    assert_int_equal(core.actions[0].frames, 60);
+    assert_int_equal(core.actions[1].stage, CORE_LLM);
+}
+
+static void test_deadline_ends_a_row(void **state)
+{
+    (void)state;
+    orch_core_init(&core, 3);
+    static const core_cost cost = {10, 50, 0};
+    apply((core_event){.kind = CORE_SUBMIT, .speed = 1, .deadline_us = 2000, .segments = &cost, .segments_count = 1});
+    orch_core_step(&core, &(core_event){.kind = CORE_TICK}, 1999);
+    assert_int_equal(core.actions_count, 0);
+    orch_core_step(&core, &(core_event){.kind = CORE_TICK}, 2000);
+    assert_int_equal(find_action(CORE_DO_FAIL)->code, CF_ERR_TIMEOUT);
+    assert_int_equal(core.free_segments_count, CORE_SEGMENTS_MAX);
+}
+
 static void test_given_back_work_is_nobodys_fault(void **state)
 {
     (void)state;
@@ -223,7 +300,7 @@ static void test_priority_goes_first(void **state)
 {
     (void)state;
     orch_core_init(&core, 3);
-    static const core_cost cost = {10, 0};
+    static const core_cost cost = {10, 0, 0};
     for (int i = 0; i < 3; i++)
         apply((core_event){.kind = CORE_SUBMIT,
                            .utterance = i,
@@ -264,6 +341,8 @@ static void sim_join(sim *s, int member)
     sim_step(s, (core_event){.kind = CORE_JOINED,
                              .member = member,
                              .stage = stage,
+                             .instance = member / 3,
+                             .paused = draw(s) < 0.1f,
                              .rows_max = 1 + (int)(draw(s) * 4),
                              .frames_max = 400,
                              .outbox_id = outbox,
@@ -338,7 +417,7 @@ static void sim_submit(sim *s)
     if (utterance == UTTERANCES_MAX || !orch_core_has_room(&core, count))
         return;
     for (int i = 0; i < count; i++)
-        costs[i] = (core_cost){10, (int)(draw(s) * 100)};
+        costs[i] = (core_cost){10, (int)(draw(s) * 100), draw(s) < 0.1f ? 40 : 0};
     s->busy[utterance] = true;
     s->submitted++;
     sim_step(s, (core_event){.kind = CORE_SUBMIT,
@@ -403,6 +482,10 @@ static void run_history(uint64_t seed)
     for (int m = 0; m < 9; m++)
         if (!core.members[m].live)
             sim_join(&s, m);
+    for (int m = 0; m < 9; m++) {
+        sim_step(&s, (core_event){.kind = CORE_PARDON, .stage = m % 3, .instance = m / 3});
+        sim_step(&s, (core_event){.kind = CORE_PAUSE, .member = m});
+    }
     for (int step = 0; step < 20000 && s.held_count > 0; step++)
         sim_answer(&s, true);
     assert_int_equal(s.finished + s.failed, s.submitted);
@@ -428,6 +511,11 @@ int main(void)
         cmocka_unit_test(test_death_replays_from_the_stage_boundary),
         cmocka_unit_test(test_committed_mel_outlives_its_writer),
         cmocka_unit_test(test_poison_runs_alone_then_is_given_up),
+        cmocka_unit_test(test_worker_that_always_dies_is_fed_no_more),
+        cmocka_unit_test(test_finished_jobs_prove_a_worker),
+        cmocka_unit_test(test_paused_member_keeps_what_it_has),
+        cmocka_unit_test(test_known_tokens_begin_at_flow),
+        cmocka_unit_test(test_deadline_ends_a_row),
         cmocka_unit_test(test_given_back_work_is_nobodys_fault),
         cmocka_unit_test(test_failure_cancels_the_rest_of_the_row),
         cmocka_unit_test(test_lies_fail_the_row),
