@@ -1,6 +1,6 @@
 /*
  * cmd.h - the verbs of the `cosyfarm` command; one file a verb. argv[0] is the verb. Each returns an exit code of
- * interface 3.
+ * interface.md 3.
  */
 #ifndef CF_TOOLS_CMD_H
 #define CF_TOOLS_CMD_H

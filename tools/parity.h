@@ -1,5 +1,5 @@
 /*
- * parity.h - the frame of `cosyfarm parity`: cases in, comparisons out (docs/PARITY.md). A stage supplies one adapter.
+ * parity.h - the frame of `cosyfarm parity`: cases in, comparisons out (cases.md). A stage supplies one adapter.
  *
  * The frame loads and groups cases, runs each alone and then all of one stage in one packed batch through the adapter,
  * demands equal bytes of the two, compares every emitted tensor with the case's expectation under the bound of its
@@ -31,7 +31,7 @@ CF_MUST_CHECK cf_err parity_case_i32(const parity_case *c, const char *name, int
                                      const int32_t **ret_data);
 bool parity_case_has(const parity_case *c, const char *name);
 
-/* Where an adapter puts what it computed, in the layout of docs/PARITY.md. Copies. */
+/* Where an adapter puts what it computed, in the layout of cases.md 2. Copies. */
 typedef struct parity_sink parity_sink;
 CF_MUST_CHECK cf_err parity_emit(parity_sink *sink, size_t case_idx, const char *name, int rank, const int64_t *dims,
                                  const float *data);

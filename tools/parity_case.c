@@ -3,7 +3,7 @@
  * of contents, not the file's bytes.
  * Fails: CF_ERR_SYS, CF_ERR_INVALID, CF_ERR_CORRUPT, CF_ERR_UNSUPPORTED, CF_ERR_LIMIT for files that are not cases;
  * CF_ERR_NOTFOUND, CF_ERR_MISMATCH when an adapter asks for an input that is not there.
- * Source: docs/PARITY.md, which lists stages, tensors and capture names.
+ * Source: cases.md 2, which lists stages, tensors and capture names.
  */
 #include "tools/parity_case.h"
 

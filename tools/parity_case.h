@@ -1,5 +1,5 @@
 /*
- * parity_case.h - one case file in memory: its tensors under the names of docs/PARITY.md, what each is for, metadata.
+ * parity_case.h - one case file in memory: its tensors under the names of cases.md 2, what each is for, metadata.
  *
  * Two kinds of files are read: cases with metadata `stage`, and the captures that older tools wrote without metadata,
  * whose names are mapped. The accessors that adapters use are in parity.h.

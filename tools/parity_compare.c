@@ -1,7 +1,7 @@
 /*
  * parity_compare.c - differences between tensors and the bounds on them. Command line only; owns nothing.
  * Fails: never; a NaN is a finding, not an error.
- * Source: docs/PARITY.md repeats the table for readers; a test holds the figures of both against each other.
+ * Source: cases.md 2 repeats the table for readers; tools/docs_check.py holds the figures of both against each other.
  */
 #include "tools/parity_compare.h"
 

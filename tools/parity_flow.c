@@ -2,7 +2,7 @@
  * parity_flow.c - flow cases through the stage that workers run, watched by a probe.
  * Command line only; owns the stage and, during a run, one list of solver states per case.
  * Fails: as flow_stage and the readers of a case.
- * Source: spec/cases.md 2; the layouts are upstream's [80, T], the stage's are time-major.
+ * Source: cases.md 2; the layouts are upstream's [80, T], the stage's are time-major.
  */
 #include <stdio.h>
 #include <string.h>

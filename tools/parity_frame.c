@@ -2,7 +2,7 @@
  * parity_frame.c - the frame of `cosyfarm parity`: groups cases by stage, runs them alone and packed, compares and
  * reports. Command line only; owns the sinks of one stage at a time, the adapters' contexts while they run.
  * Fails: what an adapter's open or a capture's writing returns; everything a case does wrong is a FAIL line.
- * Source: docs/PARITY.md.
+ * Source: cases.md 1 to 3.
  */
 #include "tools/parity_frame.h"
 

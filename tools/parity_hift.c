@@ -10,7 +10,7 @@
  * Expected tensors that a case leaves out are replaced by ours.
  *
  * Fails: CF_ERR_MISMATCH, CF_ERR_NOTFOUND, CF_ERR_LIMIT say what is wrong with a case; as the engine.
- * Source: spec/cases.md 2; layouts are upstream's [C, T], ours are time-major.
+ * Source: cases.md 2; layouts are upstream's [C, T], ours are time-major.
  */
 #include <stdio.h>
 #include <string.h>

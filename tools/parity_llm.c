@@ -3,7 +3,7 @@
  * tokens through the stage's own decode steps with the cache, all cases of a run in packed calls. Command line; owns
  * the engine.
  *
- * A capture without ids gives the embeddings of its text instead (spec/cases.md 2).
+ * A capture without ids gives the embeddings of its text instead (cases.md 2).
  *
  * Fails: what the engine says; CF_ERR_NOTFOUND and CF_ERR_MISMATCH for inputs; CF_ERR_INVALID for ids out of range.
  */

@@ -1,7 +1,7 @@
 /*
  * parity_mel.c - shared by the parity adapters around mel. Command line only; owns nothing.
  * Fails: CF_ERR_NOTFOUND and CF_ERR_MISMATCH for inputs of a case; what the stage says of a job.
- * Source: spec/cases.md 2.
+ * Source: cases.md 2.
  */
 #include "tools/parity_mel.h"
 

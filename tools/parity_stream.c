@@ -8,10 +8,10 @@
  *
  * The vocoder is given the case's mel where it holds one. From our own, which rounds otherwise in the seventh digit, no
  * implementation would reach the waveform: noise of 2.5e-7 of the maximum leaves 50 dB after five seconds, because the
- * f32 phase adds up every rounding (docs/PARITY.md).
+ * f32 phase adds up every rounding (cases.md 2).
  *
  * Fails: CF_ERR_INVALID for calls that no stream could have made; as the two stages.
- * Source: spec/flow.md 8.1 and 8.4, spec/hift.md 9.2; cosy cosyvoice/cli/model.py CosyVoice3Model.tts, token2wav
+ * Source: flow.md 8.1 and 8.4, hift.md 9.2; cosy cosyvoice/cli/model.py CosyVoice3Model.tts, token2wav
  * @ace7c47. The calls are the case's, since a process that has served streams before makes other ones (flow.md 8.1).
  */
 #include <stdio.h>

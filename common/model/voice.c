@@ -4,7 +4,7 @@
  * A voice's content hash covers what reaches the model, framed by lengths, so that the same voice has the same hash in
  * any file format. Prompt tokens and frames that do not pair up are trimmed together, as upstream does.
  * Fails: CF_ERR_INVALID names file, tensor, expected and found; CF_ERR_LIMIT above the prompt's 30 s; CF_ERR_NUMERIC
- * for values that are not finite. Source: formats.md 3, voice.md 6, cosy cosyvoice/cli/frontend.py
+ * for values that are not finite. Source: formats.md 3.2, cosy cosyvoice/cli/frontend.py
  * frontend_zero_shot @ace7c47 (alignment).
  */
 #include "common/model/voice.h"

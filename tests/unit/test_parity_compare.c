@@ -1,4 +1,4 @@
-/* test_parity_compare.c - the bounds of docs/PARITY.md: each honoured just inside, refused just outside; figures. */
+/* test_parity_compare.c - the bounds of cases.md 2: each honoured just inside, refused just outside; figures. */
 #include "tests/harness/test.h"
 
 #include <math.h>
