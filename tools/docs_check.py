@@ -1,9 +1,11 @@
 #!/usr/bin/env python3
 """docs_check.py - compares the documents with the code: what both name has to be the same.
 
-Exit codes of tools/cmd.h and common/base/process.h, environment variables and configuration keys have to be in
-docs/OPERATIONS.md and the other way round; files, links and make targets that the documents name have to exist.
-Prints `file: what`; exit status 1 if something differs.
+Compared in both directions: exit codes, environment variables and configuration keys with docs/OPERATIONS.md,
+the messages of common/transport/wire.[ch] with docs/PROTOCOL.md, the bounds of tools/parity_compare.c with
+docs/model/cases.md. Verbs have to be in docs/INTERFACE.md. Files, links, make targets, tests, sections and
+requirements [P-nn] that somebody names have to exist. Prints `file: what`; exit status 1 if something differs.
+Every run first proves on broken examples that differences are seen.
 """
 import glob
 import os
@@ -49,6 +51,178 @@ def differ(what, code, document, in_document):
     for name in sorted(in_document - code):
         yield document, "%s %s is not in the code" % (what, name)
 
+
+# ---- messages ----
+
+PROTOCOL = "docs/PROTOCOL.md"
+ROUTES = {
+    "WIRE_MEMBER_LIFELINE": "member to orchestrator, lifeline",
+    "WIRE_ORCH_LIFELINE": "orchestrator to member, lifeline",
+    "WIRE_MEMBER_BUS": "worker to orchestrator, bus",
+    "WIRE_ORCH_BUS": "orchestrator to worker, bus",
+    "WIRE_CLIENT_BUS": "client to orchestrator, bus",
+    "WIRE_ORCH_CLIENT": "orchestrator to client, bus",
+}
+U64_ANY = 18446744073709551615
+
+
+def constants():
+    """Numbers that wire.c uses by name: the macros of limits.h and its own."""
+    values = {}
+    text = re.sub(r"/\*.*?\*/", "", read("common/base/limits.h") + read("common/transport/wire.c"), flags=re.S)
+    for name, body in re.findall(r"^#define (\w+) +(\S.*)$", text, re.M):
+        words = re.sub(r"\b[A-Z_]+[A-Z]\b", lambda m: str(values.get(m.group(0), m.group(0))), body)
+        if re.fullmatch(r"[\d.\s+*/()<-]+", words):
+            values[name] = int(eval(words.replace("/", "//"), {}))  # digits and operators alone: checked above
+    return values
+
+
+def number(text, names):
+    """An integer for "1e9", "999" or a name; a float stays one when it is not whole."""
+    value = names.get(text.strip(), None)
+    if value is None:
+        value = float(text) if not re.fullmatch(r"\s*\d+\s*", text) else int(text)
+    return int(value) if value == int(value) else value
+
+
+def bound_words(kind, low, high, names):
+    """(type, range) of a field as docs/PROTOCOL.md writes them."""
+    low, high = number(low, names), number(high, names)
+    if kind == "U64":
+        return "u64", "any" if high >= U64_ANY else "0..%d" % high
+    if kind == "F64":
+        return "f64", "%s..%s" % (low, high)
+    if kind == "STR":
+        return "text", "at most %d bytes" % high
+    if kind == "I32S":
+        return "ids", "at most %d" % high
+    return ("flag", "true, false") if kind == "BOOL" else ("tree", "array or object")
+
+
+def wire_kinds(header):
+    """kind -> the name of its route."""
+    table = re.search(r"#define WIRE_KINDS\(X\)(.*?)\n\n", header, re.S)
+    return dict(re.findall(r"\bX\((\w+), (\w+)\)", table.group(1))) if table else {}
+
+
+def wire_fields(source, names):
+    """kind -> {field: (type, range)} in the table's order."""
+    short = {"NUM": ("U64", 0), "REAL": ("F64", 1), "TEXT": ("STR", 0), "FLAG": ("BOOL", 0), "IDS": ("I32S", 0),
+             "TREE": ("JSON", 0)}
+    kinds = {}
+    for kind, body in re.findall(r"static const wire_field (\w+)_fields\[\] = \{(.*?)\};", source, re.S):
+        fields = kinds.setdefault(kind, {})
+        for macro, key, rest in re.findall(r"\b(NUM|REAL|TEXT|FLAG|IDS|TREE|OPT)\(\"(\w+)\"((?:, [^,()]+)*)\)", body):
+            args = [a.strip() for a in rest.split(",")[1:]]
+            if macro == "OPT":
+                words = bound_words(args[0].replace("FIELD_", ""), args[1], args[2], names)
+                fields[key] = (words[0] + ", optional", words[1])
+                continue
+            kind_name, has_low = short[macro]
+            args = args if has_low else ["0"] + (args or ["0"])
+            fields[key] = bound_words(kind_name, args[0], args[1], names)
+        if len(re.findall(r"\b(?:NUM|REAL|TEXT|FLAG|IDS|TREE|OPT)\(", body)) != len(fields):
+            raise SystemExit("common/transport/wire.c: %s_fields has rows that this script cannot read" % kind)
+    return kinds
+
+
+def protocol_kinds(page):
+    """The same two from docs/PROTOCOL.md: headings "### `kind`: route" and their tables."""
+    routes, fields = {}, {}
+    for kind, route, body in re.findall(r"^### `(\w+)`: ([^\n]+)\n(.*?)(?=^#|\Z)", page, re.M | re.S):
+        routes[kind] = route.strip()
+        fields[kind] = {key: (kind_name, bounds) for key, kind_name, bounds in
+                        re.findall(r"^\| `(\w+)` \| ([^|]+?) \| ([^|]*?) \|", body, re.M)}
+    return routes, fields
+
+
+def compare_protocol(kinds, fields, page):
+    routes, rows = protocol_kinds(page)
+    yield from differ("message", set(kinds), PROTOCOL, set(routes))
+    for kind in sorted(set(kinds) & set(routes)):
+        if routes[kind] != ROUTES.get(kinds[kind]):
+            route = ROUTES.get(kinds[kind], kinds[kind])
+            yield PROTOCOL, "message %s: the code has the route \"%s\"" % (kind, route)
+        yield from differ("message %s: field" % kind, set(fields.get(kind, {})), PROTOCOL, set(rows[kind]))
+        for key, words in fields.get(kind, {}).items():
+            if key in rows[kind] and rows[kind][key] != words:
+                yield PROTOCOL, "message %s: field %s: the code has %s | %s" % ((kind, key) + words)
+
+
+def check_protocol():
+    kinds = wire_kinds(read("common/transport/wire.h"))
+    if not kinds:
+        yield "common/transport/wire.h", "no kinds found"
+    yield from compare_protocol(kinds, wire_fields(read("common/transport/wire.c"), constants()), read(PROTOCOL))
+
+
+def compare_requirements(page, cited):
+    """[P-01], [P-02], ... of docs/PROTOCOL.md, each said once; cited: [(path, number)]."""
+    said = re.findall(r"^\* \[P-(\d\d)\]", page, re.M)
+    for at, tag in enumerate(said):
+        if int(tag) != at + 1:
+            yield PROTOCOL, "requirement [P-%s] stands where [P-%02d] should" % (tag, at + 1)
+            break
+    for path, tag in cited:
+        if tag not in said:
+            yield path, "cites [P-%s], which %s does not have" % (tag, PROTOCOL)
+
+
+def check_requirements():
+    cited = [(path, tag) for path in sources("common", "orchestrator", "tests", "tools")
+             for tag in re.findall(r"\bP-(\d\d)\b", read(path))]
+    yield from compare_requirements(read(PROTOCOL), cited)
+
+
+# ---- bounds of parity ----
+
+CASES = "docs/model/cases.md"
+
+
+def bounds_in_code(source):
+    """(stage, tensor, weights) -> (f32, bf16, fp16) in words."""
+    def words(text):
+        name, args = re.match(r"(\w+)(?:\((.*)\))?", text).groups()
+        return " ".join([name.lower()] + [re.sub(r"0x1p", "2^", a.strip()) for a in (args or "").split(",") if a])
+    table = re.search(r"BOUNDS\[\] = \{(.*?)\n\};", source, re.S)
+    rows = {}
+    row = r"\{\s*\"(\w+)\",\s*\"([\w#]+)\",\s*BOUND_(\w+),\s*\{(.*?)\},\s*[\w\"]"
+    for stage, tensor, profile, bounds in re.findall(row, table.group(1) if table else "", re.S):
+        rows[(stage, tensor, profile.lower())] = tuple(words(b) for b in re.findall(r"\w+(?:\([^)]*\))?", bounds))
+    return rows
+
+
+def bounds_in_page(page):
+    rows = {}
+    for stage, tensors, weights, bounds in re.findall(r"^\| (\w+) \| (`[^|]+) \| (\w+) \| (.+) \|$", page, re.M):
+        for tensor in re.findall(r"`([\w#]+)`", tensors):
+            rows[(stage, tensor, weights)] = tuple(b.strip() for b in bounds.split("|"))
+    return rows
+
+
+def compare_bounds(code, page):
+    yield from differ("bound of", {" ".join(k) for k in code}, CASES, {" ".join(k) for k in page})
+    for key in sorted(set(code) & set(page)):
+        if code[key] != page[key]:
+            yield CASES, "bound of %s: the code has %s" % (" ".join(key), " | ".join(code[key]))
+
+
+def check_bounds():
+    code = bounds_in_code(read("tools/parity_compare.c"))
+    if not code:
+        yield "tools/parity_compare.c", "no bounds found"
+    yield from compare_bounds(code, bounds_in_page(read(CASES)))
+
+
+def check_verbs():
+    table = re.search(r"verbs\[\] = \{(.*?)\n\};", read("tools/cosyfarm.c"), re.S)
+    page = read("docs/INTERFACE.md")
+    for verb in re.findall(r"\{\"(\w+)\", cmd_", table.group(1) if table else ""):
+        if not re.search(r"`cosyfarm %s\b" % verb, page):
+            yield "docs/INTERFACE.md", "verb %s is missing" % verb
+
+
+# ---- the rest ----
 
 def check_exit_codes():
     codes = set()
@@ -97,7 +271,8 @@ def check_named_files(path, text):
             continue
         if name.split("/")[0] in tops and not os.path.exists(os.path.join(ROOT, name)):
             yield path, "%s does not exist" % name
-    for link in re.findall(r"\]\(([^)#:]+)(?:#[^)]*)?\)", text):
+    prose = re.sub(r"```.*?```|`[^`\n]*`", "", text, flags=re.S)
+    for link in re.findall(r"\]\(([^)#:]+)(?:#[^)]*)?\)", prose):
         if not os.path.exists(os.path.join(ROOT, os.path.dirname(path), link)):
             yield path, "the link to %s leads nowhere" % link
 
@@ -116,6 +291,23 @@ def check_citations():
                 yield path, "cites %s %s, which is not there" % (page, number)
         for folder in re.findall(r"\b(?:spec|design)/[a-z]+\.md", text):
             yield path, "cites %s: there is no such file" % folder
+        for document in sorted(set(re.findall(r"\bdocs/[A-Z]+\.md", text))):
+            if not os.path.exists(os.path.join(ROOT, document)):
+                yield path, "cites %s: there is no such file" % document
+
+
+def test_names():
+    """Test programs, and functions of tests."""
+    names = set()
+    for path in sources("tests"):
+        names.add(os.path.basename(path)[:-2])
+        names |= set(re.findall(r"\b(test_\w+)\(", read(path)))
+    return names
+
+
+def check_tests(path, text, names):
+    for name in sorted(set(re.findall(r"\btest_[a-z0-9_]+\b(?!\*)", text)) - names):
+        yield path, "%s is neither a test nor a test program" % name
 
 
 def check_targets(path, text):
@@ -127,14 +319,75 @@ def check_targets(path, text):
                 yield path, "make %s: there is no such target" % word
 
 
+# ---- self-test ----
+
+TEST_HEADER = """#define WIRE_KINDS(X) \\
+    X(ping, WIRE_CLIENT_BUS) /* hello */ \\
+    X(pong, WIRE_ORCH_CLIENT)
+
+"""
+TEST_SOURCE = """static const wire_field ping_fields[] = {NUM("n", 1e9), TEXT("who", NAME_MAX), REAL("x", 0.5, 2)};
+static const wire_field pong_fields[] = {
+    FLAG("ok"), TREE("more"), OPT("ids", FIELD_I32S, 0, 7), NUM("big", U64_ANY),
+};
+"""
+TEST_PAGE = """### `ping`: client to orchestrator, bus
+| `n` | u64 | 0..1000000000 | |
+| `who` | text | at most 12 bytes | |
+| `x` | f64 | 0.5..2 | |
+### `pong`: orchestrator to client, bus
+| `ok` | flag | true, false | |
+| `more` | tree | array or object | |
+| `ids` | ids, optional | at most 7 | |
+| `big` | u64 | any | |
+* [P-01] one
+* [P-02] two
+"""
+TEST_BOUNDS = """BOUNDS[] = {
+    {"llm", "a", BOUND_PLAIN, {BITS, REL(0x1p-8), SNR(29)}, WHY},
+    {"llm",
+     "b_#",
+     BOUND_REAL,
+     {ABS(1e-6), LOGITS(0.3, 0.04, 0.3), REL(2)},
+     "why"},
+};"""
+TEST_CASES = """| llm | `a` | plain | bits | rel 2^-8 | snr 29 |
+| llm | `b_#` | real | abs 1e-6 | logits 0.3 0.04 0.3 | rel 2 |
+"""
+
+
+def self_test():
+    """Each damage to a correct page must be seen, and the correct page must not be complained about."""
+    kinds = wire_kinds(TEST_HEADER)
+    fields = wire_fields(TEST_SOURCE, {"NAME_MAX": 12, "U64_ANY": U64_ANY})
+    bounds = bounds_in_code(TEST_BOUNDS)
+
+    def found(page):
+        return list(compare_protocol(kinds, fields, page)) + list(compare_requirements(page, [("x.c", "02")]))
+    assert found(TEST_PAGE) == [] and len(fields) == 2 and len(bounds) == 2
+    for old, new in [("| `who` | text | at most 12 bytes | |\n", ""), ("12 bytes", "13 bytes"), ("0.5..2", "0..2"),
+                     ("`x` | f64", "`x` | u64"), ("ids, optional", "ids"), ("`pong`", "`pang`"), ("u64 | any", "u64 | 0..1"),
+                     ("client to", "worker to"), ("[P-02]", "[P-03]"),
+                     ("| `ok` |", "| `ok` | flag | true, false | |\n| `extra` |")]:
+        assert old in TEST_PAGE and found(TEST_PAGE.replace(old, new, 1)), "self-test: \"%s\" was not seen" % old
+    assert list(compare_bounds(bounds, bounds_in_page(TEST_CASES))) == []
+    for old, new in [("snr 29", "snr 28"), ("2^-8", "2^-9"), ("`b_#`", "`c`"), ("| real |", "| harsh |"), ("0.04", "0.05")]:
+        damaged = bounds_in_page(TEST_CASES.replace(old, new, 1))
+        assert list(compare_bounds(bounds, damaged)), "self-test: \"%s\" was not seen" % old
+
+
 def main():
+    self_test()
     documents = [os.path.relpath(p, ROOT) for p in glob.glob(os.path.join(ROOT, "*.md")) +
                  glob.glob(os.path.join(ROOT, "docs", "**", "*.md"), recursive=True)]
     found = list(check_exit_codes()) + list(check_variables()) + list(check_config_keys())
+    found += list(check_protocol()) + list(check_requirements()) + list(check_bounds()) + list(check_verbs())
     found += list(check_citations())
+    names = test_names()
     for path in sorted(documents):
         text = read(path)
         found += list(check_named_files(path, text)) + list(check_targets(path, text))
+        found += list(check_tests(path, text, names))
     for path, message in found:
         print("%s: %s" % (path, message))
     print("documents: %d checked, %d differences" % (len(documents), len(found)))
