@@ -1,6 +1,7 @@
 /*
  * test_kill.c - kill -9 of every process while ten rows are in flight: every row's file appears, with the bytes of an
  * undisturbed run. Some deaths come from outside, at a row's end; others at an exact place inside, by a fault point.
+ * [P-06], [P-13], [P-16].
  */
 #define _GNU_SOURCE
 #include "tests/harness/test.h"

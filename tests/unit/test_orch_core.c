@@ -103,6 +103,7 @@ static void test_speed_shortens_the_slot(void **state)
     assert_int_equal(expect_work(CORE_FLOW).frames, (int)(50 / 1.3));
 }
 
+/* [P-03], [P-04] */
 static void test_death_replays_from_the_stage_boundary(void **state)
 {
     (void)state;
@@ -122,6 +123,7 @@ static void test_death_replays_from_the_stage_boundary(void **state)
     expect_work(CORE_HIFT);
 }
 
+/* [P-10], [P-11], [P-12] */
 static void test_committed_mel_outlives_its_writer(void **state)
 {
     (void)state;
@@ -144,6 +146,7 @@ static void test_committed_mel_outlives_its_writer(void **state)
     assert_non_null(find_action(CORE_DO_FINISH));
 }
 
+/* [P-14] */
 static void test_poison_runs_alone_then_is_given_up(void **state)
 {
     (void)state;
@@ -243,6 +246,7 @@ static void test_deadline_ends_a_row(void **state)
     assert_int_equal(core.free_segments_count, CORE_SEGMENTS_MAX);
 }
 
+/* [P-14] */
 static void test_given_back_work_is_nobodys_fault(void **state)
 {
     (void)state;
@@ -272,6 +276,7 @@ static void test_failure_cancels_the_rest_of_the_row(void **state)
     assert_int_equal(find_action(CORE_DO_FORGET)->utterance, 0);
 }
 
+/* [P-15] */
 static void test_lies_fail_the_row(void **state)
 {
     (void)state;
@@ -496,6 +501,7 @@ static void run_history(uint64_t seed)
     assert_true(s.finished > 0);
 }
 
+/* [P-09], [P-12], [P-13] */
 static void test_random_histories(void **state)
 {
     (void)state;

@@ -44,6 +44,7 @@ static void test_refusals(void **state)
     assert_err(CF_ERR_BUSY, "all 256 slots", slots_lease(&many, 256, &off));
 }
 
+/* [P-10], [P-11] */
 static void test_retire_keeps_what_is_committed(void **state)
 {
     (void)state;
@@ -60,6 +61,7 @@ static void test_retire_keeps_what_is_committed(void **state)
     assert_true(slots_drained(&box));
 }
 
+/* [P-09] */
 static void test_random_walk_never_overlaps(void **state)
 {
     (void)state;
