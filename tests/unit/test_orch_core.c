@@ -169,7 +169,7 @@ static void test_poison_runs_alone_then_is_given_up(void **state)
     assert_int_equal(core.utterances[1].state, UTTERANCE_LIVE);
 }
 
-/* Two rows, one worker that never finishes anything: the first is given up as a suspect, then the worker is. */
+/* [P-21] Two rows, one worker that never finishes anything: the first is given up as a suspect, then the worker is. */
 static void test_worker_that_always_dies_is_fed_no_more(void **state)
 {
     (void)state;
