@@ -54,6 +54,18 @@ out:
     return err;
 }
 
+static cf_err open_journal(orch *o)
+{
+    cf_err err = CF_OK;
+    char path[IO_PATH_BYTES];
+    snprintf(path, sizeof path, "%s", o->cfg.journal);
+    if (!path[0])
+        TRY(io_join(path, sizeof path, o->run_dir, "journal"));
+    TRY(journal_open(path, &o->log));
+out:
+    return err;
+}
+
 static cf_err open_all(orch *o, const char *config_path)
 {
     cf_err err;
@@ -69,7 +81,8 @@ static cf_err open_all(orch *o, const char *config_path)
     TRY(model_dir_detect(o->cfg.model));
     TRY(tokenizer_open(o->cfg.model, &o->tok));
     TRY(voices_open(o->cfg.model, &o->voice_table));
-    TRY(writer_open(&o->out));
+    TRY(writer_open(o->cfg.storage_wait_s, &o->out));
+    TRY(open_journal(o));
     if (getrandom(&o->boot, sizeof o->boot, 0) != (ssize_t)sizeof o->boot) {
         err = err_sys("getrandom");
         goto out;
@@ -84,7 +97,8 @@ static void close_all(orch *o)
 {
     writer_close(o->out);
     for (int i = 0; i < UTTERANCES_MAX; i++)
-        session_close(o->sessions[i]);
+        session_close(o->live[i]);
+    journal_close(o->log);
     for (int i = 0; i < CONNS_MAX; i++) {
         io_close(&o->conns[i].fd);
         io_close(&o->conns[i].pid_fd);
@@ -139,6 +153,11 @@ int main(int argc, char **argv)
         return err == CF_ERR_NOMEM || err == CF_ERR_SYS || err == CF_ERR_BUSY ? PROCESS_NO_RESOURCES : PROCESS_CONFIG;
     }
     orch_core_init(&o.core, o.cfg.deaths_max);
+    if (requests_recover(&o) != CF_OK) {
+        log_error("orch.start", "text=\"%s\"", err_text());
+        close_all(&o);
+        return PROCESS_CONFIG;
+    }
     log_info("orch.ready", "run_dir=%s boot=%" PRIu64 " model=%s start_ms=%" PRIu64, o.run_dir, o.boot, o.cfg.model,
              (clock_now_us() - o.started_us) / 1000);
     const int code = orch_run(&o);

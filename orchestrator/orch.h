@@ -17,9 +17,10 @@
 #include "orchestrator/voices.h"
 #include "orchestrator/writer.h"
 
-#define CONNS_MAX      MEMBERS_MAX /* workers, the keeper, and callers that have not said who they are */
-#define BOX_TABLE_MAX  (2 * MEMBERS_MAX)
-#define HANDOVERS_KEPT 4096
+#define CONNS_MAX           MEMBERS_MAX /* workers, the keeper, and callers that have not said who they are */
+#define BOX_TABLE_MAX       (2 * MEMBERS_MAX)
+#define HANDOVERS_KEPT      4096
+#define JOURNAL_WAITING_MAX (8u << 20) /* bytes that the journal could not write yet; above: no new rows */
 
 typedef enum conn_state {
     CONN_FREE,
@@ -72,13 +73,15 @@ typedef struct orch {
     tokenizer *tok;
     voices *voice_table;
     writer *out;
+    journal *log;
     orch_core core;
     bool applying; /* inside orch_apply: members lost meanwhile wait in `lost` */
     int32_t lost[CONNS_MAX];
     int32_t lost_count;
     conn conns[CONNS_MAX];
     box_entry boxes[BOX_TABLE_MAX];
-    session *sessions[UTTERANCES_MAX];       /* by the core's utterance number; owned while there */
+    session *live[UTTERANCES_MAX];           /* owned: accepted and not ended, in the core or with the writer */
+    session *sessions[UTTERANCES_MAX];       /* borrowed: those in the core, by its utterance number */
     bool paused[CORE_STAGES][INSTANCES_MAX]; /* by `cosyfarm drain`, until `resume` */
     bool draining;
     uint64_t drain_by_us;
@@ -87,7 +90,7 @@ typedef struct orch {
     int32_t text_tokens_held, sessions_live;
     uint64_t caused_us; /* when the READY now being handled was sent: goes into the WORK it causes */
     latency_ring handover[CORE_STAGES];
-    uint64_t rows_done, rows_failed, rows_refused, samples_done, messages_bad;
+    uint64_t rows_done, rows_failed, rows_refused, rows_recovered, samples_done, messages_bad;
 } orch;
 
 /* orch_shell.c */
@@ -108,6 +111,9 @@ int members_count_serving(const orch *o);
 
 /* orch_requests.c */
 void requests_on_bus(orch *o, const char *peer, const wire_msg *msg);
+void requests_begin_attempt(orch *o, session *s);
+void requests_tell_accepted(orch *o);
+cf_err requests_recover(orch *o); /* takes on the rows that the journal holds */
 void requests_answer(orch *o, const session *s, cf_err code, const char *stage, const char *text);
 
 /* orch_status.c */

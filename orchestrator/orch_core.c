@@ -198,31 +198,41 @@ static void take_back(orch_core *core, int32_t member, bool charge, uint64_t now
     }
 }
 
+/* The row that ran alone on a member; NULL: none did. */
+static core_segment *alone_on(orch_core *core, const core_member *m)
+{
+    return m->rows_held == 1 && m->reserved_for >= 0 ? &core->segments[m->reserved_for] : NULL;
+}
+
 /*
  * Row or worker: who is to blame? A worker that dies UNPROVEN_DEATHS_MAX times without having finished a job is fed no
- * more, unless that death gives up a row that ran alone: the row may be the poison, so the worker gets one more. Rows
- * of the death that bars a worker are not charged: a broken worker costs at most one row. True: charge the rows.
+ * more. But while a row runs alone it may be the poison, so a worker gets the benefit of the doubt until one such row
+ * has been given up. Rows of the death that bars a worker are not charged: a broken worker costs at most one row.
+ * True: charge the rows.
  */
 static bool blame(orch_core *core, const core_member *m)
 {
-    uint8_t *deaths = &core->unproven_deaths[m->stage][m->instance];
+    core_record *r = &core->records[m->stage][m->instance];
     if (m->rows_held == 0)
         return false;
-    if (*deaths < UINT8_MAX)
-        ++*deaths;
-    if (*deaths < UNPROVEN_DEATHS_MAX)
+    if (r->deaths < UINT8_MAX)
+        r->deaths++;
+    if (r->deaths < UNPROVEN_DEATHS_MAX || (alone_on(core, m) && !r->gave_up_a_row))
         return true;
-    const int32_t alone = m->rows_held == 1 ? m->reserved_for : -1;
-    if (*deaths == UNPROVEN_DEATHS_MAX && alone >= 0 && core->segments[alone].deaths + 1 >= core->deaths_max)
-        return true;
-    if (!core->barred[m->stage][m->instance]) {
+    if (!r->barred) {
         core_action *a = act(core, CORE_DO_BAR);
         a->stage = m->stage;
         a->segment = m->instance;
-        a->deaths = *deaths;
+        a->deaths = r->deaths;
     }
-    core->barred[m->stage][m->instance] = true;
+    r->barred = true;
     return false;
+}
+
+/* Suspected after deaths_max - 1 deaths, it runs alone; given up when two deaths hit it alone. One may come from outside. */
+static bool is_poison(const orch_core *core, const core_segment *s)
+{
+    return s->deaths >= core->deaths_max && s->alone_deaths >= ALONE_DEATHS_MAX;
 }
 
 static void on_lost(orch_core *core, const core_event *e, uint64_t now_us)
@@ -230,7 +240,13 @@ static void on_lost(orch_core *core, const core_event *e, uint64_t now_us)
     core_member *m = &core->members[e->member];
     if (!m->live)
         return;
+    core_segment *alone = alone_on(core, m);
     const bool charge = blame(core, m);
+    if (alone && charge) {
+        alone->alone_deaths++;
+        core->records[m->stage][m->instance].gave_up_a_row |=
+            alone->deaths + 1 >= core->deaths_max && alone->alone_deaths >= ALONE_DEATHS_MAX;
+    }
     take_back(core, e->member, charge, now_us);
     m->live = false;
     if (m->box >= 0) {
@@ -244,15 +260,14 @@ static void on_lost(orch_core *core, const core_event *e, uint64_t now_us)
             continue;
         if (core->utterances[s->utterance].state == UTTERANCE_ENDED)
             forget_if_idle(core, s->utterance);
-        else if (s->deaths >= core->deaths_max)
+        else if (is_poison(core, s))
             fail_utterance(core, s, CF_ERR_GONE);
     }
 }
 
 static void on_pardon(orch_core *core, const core_event *e)
 {
-    core->unproven_deaths[e->stage][e->instance] = 0;
-    core->barred[e->stage][e->instance] = false;
+    core->records[e->stage][e->instance] = (core_record){0};
 }
 
 static void on_opened(orch_core *core, const core_event *e)
@@ -343,7 +358,9 @@ static void on_ready(orch_core *core, const core_event *e, uint64_t now_us)
         return;
     const int32_t utterance = s->utterance;
     const core_member *m = &core->members[s->member];
-    core->unproven_deaths[m->stage][m->instance] = 0;
+    core_record *record = &core->records[m->stage][m->instance];
+    record->deaths = 0;
+    record->gave_up_a_row = false;
     if (core->utterances[utterance].state == UTTERANCE_ENDED) {
         leave_member(core, s);
         set_state(s, SEGMENT_DONE, now_us);
@@ -369,6 +386,7 @@ static void on_ready(orch_core *core, const core_event *e, uint64_t now_us)
     }
     leave_member(core, s);
     s->stage++;
+    s->deaths = s->alone_deaths = 0; /* what one stage survived says nothing about the next */
     set_state(s, SEGMENT_WAIT, now_us);
 }
 
@@ -408,7 +426,7 @@ static int32_t credit_frames(const core_segment *s)
 
 bool orch_core_is_barred(const orch_core *core, int32_t stage, int32_t instance)
 {
-    return core->barred[stage][instance];
+    return core->records[stage][instance].barred;
 }
 
 static bool is_fed(const orch_core *core, const core_member *m, int32_t stage)

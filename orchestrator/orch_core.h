@@ -98,10 +98,10 @@ typedef struct core_segment {
     int32_t stage, member;        /* member: while RUN */
     uint64_t job;                 /* of the present or last dispatch; never reused; its remainder is our index */
     core_cost cost;
-    int32_t tokens, frames, deaths;
-    int32_t credit_frames; /* what it takes of its member's frames while RUN */
-    core_slot in, out;     /* in: committed mel (hift); out: leased while RUN */
-    uint64_t since_us;     /* of the present state */
+    int32_t tokens, frames, deaths, alone_deaths; /* deaths: at this stage */
+    int32_t credit_frames;                        /* what it takes of its member's frames while RUN */
+    core_slot in, out;                            /* in: committed mel (hift); out: leased while RUN */
+    uint64_t since_us;                            /* of the present state */
 } core_segment;
 
 typedef enum core_utterance_state { UTTERANCE_FREE, UTTERANCE_LIVE, UTTERANCE_ENDED } core_utterance_state;
@@ -121,6 +121,13 @@ typedef struct core_member {
     bool opened[CORE_BOXES_MAX];
 } core_member;
 
+/* What an instance of a worker has on its record, across its incarnations. */
+typedef struct core_record {
+    uint8_t deaths;     /* with work in hand, since it last finished a job */
+    bool gave_up_a_row; /* since then */
+    bool barred;        /* fed no more */
+} core_record;
+
 typedef struct orch_core {
     core_member members[MEMBERS_MAX];
     core_utterance utterances[UTTERANCES_MAX];
@@ -131,9 +138,7 @@ typedef struct orch_core {
     int32_t free_segment; /* head of the list of free segments */
     int32_t free_segments_count;
     int32_t deaths_max;
-    /* Deaths with work in hand since the instance last finished a job. */
-    uint8_t unproven_deaths[CORE_STAGES][INSTANCES_MAX];
-    bool barred[CORE_STAGES][INSTANCES_MAX];
+    core_record records[CORE_STAGES][INSTANCES_MAX];
     uint64_t next_job, next_seq, jobs_dispatched, jobs_replayed;
     core_action actions[CORE_ACTIONS_MAX];
     int32_t actions_count;

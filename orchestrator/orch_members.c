@@ -385,10 +385,11 @@ static void on_beat(orch *o, conn *c, const wire_msg *msg)
     }
 }
 
-/* The segment's speech tokens; returns how many. */
-static int32_t take_tokens(session_segment *seg, const wire_msg *msg)
+/* The segment's speech tokens, to the journal too; returns how many. */
+static int32_t take_tokens(orch *o, session *row, int32_t segment, const wire_msg *msg)
 {
     size_t count = 0;
+    session_segment *seg = &row->segments[segment];
     mem_free(seg->tokens);
     seg->tokens = NULL;
     seg->tokens_count = 0;
@@ -396,6 +397,14 @@ static int32_t take_tokens(session_segment *seg, const wire_msg *msg)
         seg->tokens_count = (int32_t)count;
     seg->stopped = wire_bool(msg, "stopped");
     seg->capped = wire_bool(msg, "capped");
+    const journal_tokens record = {.attempt = row->attempt,
+                                   .segment = segment,
+                                   .tokens = seg->tokens,
+                                   .tokens_count = seg->tokens_count,
+                                   .stopped = seg->stopped,
+                                   .capped = seg->capped};
+    if (journal_put_tokens(o->log, row->journal_row, &record) != CF_OK)
+        log_warn("journal.tokens", "utt=%s text=\"%s\"", row->id, err_text()); /* a replay would compute them again */
     return seg->tokens_count;
 }
 
@@ -412,7 +421,7 @@ static void on_ready(orch *o, int conn_idx, const wire_msg *msg)
     if (row) {
         row->compute_us[s->stage] += wire_u64(msg, "compute_us");
         if (s->stage == CORE_LLM && wire_has(msg, "tokens"))
-            e.tokens = take_tokens(&row->segments[s->idx], msg);
+            e.tokens = take_tokens(o, row, s->idx, msg);
     }
     o->caused_us = wire_u64(msg, "sent_us");
     orch_apply(o, &e);

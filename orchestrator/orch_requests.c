@@ -1,8 +1,9 @@
 /*
  * orch_requests.c - clients: limits first, then parsing, then one answer. Part of the shell.
  *
- * A SUBMIT whose id the same client has in flight already is answered again and not done twice, so a client may
- * repeat itself after a reconnect. Everything a client gets wrong is its answer's error, with code and text.
+ * A row is accepted when the journal holds it on disk. A SUBMIT that equals a live row is answered again and not done
+ * twice, so a client may repeat itself after a reconnect or a restart of its own. Everything a client gets wrong is its
+ * answer's error, with code and text.
  */
 #define _GNU_SOURCE
 #include <inttypes.h>
@@ -37,6 +38,7 @@ static void refuse(orch *o, const char *client, const char *id, cf_err code, con
     json_put_str(m, "id", id);
     json_put_str(m, "status", "refused");
     json_put_str(m, "file", "");
+    json_put_u64(m, "bytes", 0);
     json_put_u64(m, "samples", 0);
     json_put_f64(m, "seconds", 0);
     json_put_str(m, "sha256", "");
@@ -70,11 +72,12 @@ void requests_answer(orch *o, const session *s, cf_err code, const char *stage, 
     json_put_str(m, "id", s->id);
     json_put_str(m, "status", code == CF_OK ? "done" : "failed");
     json_put_str(m, "file", code == CF_OK ? s->path : "");
+    json_put_u64(m, "bytes", code == CF_OK ? s->file_bytes : 0);
     json_put_u64(m, "samples", (uint64_t)session_samples(s));
     json_put_f64(m, "seconds", (double)session_samples(s) / SAMPLE_RATE_HZ);
     json_put_str(m, "sha256", code == CF_OK ? s->file_sha256 : "");
     json_put_u64(m, "seed", s->seed);
-    json_put_u64(m, "attempts", (uint64_t)s->attempts);
+    json_put_u64(m, "attempts", (uint64_t)(s->dispatches + s->attempt));
     json_put_u64(m, "segments", s->plan.segment_count);
     json_put_u64(m, "tokens", (uint64_t)session_tokens(s));
     json_put(m, "flags", flags_of(s));
@@ -155,7 +158,11 @@ static cf_err open_session(orch *o, const char *client, const wire_msg *msg, ses
     s->prompt_speech = mode == TEXT_ZERO_SHOT;
     s->seed = wire_u64(msg, "seed");
     s->speed = wire_f64(msg, "speed");
+    s->priority = (int32_t)wire_u64(msg, "priority");
+    s->prompt_tokens = (int32_t)v->prompt_tokens;
     s->accepted_us = clock_now_us();
+    if (wire_u64(msg, "deadline_ms") > 0)
+        s->deadline_us = s->accepted_us + wire_u64(msg, "deadline_ms") * 1000;
     *ret_session = s;
 out:
     return err;
@@ -176,7 +183,8 @@ static cf_err check_room(const orch *o, const session *s)
     return CF_OK;
 }
 
-static void submit_to_core(orch *o, session *s, int32_t prompt_tokens, int32_t priority)
+/* Hands the present attempt to the core; it has room (checked at acceptance, or just left by the same row). */
+void requests_begin_attempt(orch *o, session *s)
 {
     static core_cost costs[SEGMENTS_MAX]; /* one thread; too large for the stack */
     int32_t utterance = 0;
@@ -184,49 +192,159 @@ static void submit_to_core(orch *o, session *s, int32_t prompt_tokens, int32_t p
         utterance++;
     for (size_t i = 0; i < s->plan.segment_count; i++)
         costs[i] = (core_cost){.text_tokens = (int32_t)s->plan.segments[i].id_count,
-                               .prompt_tokens = prompt_tokens,
+                               .prompt_tokens = s->prompt_tokens,
                                .known_tokens = s->segments[i].tokens_count};
     s->utterance = utterance;
     o->sessions[utterance] = s;
-    o->sessions_live++;
-    o->text_tokens_held += s->text_tokens;
     orch_apply(o, &(core_event){.kind = CORE_SUBMIT,
                                 .utterance = utterance,
-                                .priority = priority,
+                                .priority = s->priority,
                                 .speed = s->speed,
+                                .deadline_us = s->deadline_us,
                                 .segments = costs,
                                 .segments_count = (int32_t)s->plan.segment_count});
 }
 
-static bool answered_as_known(orch *o, const char *client, const char *id)
+static void enter(orch *o, session *s)
 {
-    for (int i = 0; i < UTTERANCES_MAX; i++)
-        if (o->sessions[i] && strcmp(o->sessions[i]->client, client) == 0 && strcmp(o->sessions[i]->id, id) == 0) {
-            accept_answer(o, o->sessions[i]);
+    int at = 0;
+    while (o->live[at])
+        at++;
+    o->live[at] = s;
+    o->sessions_live++;
+    o->text_tokens_held += s->text_tokens;
+}
+
+/*
+ * A row that writes a file which a live row writes already. The same request: whoever asks last gets the answer (a
+ * client that came back, with another identity perhaps). Another request: refused, two rows cannot have one file.
+ */
+static bool answered_as_known(orch *o, const char *client, const wire_msg *msg, const char *submit_sha256)
+{
+    for (int i = 0; i < UTTERANCES_MAX; i++) {
+        session *s = o->live[i];
+        if (!s || strcmp(s->path, wire_str(msg, "path")) != 0)
+            continue;
+        if (strcmp(s->submit_sha256, submit_sha256) != 0) {
+            char text[256];
+            snprintf(text, sizeof text, "%.200s is being written by another row", s->path);
+            refuse(o, client, wire_str(msg, "id"), CF_ERR_BUSY, text);
             return true;
         }
+        snprintf(s->client, sizeof s->client, "%s", client);
+        if (s->told_accepted)
+            accept_answer(o, s);
+        return true;
+    }
     return false;
+}
+
+static cf_err hash_of(const json *root, char ret_sha256[SHA256_HEX_BYTES])
+{
+    cf_err err;
+    char *text = NULL;
+    TRY(json_print(root, false, &text));
+    TRY(sha256_of(text, strlen(text), ret_sha256));
+out:
+    mem_free(text);
+    return err;
+}
+
+static cf_err check_journal(orch *o)
+{
+    char text[256];
+    uint64_t waiting_bytes;
+    const cf_err state = journal_state(o->log, text, sizeof text, &waiting_bytes);
+    if (waiting_bytes > JOURNAL_WAITING_MAX)
+        return err_set(CF_ERR_BUSY, "%llu bytes of the journal wait to be written: %s",
+                       (unsigned long long)waiting_bytes, state == CF_OK ? "slow storage" : text);
+    return CF_OK;
 }
 
 static void on_submit(orch *o, const char *client, const wire_msg *msg)
 {
     const char *id = wire_str(msg, "id");
+    char submit_sha256[SHA256_HEX_BYTES];
     session *s = NULL;
-    const voice *v;
-    if (answered_as_known(o, client, id))
+    cf_err err = hash_of(msg->root, submit_sha256);
+    if (err == CF_OK && answered_as_known(o, client, msg, submit_sha256))
         return;
-    cf_err err = o->draining ? err_set(CF_ERR_BUSY, "the farm is draining") : open_session(o, client, msg, &s);
+    if (err == CF_OK)
+        err = o->draining ? err_set(CF_ERR_BUSY, "the farm is draining") : check_journal(o);
+    if (err == CF_OK)
+        err = open_session(o, client, msg, &s);
     if (err == CF_OK)
         err = check_room(o, s);
     if (err == CF_OK)
-        err = voices_find(o->voice_table, s->voice_name, &v);
+        err = journal_put_row(o->log, client, msg->root, &s->journal_row, &s->journal_ticket);
     if (err != CF_OK) {
         session_close(s);
         refuse(o, client, id, err, err_text());
         return;
     }
-    accept_answer(o, s);
-    submit_to_core(o, s, (int32_t)v->prompt_tokens, (int32_t)wire_u64(msg, "priority"));
+    memcpy(s->submit_sha256, submit_sha256, sizeof submit_sha256);
+    enter(o, s);
+    requests_begin_attempt(o, s); /* work begins at once; the client hears of it when the journal is on disk */
+}
+
+void requests_tell_accepted(orch *o)
+{
+    const uint64_t synced = journal_synced(o->log);
+    for (int i = 0; i < UTTERANCES_MAX; i++) {
+        session *s = o->live[i];
+        if (!s || s->told_accepted || s->journal_ticket > synced)
+            continue;
+        s->told_accepted = true;
+        accept_answer(o, s);
+    }
+}
+
+/* ---- rows that a journal has kept ---- */
+
+static cf_err reopen(orch *o, const journal_row *row, session **ret_session)
+{
+    cf_err err;
+    char *text = NULL;
+    wire_msg msg = {0};
+    session *s = NULL;
+    TRY(json_print(row->submit, false, &text));
+    TRY(wire_parse(text, strlen(text), WIRE_CLIENT_BUS, &msg));
+    TRY(open_session(o, row->client, &msg, &s));
+    TRY(check_room(o, s));
+    TRY(hash_of(msg.root, s->submit_sha256));
+    TRY(session_remember(s, row->tokens, row->tokens_count));
+    TRY(session_use_known(s));
+    s->journal_row = row->number;
+    *ret_session = s;
+    s = NULL;
+out:
+    session_close(s);
+    wire_done(&msg);
+    mem_free(text);
+    return err;
+}
+
+static void on_found(void *ctx, const journal_row *row)
+{
+    orch *o = ctx;
+    session *s;
+    if (reopen(o, row, &s) != CF_OK) {
+        log_error("row.lost_request", "journal_row=%" PRIu64 " client=%s text=\"%s\"", row->number, row->client,
+                  err_text());
+        journal_put_end(o->log, row->number);
+        return;
+    }
+    enter(o, s);
+    o->rows_recovered++;
+    requests_begin_attempt(o, s);
+}
+
+cf_err requests_recover(orch *o)
+{
+    const cf_err err = journal_recover(o->log, on_found, o);
+    if (err == CF_OK && o->rows_recovered > 0)
+        log_info("orch.recovered", "rows=%" PRIu64, o->rows_recovered);
+    return err;
 }
 
 void requests_on_bus(orch *o, const char *peer, const wire_msg *msg)

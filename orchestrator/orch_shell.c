@@ -123,14 +123,19 @@ static void do_collect(orch *o, const core_action *a)
     seg->samples_count = a->samples;
 }
 
+static void leave_core(orch *o, session *s)
+{
+    s->dispatches += o->core.utterances[s->utterance].attempts;
+    o->sessions[s->utterance] = NULL;
+    s->utterance = -1;
+}
+
 static void do_finish(orch *o, const core_action *a)
 {
     session *s = o->sessions[a->utterance];
     if (!s)
         return;
-    s->attempts = o->core.utterances[a->utterance].attempts;
-    o->sessions[a->utterance] = NULL;
-    s->utterance = -1;
+    leave_core(o, s);
     if (s->write_err != CF_OK)
         orch_session_end(o, s, s->write_err, "collect", s->write_text);
     else
@@ -143,9 +148,7 @@ static void do_fail(orch *o, const core_action *a)
     char text[512];
     if (!s)
         return;
-    s->attempts = o->core.utterances[a->utterance].attempts;
-    o->sessions[a->utterance] = NULL;
-    s->utterance = -1;
+    leave_core(o, s);
     if (a->code == CF_ERR_GONE)
         snprintf(text, sizeof text, "segment %d was in flight in %d worker deaths (deaths_max %d)", a->segment,
                  a->deaths, o->cfg.deaths_max);
@@ -229,12 +232,16 @@ void orch_session_end(orch *o, session *s, cf_err code, const char *stage, const
                  "utt=%s seconds=%.3f segments=%zu tokens=%" PRId64 " attempts=%d wall_ms=%" PRIu64
                  " sha256=%.16s file=%s",
                  s->id, (double)session_samples(s) / SAMPLE_RATE_HZ, s->plan.segment_count, session_tokens(s),
-                 s->attempts, (now_us - s->accepted_us) / 1000, s->file_sha256, s->path);
+                 s->dispatches + s->attempt, (now_us - s->accepted_us) / 1000, s->file_sha256, s->path);
     } else {
         o->rows_failed++;
         log_error("row.failed", "utt=%s stage=%s code=%s attempts=%d text=\"%s\"", s->id, stage, err_name(code),
-                  s->attempts, text);
+                  s->dispatches + s->attempt, text);
     }
+    for (int i = 0; i < UTTERANCES_MAX; i++)
+        if (o->live[i] == s)
+            o->live[i] = NULL;
+    journal_put_end(o->log, s->journal_row);
     o->text_tokens_held -= s->text_tokens;
     o->sessions_live--;
     session_close(s);
@@ -304,13 +311,16 @@ static void progress_drain(orch *o, uint64_t now_us)
     }
 }
 
-/* fds: listen, signal, writer, then two per connection; index 3 + 2i + (0 lifeline | 1 pidfd). */
+#define FIXED_FDS 4
+
+/* fds: listen, signal, writer, journal, then two per connection: lifeline, pidfd. */
 static size_t collect_fds(const orch *o, struct pollfd *fds, int *conn_of)
 {
     size_t n = 0;
     fds[n++].fd = o->listen_fd;
     fds[n++].fd = o->signal_fd;
     fds[n++].fd = writer_fd(o->out);
+    fds[n++].fd = journal_fd(o->log);
     for (int i = 0; i < CONNS_MAX; i++)
         if (o->conns[i].state != CONN_FREE) {
             conn_of[n] = i;
@@ -323,7 +333,7 @@ static size_t collect_fds(const orch *o, struct pollfd *fds, int *conn_of)
 
 static void read_conns(orch *o, const struct pollfd *fds, const int *conn_of, size_t count)
 {
-    for (size_t n = 3; n + 1 < count; n += 2) {
+    for (size_t n = FIXED_FDS; n + 1 < count; n += 2) {
         conn *c = &o->conns[conn_of[n]];
         if (fds[n].revents && c->state != CONN_FREE && c->fd == fds[n].fd)
             members_read(o, conn_of[n]);
@@ -336,8 +346,8 @@ static void read_conns(orch *o, const struct pollfd *fds, const int *conn_of, si
 static cf_err run_once(orch *o, uint64_t *last_us)
 {
     cf_err err;
-    struct pollfd fds[3 + 2 * CONNS_MAX] = {{0}};
-    int conn_of[3 + 2 * CONNS_MAX];
+    struct pollfd fds[FIXED_FDS + 2 * CONNS_MAX] = {{0}};
+    int conn_of[FIXED_FDS + 2 * CONNS_MAX];
     int bus_ready = 0;
     const size_t count = collect_fds(o, fds, conn_of);
     TRY(bus_poll(o->b, fds, count, *last_us + TICK_US, &bus_ready));
@@ -347,6 +357,8 @@ static cf_err run_once(orch *o, uint64_t *last_us)
         read_bus(o);
     if (fds[2].revents)
         take_written(o);
+    if (fds[3].revents)
+        requests_tell_accepted(o);
     read_conns(o, fds, conn_of, count);
     if (fds[0].revents)
         TRY(members_accept(o));

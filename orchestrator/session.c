@@ -2,6 +2,8 @@
  * CF_ERR_NOMEM. */
 #include "orchestrator/session.h"
 
+#include <string.h>
+
 #include "common/base/mem.h"
 
 cf_err session_open(text_plan *plan, session **ret_session)
@@ -31,9 +33,54 @@ void session_close(session *s)
         mem_free(s->segments[i].tokens);
         mem_free(s->segments[i].samples);
     }
+    for (int32_t i = 0; i < s->known_count; i++)
+        mem_free(s->known[i].tokens);
+    mem_free(s->known);
     mem_free(s->segments);
     text_plan_done(&s->plan);
     mem_free(s);
+}
+
+static cf_err copy_tokens(const int32_t *tokens, int32_t count, int32_t **ret_copy)
+{
+    const cf_err err = mem_alloc((size_t)count, sizeof *tokens, ret_copy);
+    if (err == CF_OK)
+        memcpy(*ret_copy, tokens, (size_t)count * sizeof *tokens);
+    return err;
+}
+
+cf_err session_remember(session *s, const journal_tokens *tokens, int32_t count)
+{
+    cf_err err;
+    TRY(mem_alloc((size_t)count, sizeof *s->known, &s->known));
+    for (; s->known_count < count; s->known_count++) {
+        journal_tokens *k = &s->known[s->known_count];
+        *k = tokens[s->known_count];
+        k->tokens = NULL;
+        TRY(copy_tokens(tokens[s->known_count].tokens, k->tokens_count, &k->tokens));
+    }
+out:
+    return err;
+}
+
+cf_err session_use_known(session *s)
+{
+    cf_err err = CF_OK;
+    for (int32_t i = 0; i < s->known_count; i++) {
+        const journal_tokens *k = &s->known[i];
+        if (k->attempt != s->attempt || (size_t)k->segment >= s->plan.segment_count || k->tokens_count == 0)
+            continue;
+        session_segment *seg = &s->segments[k->segment];
+        mem_free(seg->tokens);
+        seg->tokens = NULL;
+        seg->tokens_count = 0;
+        TRY(copy_tokens(k->tokens, k->tokens_count, &seg->tokens));
+        seg->tokens_count = k->tokens_count;
+        seg->stopped = k->stopped;
+        seg->capped = k->capped;
+    }
+out:
+    return err;
 }
 
 int64_t session_samples(const session *s)

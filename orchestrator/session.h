@@ -1,7 +1,6 @@
 /*
- * session.h - one accepted utterance as the shell holds it: texts, tokens and sounds of its segments, who asked,
- * where to write.
- * The core decides by numbers; the artefacts that a replay needs are here.
+ * session.h - one accepted utterance as the shell holds it: texts, tokens and sounds of its segments, who asked, where
+ * to write. The core decides by numbers; the artefacts that a replay needs are here.
  */
 #ifndef CF_ORCHESTRATOR_SESSION_H
 #define CF_ORCHESTRATOR_SESSION_H
@@ -11,6 +10,7 @@
 #include "common/base/sha256.h"
 #include "common/text/frontend.h"
 #include "common/transport/bus.h"
+#include "orchestrator/journal.h"
 
 typedef struct session_segment {
     int32_t *tokens; /* owned; speech tokens, known from the llm's READY on */
@@ -24,25 +24,41 @@ typedef struct session {
     char client[BUS_ID_BYTES], id[NAME_BYTES_MAX + 1];
     char path[IO_PATH_BYTES], format[16];
     char voice_name[NAME_BYTES_MAX + 1], voice_sha256[SHA256_HEX_BYTES];
+    char submit_sha256[SHA256_HEX_BYTES]; /* of the whole request: the same row asked for again */
     bool prompt_speech;
-    uint64_t seed, accepted_us, first_work_us;
+    int32_t prompt_tokens, priority;
+    uint64_t seed;                                    /* as submitted; a later attempt derives its own from it */
+    uint64_t accepted_us, first_work_us, deadline_us; /* deadline 0: none */
     double speed;
     text_plan plan;            /* owned */
-    session_segment *segments; /* owned, plan.segment_count of them */
+    session_segment *segments; /* owned, plan.segment_count of them: the present attempt */
     int32_t text_tokens;       /* of all segments, counted against text_tokens_max */
     uint64_t compute_us[3];    /* per stage */
-    int32_t attempts;
-    int32_t utterance; /* the core's number while it lives there, else -1 */
+    int32_t dispatches;        /* times the core ran it, deaths included */
+    int32_t utterance;         /* the core's number while it lives there, else -1 */
+    int32_t attempt;           /* 0, or how many attempts the quality guard has sent back */
+
+    uint64_t journal_row, journal_ticket;
+    bool told_accepted;
+    journal_tokens *known; /* owned, known_count: tokens that a journal remembers */
+    int32_t known_count;
 
     /* What the writer found. */
     cf_err write_err;
     char write_text[256], file_sha256[SHA256_HEX_BYTES];
+    uint64_t file_bytes;
     struct session *next; /* list link of whoever owns it */
 } session;
 
 /* Takes plan over, also on failure. */
 CF_MUST_CHECK cf_err session_open(text_plan *plan, session **ret_session);
 void session_close(session *s); /* NULL is fine */
+
+/* Copies the token sets that a journal has of this row. */
+CF_MUST_CHECK cf_err session_remember(session *s, const journal_tokens *tokens, int32_t count);
+
+/* Gives the segments of the present attempt the tokens that are remembered for it. */
+CF_MUST_CHECK cf_err session_use_known(session *s);
 
 int64_t session_samples(const session *s);
 int64_t session_tokens(const session *s);

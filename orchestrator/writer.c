@@ -9,11 +9,16 @@
 #include <stdio.h>
 #include <string.h>
 #include <sys/eventfd.h>
+#include <time.h>
 #include <unistd.h>
 
 #include "common/base/check.h"
+#include "common/base/clock.h"
+#include "common/base/log.h"
 #include "common/base/mem.h"
 #include "orchestrator/audio_file.h"
+
+#define GROUP_MAX 32 /* files whose fsyncs overlap: measured 0.36 ms a file instead of 0.69 (docs/PERF.md) */
 
 typedef struct session_list {
     session *head, **tail;
@@ -22,12 +27,22 @@ typedef struct session_list {
 struct writer {
     pthread_t thread;
     int event_fd;
+    int32_t wait_s;
     pthread_mutex_t mutex; /* guards all below */
     pthread_cond_t wake;
     session_list todo, done;
     int32_t waiting;
     bool stop;
 };
+
+/* Up to a second; writer_close cuts it short. The mutex is held. */
+static void wait_a_moment(writer *w)
+{
+    struct timespec until;
+    clock_gettime(CLOCK_REALTIME, &until);
+    until.tv_sec += 1;
+    pthread_cond_timedwait(&w->wake, &w->mutex, &until);
+}
 
 static void push(session_list *l, session *s)
 {
@@ -58,7 +73,8 @@ static cf_err make_folder(const char *path)
     return io_make_dirs(folder, 0777);
 }
 
-static cf_err write_session(session *s)
+/* Encodes and begins the file; its writing goes on in the background until commit. */
+static cf_err begin_session(session *s, int *ret_fd)
 {
     cf_err err;
     audio_piece *pieces = NULL;
@@ -71,39 +87,107 @@ static cf_err write_session(session *s)
     TRY(audio_encode(pieces, count, s->format, &data, &bytes));
     TRY(sha256_of(data, bytes, s->file_sha256));
     TRY(make_folder(s->path));
-    TRY(io_write_file(s->path, data, bytes));
+    TRY(io_file_begin(s->path, data, bytes, ret_fd));
+    s->file_bytes = bytes;
 out:
     mem_free(pieces);
     mem_free(data);
     return err;
 }
 
+static bool same_folder(const char *a, const char *b)
+{
+    const size_t bytes = (size_t)(strrchr(a, '/') - a);
+    return bytes == (size_t)(strrchr(b, '/') - b) && memcmp(a, b, bytes) == 0;
+}
+
+static void note(session *s, cf_err err)
+{
+    s->write_err = err;
+    snprintf(s->write_text, sizeof s->write_text, "%s", err == CF_OK ? "" : err_text());
+}
+
+/* Writes the files of a group so that their waits overlap. Paths are absolute (the request was checked). */
+static void write_group(session *const *group, int count)
+{
+    int fds[GROUP_MAX];
+    for (int i = 0; i < count; i++) {
+        fds[i] = -1;
+        note(group[i], begin_session(group[i], &fds[i]));
+    }
+    for (int i = 0; i < count; i++)
+        if (group[i]->write_err == CF_OK)
+            note(group[i], io_file_commit(group[i]->path, &fds[i]));
+    const char *synced = NULL;
+    for (int i = 0; i < count; i++) {
+        if (group[i]->write_err != CF_OK || (synced && same_folder(group[i]->path, synced)))
+            continue; /* one sync serves neighbours in one folder: all were renamed before */
+        note(group[i], io_sync_folder_of(group[i]->path));
+        synced = group[i]->write_err == CF_OK ? group[i]->path : NULL;
+    }
+}
+
+/* Full or read-only storage may recover: those rows are kept and tried again, which holds up new ones; that is the pause. */
+static void write_until_done(writer *w, session **group, int count)
+{
+    uint64_t since_us = 0;
+    while (count > 0) {
+        write_group(group, count);
+        int stuck = 0;
+        for (int i = 0; i < count; i++)
+            if (group[i]->write_err == CF_ERR_STORAGE)
+                group[stuck++] = group[i];
+        if (stuck == 0) {
+            if (since_us != 0)
+                log_info("storage.recovered", "waited_s=%.1f", (double)(clock_now_us() - since_us) / 1e6);
+            return;
+        }
+        if (since_us == 0) {
+            since_us = clock_now_us();
+            log_warn("storage.waits", "rows=%d limit_s=%d text=\"%s\"", stuck, w->wait_s, group[0]->write_text);
+        }
+        count = stuck;
+        pthread_mutex_lock(&w->mutex);
+        const bool give_up = w->stop || clock_now_us() - since_us >= (uint64_t)w->wait_s * CLOCK_SECOND_US;
+        if (!give_up)
+            wait_a_moment(w);
+        pthread_mutex_unlock(&w->mutex);
+        if (give_up)
+            return;
+    }
+}
+
 static void *writer_main(void *arg)
 {
     writer *w = arg;
     for (;;) {
+        session *group[GROUP_MAX], *left[GROUP_MAX];
+        int count = 0;
         pthread_mutex_lock(&w->mutex);
         while (!w->stop && !w->todo.head)
             pthread_cond_wait(&w->wake, &w->mutex);
-        session *s = w->stop ? NULL : pop(&w->todo);
+        while (!w->stop && w->todo.head && count < GROUP_MAX)
+            group[count++] = pop(&w->todo);
         pthread_mutex_unlock(&w->mutex);
-        if (!s)
+        if (count == 0)
             return NULL;
-        s->write_err = write_session(s);
-        snprintf(s->write_text, sizeof s->write_text, "%s", s->write_err == CF_OK ? "" : err_text());
+        memcpy(left, group, (size_t)count * sizeof group[0]);
+        write_until_done(w, left, count);
         pthread_mutex_lock(&w->mutex);
-        push(&w->done, s);
+        for (int i = 0; i < count; i++)
+            push(&w->done, group[i]);
         pthread_mutex_unlock(&w->mutex);
         const uint64_t one = 1;
         CF_ASSERT(write(w->event_fd, &one, sizeof one) == (ssize_t)sizeof one);
     }
 }
 
-cf_err writer_open(writer **ret_writer)
+cf_err writer_open(int32_t storage_wait_s, writer **ret_writer)
 {
     cf_err err;
     writer *w = NULL;
     TRY(mem_alloc(1, sizeof *w, &w));
+    w->wait_s = storage_wait_s;
     w->todo.tail = &w->todo.head;
     w->done.tail = &w->done.head;
     pthread_mutex_init(&w->mutex, NULL);

@@ -1,5 +1,5 @@
 /*
- * writer.h - the orchestrator's only helper thread: encodes finished utterances and puts their files in place, so
+ * writer.h - a helper thread of the orchestrator: encodes finished utterances and puts their files in place, so
  * that a slow disk never holds up the control loop. It owns a session from writer_put to writer_take and nothing
  * else.
  */
@@ -10,7 +10,8 @@
 
 typedef struct writer writer;
 
-CF_MUST_CHECK cf_err writer_open(writer **ret_writer);
+/* storage_wait_s: how long a file that a full or read-only file system refuses is tried again before its row fails. */
+CF_MUST_CHECK cf_err writer_open(int32_t storage_wait_s, writer **ret_writer);
 void writer_close(writer *w); /* finishes the file in hand, drops the rest; NULL is fine */
 
 int writer_fd(const writer *w); /* readable when a session is done */

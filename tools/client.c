@@ -22,6 +22,7 @@
 
 #define SIGN_OF_LIFE_US (CLOCK_SECOND_US / 2)
 #define BUSY_RETRY_US   (CLOCK_SECOND_US / 5)
+#define CONNECTING_US   10000
 
 struct client {
     bus *b;      /* owned */
@@ -29,17 +30,23 @@ struct client {
     uint64_t nonce;
 };
 
-typedef enum row_state { ROW_WAITING, ROW_SENT, ROW_ENDED } row_state;
+typedef enum flight_state { FLIGHT_FREE, FLIGHT_WAITING, FLIGHT_SENT } flight_state;
+
+/* One row between the source and its end. */
+typedef struct flight {
+    flight_state state;
+    client_row row;    /* its strings lie in `strings` */
+    char *strings;     /* owned */
+    uint64_t retry_us; /* WAITING: when it may be submitted */
+} flight;
 
 typedef struct client_job {
     client *c;
-    const client_row *rows;
-    size_t count, left;
-    bool wait_when_busy;
-    const client_handler *handler;
-    row_state *states;  /* owned */
-    uint64_t *retry_us; /* owned; when a waiting row may be submitted */
-    uint64_t boot, heard_us, asked_us;
+    const client_plan *plan;
+    flight *flights; /* owned, plan->in_flight_max of them */
+    size_t in_flight;
+    bool exhausted, draining, full; /* full: the farm refused a row as busy; pull no more until one ends */
+    uint64_t boot, heard_us, asked_us, source_us, drain_by_us;
 } client_job;
 
 bool client_farm_runs(const char *run_dir)
@@ -166,111 +173,244 @@ static json *submit_message(const client_row *r)
     json_put_str(m, "path", r->path);
     json_put_str(m, "format", r->format);
     json_put_u64(m, "priority", (uint64_t)r->priority);
+    json_put_u64(m, "deadline_ms", r->deadline_ms);
     return m;
+}
+
+/* A copy of the row whose strings live as long as the flight. */
+static cf_err board(flight *f, const client_row *row)
+{
+    cf_err err;
+    const char *const from[] = {row->id, row->text, row->voice, row->mode, row->instruct, row->path, row->format};
+    const char **const to[] = {&f->row.id,       &f->row.text, &f->row.voice, &f->row.mode,
+                               &f->row.instruct, &f->row.path, &f->row.format};
+    size_t bytes = 0, at = 0;
+    for (size_t i = 0; i < CF_COUNT(from); i++)
+        bytes += from[i] ? strlen(from[i]) + 1 : 0;
+    TRY(mem_alloc(bytes, 1, &f->strings));
+    f->row = *row;
+    for (size_t i = 0; i < CF_COUNT(from); i++) {
+        if (!from[i])
+            continue;
+        *to[i] = f->strings + at;
+        memcpy(f->strings + at, from[i], strlen(from[i]) + 1);
+        at += strlen(from[i]) + 1;
+    }
+    f->state = FLIGHT_WAITING;
+    f->retry_us = 0;
+out:
+    return err;
+}
+
+static void leave(client_job *j, flight *f)
+{
+    mem_free(f->strings);
+    *f = (flight){0};
+    j->in_flight--;
+    j->full = false;
+}
+
+/* Fills free flights from the source. */
+static cf_err pull(client_job *j, uint64_t now_us)
+{
+    cf_err err = CF_OK;
+    const client_plan *p = j->plan;
+    for (size_t i = 0; i < p->in_flight_max && !j->exhausted && !j->draining && !j->full; i++) {
+        client_row row = {0};
+        client_next next = CLIENT_ROW;
+        if (j->flights[i].state != FLIGHT_FREE)
+            continue;
+        if (now_us < j->source_us)
+            break;
+        TRY(p->next(p->ctx, &row, &next));
+        if (next == CLIENT_LATER) {
+            j->source_us = now_us + BUSY_RETRY_US;
+            break;
+        }
+        j->exhausted = next == CLIENT_END;
+        if (j->exhausted)
+            break;
+        TRY(board(&j->flights[i], &row));
+        j->in_flight++;
+    }
+out:
+    return err;
 }
 
 static cf_err submit_due(client_job *j, uint64_t now_us)
 {
-    for (size_t i = 0; i < j->count; i++) {
-        if (j->states[i] != ROW_WAITING || now_us < j->retry_us[i])
+    for (size_t i = 0; i < j->plan->in_flight_max; i++) {
+        flight *f = &j->flights[i];
+        if (f->state != FLIGHT_WAITING || now_us < f->retry_us)
             continue;
-        const cf_err err = bus_send(j->c->b, NULL, submit_message(&j->rows[i]));
+        const cf_err err = bus_send(j->c->b, NULL, submit_message(&f->row));
         if (err == CF_ERR_BUSY)
-            return CF_OK; /* not connected yet: the next tick tries again */
+            return CF_OK; /* not connected yet: the next turn tries again */
         if (err != CF_OK)
             return err;
-        j->states[i] = ROW_SENT;
+        f->state = FLIGHT_SENT;
     }
     return CF_OK;
 }
 
-static void on_done(client_job *j, const wire_msg *msg)
+static bool refused_as_busy(const wire_msg *done)
 {
-    for (size_t i = 0; i < j->count; i++) {
-        if (j->states[i] != ROW_SENT || strcmp(j->rows[i].id, wire_str(msg, "id")) != 0)
-            continue;
-        const char *code = "";
-        const cf_err read = wire_has(msg, "error") ? json_get_str(wire_json(msg, "error"), "code", 31, &code) : CF_OK;
-        if (read == CF_OK && j->wait_when_busy && strcmp(wire_str(msg, "status"), "refused") == 0 &&
-            strcmp(code, err_name(CF_ERR_BUSY)) == 0) {
-            j->states[i] = ROW_WAITING;
-            j->retry_us[i] = clock_now_us() + BUSY_RETRY_US;
-            return;
-        }
-        j->states[i] = ROW_ENDED;
-        j->left--;
-        j->handler->ended(j->handler->ctx, i, msg);
-        return;
-    }
+    const char *code = "";
+    return strcmp(wire_str(done, "status"), "refused") == 0 && wire_has(done, "error") &&
+           json_get_str(wire_json(done, "error"), "code", 31, &code) == CF_OK &&
+           strcmp(code, err_name(CF_ERR_BUSY)) == 0;
 }
 
-/* Another orchestrator than the one that took our rows: it knows nothing of them. */
+static cf_err on_done(client_job *j, const wire_msg *msg)
+{
+    for (size_t i = 0; i < j->plan->in_flight_max; i++) {
+        flight *f = &j->flights[i];
+        if (f->state != FLIGHT_SENT || strcmp(f->row.id, wire_str(msg, "id")) != 0)
+            continue;
+        if (j->plan->wait_when_busy && refused_as_busy(msg)) {
+            f->state = FLIGHT_WAITING;
+            f->retry_us = clock_now_us() + BUSY_RETRY_US;
+            j->full = true;
+            return CF_OK;
+        }
+        const cf_err err = j->plan->ended(j->plan->ctx, &f->row, msg);
+        leave(j, f);
+        return err;
+    }
+    return CF_OK; /* an answer given twice */
+}
+
+/* Another orchestrator than the one that took our rows: it knows what its journal kept. Asking again hurts nothing. */
 static void on_boot(client_job *j, uint64_t boot)
 {
-    if (j->boot != 0 && j->boot != boot)
-        for (size_t i = 0; i < j->count; i++)
-            if (j->states[i] == ROW_SENT) {
-                j->states[i] = ROW_WAITING;
-                j->retry_us[i] = 0;
-            }
+    for (size_t i = 0; j->boot != 0 && j->boot != boot && i < j->plan->in_flight_max; i++)
+        if (j->flights[i].state == FLIGHT_SENT) {
+            j->flights[i].state = FLIGHT_WAITING;
+            j->flights[i].retry_us = 0;
+        }
     j->boot = boot;
 }
 
-static cf_err one_turn(client_job *j, uint64_t silence_us)
+static cf_err on_message(client_job *j, const wire_msg *msg, client_stop *stop)
+{
+    if (msg->kind == WIRE_status || msg->kind == WIRE_accepted)
+        on_boot(j, wire_u64(msg, "boot"));
+    if (msg->kind == WIRE_status)
+        *stop = j->plan->tick(j->plan->ctx, msg);
+    return msg->kind == WIRE_done ? on_done(j, msg) : CF_OK;
+}
+
+/* Asks for a sign of life when it is time. */
+static cf_err ask(client_job *j, uint64_t now_us, client_stop *stop)
+{
+    if (now_us - j->asked_us < SIGN_OF_LIFE_US)
+        return CF_OK;
+    j->asked_us = now_us;
+    *stop = j->plan->tick(j->plan->ctx, NULL);
+    const cf_err err = bus_send(j->c->b, NULL, query_message(j->c));
+    return err == CF_ERR_BUSY ? CF_OK : err;
+}
+
+static cf_err obey(client_job *j, client_stop stop, uint64_t now_us)
+{
+    if (stop == CLIENT_STOP)
+        return err_set(CF_ERR_CANCELLED, "interrupted");
+    if (stop == CLIENT_DRAIN && !j->draining) {
+        j->draining = true;
+        j->drain_by_us = now_us + j->plan->drain_us;
+    }
+    if (j->draining && j->in_flight > 0 && now_us >= j->drain_by_us)
+        return err_set(CF_ERR_CANCELLED, "interrupted; %zu rows did not end within %llu s", j->in_flight,
+                       (unsigned long long)(j->plan->drain_us / CLOCK_SECOND_US));
+    return CF_OK;
+}
+
+static cf_err one_turn(client_job *j)
 {
     cf_err err;
     wire_msg msg = {0};
     uint64_t now_us = clock_now_us();
     client_stop stop = CLIENT_GO_ON;
+    TRY(pull(j, now_us));
     TRY(submit_due(j, now_us));
-    if (now_us - j->asked_us >= SIGN_OF_LIFE_US) {
-        err = bus_send(j->c->b, NULL, query_message(j->c));
-        if (err != CF_OK && err != CF_ERR_BUSY)
-            goto out;
-        j->asked_us = now_us;
-        stop = j->handler->tick(j->handler->ctx, NULL);
-    }
-    const bool connecting = j->boot == 0;
-    err = wait_message(j->c, now_us + (connecting ? 10000 : BUSY_RETRY_US), &msg);
-    now_us = clock_now_us();
-    if (err == CF_OK) {
-        j->heard_us = now_us;
-        if (msg.kind == WIRE_status || msg.kind == WIRE_accepted)
-            on_boot(j, wire_u64(&msg, "boot"));
-        if (msg.kind == WIRE_done)
-            on_done(j, &msg);
-        if (msg.kind == WIRE_status)
-            stop = j->handler->tick(j->handler->ctx, &msg);
-    } else if (err == CF_ERR_TIMEOUT) {
-        err = CF_OK;
-        if (now_us - j->heard_us > silence_us)
+    TRY(ask(j, now_us, &stop));
+    if (stop == CLIENT_GO_ON && (j->in_flight > 0 || !j->exhausted)) {
+        err = wait_message(j->c, now_us + (j->boot == 0 ? CONNECTING_US : BUSY_RETRY_US), &msg);
+        now_us = clock_now_us();
+        if (err == CF_OK) {
+            j->heard_us = now_us;
+            TRY(on_message(j, &msg, &stop));
+        } else if (err == CF_ERR_TIMEOUT && now_us - j->heard_us > j->plan->silence_us) {
             FAIL(CF_ERR_TIMEOUT, "no orchestrator has answered for %llu s",
-                 (unsigned long long)(silence_us / CLOCK_SECOND_US));
+                 (unsigned long long)(j->plan->silence_us / CLOCK_SECOND_US));
+        } else if (err != CF_ERR_TIMEOUT) {
+            goto out;
+        }
     }
-    if (err == CF_OK && stop == CLIENT_STOP)
-        err = err_set(CF_ERR_CANCELLED, "interrupted");
+    err = obey(j, stop, now_us);
 out:
     wire_done(&msg);
     return err;
 }
 
-cf_err client_run(client *c, const client_row *rows, size_t count, bool wait_when_busy, uint64_t silence_us,
-                  const client_handler *handler)
+cf_err client_run(client *c, const client_plan *plan)
 {
     cf_err err;
-    client_job j = {.c = c,
-                    .rows = rows,
-                    .count = count,
-                    .left = count,
-                    .wait_when_busy = wait_when_busy,
-                    .handler = handler,
-                    .heard_us = clock_now_us()};
-    TRY(mem_alloc(count, sizeof *j.states, &j.states));
-    TRY(mem_alloc(count, sizeof *j.retry_us, &j.retry_us));
-    while (j.left > 0)
-        TRY(one_turn(&j, silence_us));
+    client_job j = {.c = c, .plan = plan, .heard_us = clock_now_us()};
+    TRY(mem_alloc(plan->in_flight_max, sizeof *j.flights, &j.flights));
+    while (j.in_flight > 0 || !(j.exhausted || j.draining))
+        TRY(one_turn(&j));
+    if (!j.exhausted)
+        err = err_set(CF_ERR_CANCELLED, "interrupted");
 out:
-    mem_free(j.states);
-    mem_free(j.retry_us);
+    for (size_t i = 0; j.flights && i < plan->in_flight_max; i++)
+        mem_free(j.flights[i].strings);
+    mem_free(j.flights);
     return err;
+}
+
+/* ---- a list of rows ---- */
+
+typedef struct row_list {
+    const client_row *rows;
+    size_t count, at;
+    const client_handler *handler;
+} row_list;
+
+static cf_err next_of_list(void *ctx, client_row *ret_row, client_next *ret_next)
+{
+    row_list *l = ctx;
+    *ret_next = l->at == l->count ? CLIENT_END : CLIENT_ROW;
+    if (l->at == l->count)
+        return CF_OK;
+    *ret_row = l->rows[l->at];
+    ret_row->tag = l->at++;
+    return CF_OK;
+}
+
+static cf_err list_ended(void *ctx, const client_row *row, const wire_msg *done)
+{
+    const row_list *l = ctx;
+    l->handler->ended(l->handler->ctx, (size_t)row->tag, done);
+    return CF_OK;
+}
+
+static client_stop list_tick(void *ctx, const wire_msg *status)
+{
+    const row_list *l = ctx;
+    return l->handler->tick(l->handler->ctx, status);
+}
+
+cf_err client_run_list(client *c, const client_row *rows, size_t count, bool wait_when_busy, uint64_t silence_us,
+                       const client_handler *handler)
+{
+    row_list list = {.rows = rows, .count = count, .handler = handler};
+    const client_plan plan = {.ctx = &list,
+                              .next = next_of_list,
+                              .ended = list_ended,
+                              .tick = list_tick,
+                              .in_flight_max = count,
+                              .wait_when_busy = wait_when_busy,
+                              .silence_us = silence_us};
+    return client_run(c, &plan);
 }

@@ -36,22 +36,44 @@ typedef struct client_row {
     double speed;
     bool raw;
     int priority;
+    uint64_t deadline_ms; /* from acceptance; 0: none */
+    uint64_t tag;         /* the caller's own */
 } client_row;
 
-typedef enum client_stop { CLIENT_GO_ON, CLIENT_STOP } client_stop;
+typedef enum client_stop {
+    CLIENT_GO_ON,
+    CLIENT_DRAIN, /* take no more rows; give those in flight drain_us to end */
+    CLIENT_STOP   /* give up now */
+} client_stop;
+
+typedef enum client_next { CLIENT_ROW, CLIENT_LATER /* ask again in a moment */, CLIENT_END } client_next;
+
+/* A stream of rows, of which at most in_flight_max are held. */
+typedef struct client_plan {
+    void *ctx;
+    /* The next row, borrowed until the next call. An error ends the run with it. */
+    cf_err (*next)(void *ctx, client_row *ret_row, client_next *ret_next);
+    /* A row ended: status done, failed or refused. Borrowed for the call. */
+    cf_err (*ended)(void *ctx, const client_row *row, const wire_msg *done);
+    /* Called at least twice a second, with the newest status or NULL. */
+    client_stop (*tick)(void *ctx, const wire_msg *status);
+    size_t in_flight_max;
+    bool wait_when_busy; /* a row refused as busy is submitted again later */
+    uint64_t silence_us, drain_us;
+} client_plan;
+
+/* Submits rows as they come and waits until each has ended. CF_ERR_TIMEOUT: no orchestrator answered for silence_us.
+ * CF_ERR_CANCELLED: tick said so, and rows are left. */
+CF_MUST_CHECK cf_err client_run(client *c, const client_plan *plan);
 
 typedef struct client_handler {
     void *ctx;
-    /* A row ended: status done, failed or refused. Borrowed for the call. */
     void (*ended)(void *ctx, size_t row_idx, const wire_msg *done);
-    /* Called at least twice a second, with the newest status or NULL. CLIENT_STOP gives up waiting (CF_ERR_CANCELLED).
-     * */
     client_stop (*tick)(void *ctx, const wire_msg *status);
 } client_handler;
 
-/* Submits every row and waits until each has ended. A row refused as busy is submitted again later when wait_when_busy.
- * CF_ERR_TIMEOUT: no orchestrator answered for silence_us. */
-CF_MUST_CHECK cf_err client_run(client *c, const client_row *rows, size_t count, bool wait_when_busy,
-                                uint64_t silence_us, const client_handler *handler);
+/* The same for a list of rows, all in flight at once. */
+CF_MUST_CHECK cf_err client_run_list(client *c, const client_row *rows, size_t count, bool wait_when_busy,
+                                     uint64_t silence_us, const client_handler *handler);
 
 #endif

@@ -173,7 +173,7 @@ static cf_err run_rows(bench *b, client *c, const char *dir, int32_t count, doub
                                .speed = 1};
     }
     const uint64_t start_us = clock_now_us();
-    TRY(client_run(c, rows, (size_t)count, true, SILENCE_US, &handler));
+    TRY(client_run_list(c, rows, (size_t)count, true, SILENCE_US, &handler));
     *ret_seconds = (double)(clock_now_us() - start_us) / 1e6;
 out:
     for (int32_t i = 0; names && i < count; i++)

@@ -338,7 +338,7 @@ static cf_err run(say *s)
     if (!is_own)
         TRY(check_model(s, c));
     s->row.id = "say";
-    TRY(client_run(c, &s->row, 1, false, SILENCE_US, &handler));
+    TRY(client_run_list(c, &s->row, 1, false, SILENCE_US, &handler));
     if (s->exit_code == EXIT_DONE && strcmp(s->out, "-") == 0)
         TRY(copy_to_stdout(s));
 out:

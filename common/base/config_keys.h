@@ -6,27 +6,31 @@
 #ifndef CF_BASE_CONFIG_KEYS_H
 #define CF_BASE_CONFIG_KEYS_H
 
-#define CONFIG_KEYS(X)                                                                                    \
-    X(STR, model, "", 0, 1023, "model directory")                                                         \
-    X(STR, device, "cpu", 0, 63, "device of all stages: cpu")                                             \
-    X(STR, precision, "f32", 0, 7, "GEMM operands: f32, bf16")                                            \
-    X(BOOL, base_weights, 0, 0, 1, "take llm.pt although llm.rl.pt exists")                               \
-    X(BOOL, strict_head, 0, 0, 1, "below the minimum length mask id 6561 alone, as upstream's HEAD does") \
-    X(BOOL, naive, 0, 0, 1, "plain reference loops instead of the fast backend")                          \
-    X(INT, llm_workers, 1, 0, 16, "llm workers")                                                          \
-    X(INT, flow_workers, 1, 0, 16, "flow workers")                                                        \
-    X(INT, hift_workers, 1, 0, 16, "hift workers")                                                        \
-    X(INT, llm_rows, 16, 1, 256, "sequences one llm worker decodes together")                             \
-    X(INT, flow_rows, 16, 1, 256, "jobs one flow worker solves together")                                 \
-    X(INT, flow_frames, 8192, 1, 65536, "mel frames, prompts included, one flow worker packs in a step")  \
-    X(INT, hift_rows, 16, 1, 256, "jobs one hift worker renders together")                                \
-    X(INT, hift_frames, 6000, 1, 65536, "mel frames one hift worker packs in a step")                     \
-    X(INT, threads, 0, 0, 256, "compute threads of each worker; 0: as many as it may run on")             \
-    X(INT, outbox_mib, 64, 4, 4096, "exchange memory of one worker, MiB")                                 \
-    X(INT, utterances_max, 256, 1, 256, "utterances accepted at once; more are refused as busy")          \
-    X(INT, text_tokens_max, 16384, 256, 1048576, "text tokens of all accepted utterances together")       \
-    X(INT, deaths_max, 3, 1, 100, "worker deaths with a segment in flight before it is given up")         \
-    X(INT, silence_s, 20, 2, 3600, "seconds without a heartbeat after which a worker counts as lost")     \
+#define CONFIG_KEYS(X)                                                                                             \
+    X(STR, model, "", 0, 1023, "model directory")                                                                  \
+    X(STR, device, "cpu", 0, 63, "device of all stages: cpu")                                                      \
+    X(STR, precision, "f32", 0, 7, "GEMM operands: f32, bf16")                                                     \
+    X(BOOL, base_weights, 0, 0, 1, "take llm.pt although llm.rl.pt exists")                                        \
+    X(BOOL, strict_head, 0, 0, 1, "below the minimum length mask id 6561 alone, as upstream's HEAD does")          \
+    X(BOOL, naive, 0, 0, 1, "plain reference loops instead of the fast backend")                                   \
+    X(INT, llm_workers, 1, 0, 16, "llm workers")                                                                   \
+    X(INT, flow_workers, 1, 0, 16, "flow workers")                                                                 \
+    X(INT, hift_workers, 1, 0, 16, "hift workers")                                                                 \
+    X(INT, llm_rows, 16, 1, 256, "sequences one llm worker decodes together")                                      \
+    X(INT, flow_rows, 16, 1, 256, "jobs one flow worker solves together")                                          \
+    X(INT, flow_frames, 8192, 1, 65536, "mel frames, prompts included, one flow worker packs in a step")           \
+    X(INT, hift_rows, 16, 1, 256, "jobs one hift worker renders together")                                         \
+    X(INT, hift_frames, 6000, 1, 65536, "mel frames one hift worker packs in a step")                              \
+    X(INT, threads, 0, 0, 256, "compute threads of each worker; 0: as many as it may run on")                      \
+    X(INT, outbox_mib, 64, 4, 4096, "exchange memory of one worker, MiB")                                          \
+    X(INT, utterances_max, 256, 1, 256, "utterances accepted at once; more are refused as busy")                   \
+    X(INT, text_tokens_max, 16384, 256, 1048576, "text tokens of all accepted utterances together")                \
+    X(INT, deaths_max, 3, 1, 100,                                                                                  \
+      "worker deaths at one stage before a segment is given up; the last two hit it alone")                        \
+    X(INT, storage_wait_s, 600, 0, 86400, "seconds that a finished row waits for a full or read-only file system") \
+    X(STR, journal, "", 0, 1023, "file of accepted rows; empty: journal in the run directory")                     \
+    X(INT, stall_s, 300, 5, 86400, "seconds without a step after which a worker that holds jobs is ended")         \
+    X(INT, silence_s, 20, 2, 3600, "seconds without a heartbeat after which a worker counts as lost")              \
     X(INT, grace_s, 20, 0, 3600, "seconds that a drain may take before workers are stopped")
 
 #endif

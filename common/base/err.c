@@ -13,8 +13,8 @@
 static _Thread_local char err_line[ERR_TEXT_BYTES];
 
 static const char *const err_names[] = {
-    "ok",   "nomem",     "invalid", "unsupported", "stale",    "sys",   "device",  "timeout",
-    "busy", "cancelled", "corrupt", "mismatch",    "notfound", "limit", "numeric", "gone",
+    "ok",        "nomem",   "invalid",  "unsupported", "stale", "sys",     "device", "timeout", "busy",
+    "cancelled", "corrupt", "mismatch", "notfound",    "limit", "numeric", "gone",   "storage",
 };
 
 #define ERR_COUNT (int)(sizeof err_names / sizeof err_names[0])
@@ -52,7 +52,7 @@ cf_err err_sys(const char *fmt, ...)
     if (n >= 0 && (size_t)n < sizeof err_line)
         snprintf(err_line + n, sizeof err_line - (size_t)n, ": %s", strerror(saved));
     errno = saved;
-    return CF_ERR_SYS;
+    return saved == ENOSPC || saved == EDQUOT || saved == EROFS ? CF_ERR_STORAGE : CF_ERR_SYS;
 }
 
 cf_err err_context(cf_err code, const char *fmt, ...)

@@ -31,7 +31,8 @@ typedef enum cf_err {
     CF_ERR_NOTFOUND = -12,   /* a named file, tensor, voice or member does not exist */
     CF_ERR_LIMIT = -13,      /* a bound of limits.h or of the configuration; the text names it */
     CF_ERR_NUMERIC = -14,    /* NaN or infinity where a finite number must be */
-    CF_ERR_GONE = -15        /* the peer has closed or died */
+    CF_ERR_GONE = -15,       /* the peer has closed or died */
+    CF_ERR_STORAGE = -16     /* a file system is full, over quota or read-only: waiting may help */
 } cf_err;
 
 /* Short stable name, e.g. "mismatch"; used in logs, messages and the ledger. */
@@ -43,7 +44,7 @@ cf_err err_from_name(const char *name);
 /* Sets this thread's text and returns code, so that `return err_set(CF_ERR_INVALID, "...")` reads well. */
 cf_err err_set(cf_err code, const char *fmt, ...) __attribute__((format(printf, 2, 3)));
 
-/* As err_set with CF_ERR_SYS, appending ": " and strerror(errno). */
+/* As err_set with CF_ERR_SYS (CF_ERR_STORAGE for ENOSPC, EDQUOT, EROFS), appending ": " and strerror(errno). */
 cf_err err_sys(const char *fmt, ...) __attribute__((format(printf, 1, 2)));
 
 /* Prepends "context: " to this thread's text and returns code unchanged. */

@@ -106,7 +106,7 @@ cf_err io_write_all(int fd, const void *data, size_t bytes)
     return CF_OK;
 }
 
-static cf_err sync_folder_of(const char *path)
+cf_err io_sync_folder_of(const char *path)
 {
     char folder[IO_PATH_BYTES];
     snprintf(folder, sizeof folder, "%s", path);
@@ -120,46 +120,60 @@ static cf_err sync_folder_of(const char *path)
     int fd = open(folder, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
     if (fd < 0)
         return err_sys("%s: open", folder);
-    const int failed = fsync(fd);
+    const int failed = fault_hit("io.fsync") ? (errno = EIO, -1) : fsync(fd);
     io_close(&fd);
     return failed ? err_sys("%s: fsync", folder) : CF_OK;
+}
+
+static void temp_path(const char *path, char ret_temp[IO_PATH_BYTES])
+{
+    snprintf(ret_temp, IO_PATH_BYTES, "%.4000s.tmp.%ld", path, (long)getpid());
+}
+
+cf_err io_file_begin(const char *path, const void *data, size_t bytes, int *ret_fd)
+{
+    cf_err err;
+    char temp[IO_PATH_BYTES];
+    if (strlen(path) > 4000)
+        return err_set(CF_ERR_LIMIT, "%.100s...: path longer than 4000 bytes", path);
+    temp_path(path, temp);
+    int fd = fault_hit("io.create") ? (errno = EACCES, -1) : open(temp, O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, 0644);
+    if (fd < 0)
+        return err_sys("%s: create", path);
+    err = io_write_all(fd, data, bytes);
+    if (err != CF_OK) {
+        unlink(temp);
+        io_close(&fd);
+        return err_context(err, "%s", path);
+    }
+    (void)sync_file_range(fd, 0, 0, SYNC_FILE_RANGE_WRITE); /* starts it; io_file_commit waits and sees errors */
+    *ret_fd = fd;
+    return CF_OK;
+}
+
+cf_err io_file_commit(const char *path, int *fd)
+{
+    cf_err err = CF_OK;
+    char temp[IO_PATH_BYTES];
+    temp_path(path, temp);
+    if (fault_hit("io.fsync") ? (errno = EIO, -1) : fsync(*fd))
+        err = err_sys("%s: fsync", path);
+    else if (fault_hit("io.rename") ? (errno = EACCES, -1) : rename(temp, path))
+        err = err_sys("%s: rename", path);
+    if (err != CF_OK)
+        unlink(temp);
+    io_close(fd);
+    return err;
 }
 
 cf_err io_write_file(const char *path, const void *data, size_t bytes)
 {
     cf_err err;
     int fd = -1;
-    char temp[IO_PATH_BYTES];
-    temp[0] = '\0';
-    if (snprintf(temp, sizeof temp, "%s.tmp.%ld", path, (long)getpid()) >= (int)sizeof temp) {
-        temp[0] = '\0';
-        FAIL(CF_ERR_LIMIT, "%s: path longer than %d bytes", path, IO_PATH_BYTES);
-    }
-    fd = open(temp, O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, 0644);
-    if (fd < 0) {
-        err = err_sys("%s: create", temp);
-        temp[0] = '\0';
-        goto out;
-    }
-    err = io_write_all(fd, data, bytes);
-    if (err != CF_OK) {
-        err = err_context(err, "%s", path);
-        goto out;
-    }
-    if (fsync(fd) != 0) {
-        err = err_sys("%s: fsync", temp);
-        goto out;
-    }
-    if (rename(temp, path) != 0) {
-        err = err_sys("%s: rename", path);
-        goto out;
-    }
-    temp[0] = '\0';
-    TRY(sync_folder_of(path));
+    TRY(io_file_begin(path, data, bytes, &fd));
+    TRY(io_file_commit(path, &fd));
+    TRY(io_sync_folder_of(path));
 out:
-    io_close(&fd);
-    if (temp[0])
-        unlink(temp);
     return err;
 }
 

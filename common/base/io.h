@@ -31,6 +31,12 @@ CF_MUST_CHECK cf_err io_read_file(const char *path, size_t bytes_max, char **ret
 /* Temporary file in the same folder, fsync, rename, fsync of the folder: readers see all of it or none. */
 CF_MUST_CHECK cf_err io_write_file(const char *path, const void *data, size_t bytes);
 
+/* The steps of io_write_file, so that the waiting of many files overlaps: begin all (a temporary file each, its writing
+ * back started), commit all (fsync, rename), then io_sync_folder_of each folder. A failed step leaves no file behind. */
+CF_MUST_CHECK cf_err io_file_begin(const char *path, const void *data, size_t bytes, int *ret_fd);
+CF_MUST_CHECK cf_err io_file_commit(const char *path, int *fd);
+CF_MUST_CHECK cf_err io_sync_folder_of(const char *path);
+
 /* Loops over short writes. */
 CF_MUST_CHECK cf_err io_write_all(int fd, const void *data, size_t bytes);
 

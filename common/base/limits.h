@@ -48,6 +48,7 @@
 #define MEMBERS_MAX         64   /* workers of all stages on one orchestrator */
 #define INSTANCES_MAX       1000 /* numbers of one stage's workers: 0..999 */
 #define UNPROVEN_DEATHS_MAX 3    /* deaths before a first finished job that end the feeding of an instance */
+#define ALONE_DEATHS_MAX    2    /* deaths that hit a row alone before it is given up: one may come from outside */
 #define JOBS_PER_MEMBER_MAX 256
 #define UTTERANCES_MAX      256 /* accepted at once; more are refused with CF_ERR_BUSY */
 #define CLIENTS_MAX         64

@@ -123,6 +123,7 @@ static const wire_field submit_fields[] = {
     TEXT("path", PATH_MAX_BYTES),
     TEXT("format", 15),
     NUM("priority", 9),
+    NUM("deadline_ms", 1e11), /* from acceptance; 0: none */
 };
 static const wire_field accepted_fields[] = {TEXT("id", NAME_BYTES_MAX), NUM("boot", U64_ANY),
                                              NUM("segments", SEGMENTS_MAX), FLAG("prefix_added")};
@@ -130,6 +131,7 @@ static const wire_field done_fields[] = {
     TEXT("id", NAME_BYTES_MAX),
     TEXT("status", 15),
     TEXT("file", PATH_MAX_BYTES),
+    NUM("bytes", 1e12), /* of the file */
     NUM("samples", 1e12),
     REAL("seconds", 0, 1e9),
     TEXT("sha256", 64),

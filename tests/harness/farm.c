@@ -247,7 +247,7 @@ void farm_speak(const farm *f, const char *folder, int count, farm_row *rows, in
                                 .speed = i % 7 == 6 ? 1.25 : 1};
     }
     assert_ok(client_open(f->run_dir, &c));
-    assert_ok(client_run(c, asked, (size_t)count, true, START_US, &handler));
+    assert_ok(client_run_list(c, asked, (size_t)count, true, START_US, &handler));
     client_close(c);
     mem_free(asked);
 }

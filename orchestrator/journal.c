@@ -1,0 +1,576 @@
+/*
+ * journal.c - records of open rows, group-committed by one thread.
+ *
+ * Owned by the orchestrator's loop; the journal thread touches the file and, under the mutex, the gathered text and the
+ * texts of open rows (kept for the rewriting of the file). Rows in memory are bounded by OPEN_ROWS_MAX. A write that
+ * fails is cut off again and repeated: no record is ever half there.
+ * Fails: CF_ERR_BUSY, CF_ERR_CORRUPT, CF_ERR_LIMIT, CF_ERR_NOMEM, CF_ERR_STORAGE, CF_ERR_SYS.
+ */
+#define _GNU_SOURCE
+#include "orchestrator/journal.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <pthread.h>
+#include <stdio.h>
+#include <string.h>
+#include <sys/eventfd.h>
+#include <sys/file.h>
+#include <time.h>
+#include <unistd.h>
+
+#include "common/base/check.h"
+#include "common/base/fault.h"
+#include "common/base/io.h"
+#include "common/base/limits.h"
+#include "common/base/log.h"
+#include "common/base/mem.h"
+
+#define HEADER           "{\"k\":\"journal\",\"v\":1}\n"
+#define FILE_BYTES_MAX   (1ull << 31)  /* at start; a journal is rewritten long before */
+#define REWRITE_BYTES    (16ull << 20) /* rewritten when larger than this and than twice what is open */
+#define OPEN_ROWS_MAX    (4 * UTTERANCES_MAX)
+#define RETRY_S          1
+#define RECORD_DEPTH_MAX MESSAGE_DEPTH_MAX
+#define TOKEN_SETS_MAX   (SEGMENTS_MAX * 16) /* segments x attempts of one row */
+#define TOKEN_ID_MAX     ((1 << 24) - 1)
+
+typedef struct text_block {
+    char *bytes; /* owned */
+    size_t used, capacity;
+} text_block;
+
+typedef struct open_row {
+    uint64_t number;  /* 0: free */
+    text_block lines; /* its records */
+} open_row;
+
+struct journal {
+    char path[IO_PATH_BYTES];
+    int fd, event_fd;
+    pthread_t thread;
+    bool running;
+    open_row *rows; /* owned, OPEN_ROWS_MAX */
+    uint64_t next_number;
+
+    pthread_mutex_t mutex; /* guards all below, and rows while the thread runs */
+    pthread_cond_t wake;
+    text_block gathered;
+    uint64_t ticket, synced, file_bytes, open_bytes;
+    cf_err state;
+    char state_text[256];
+    bool stop;
+};
+
+static cf_err text_append(text_block *t, const char *bytes, size_t count)
+{
+    if (t->used + count > t->capacity) {
+        const size_t doubled = 2 * t->capacity, needed = t->used + count + 256;
+        const size_t capacity = doubled > needed ? doubled : needed;
+        const cf_err err = mem_resize(&t->bytes, capacity, 1);
+        if (err != CF_OK)
+            return err;
+        t->capacity = capacity;
+    }
+    memcpy(t->bytes + t->used, bytes, count);
+    t->used += count;
+    return CF_OK;
+}
+
+static void text_done(text_block *t)
+{
+    mem_free(t->bytes);
+    *t = (text_block){0};
+}
+
+/* ---- open rows: under the mutex, or before the thread runs ---- */
+
+static open_row *find_row(const journal *j, uint64_t number)
+{
+    for (int i = 0; i < OPEN_ROWS_MAX; i++)
+        if (j->rows[i].number == number)
+            return &j->rows[i];
+    return NULL;
+}
+
+static cf_err keep_line(journal *j, open_row *row, const char *line, size_t bytes)
+{
+    const cf_err err = text_append(&row->lines, line, bytes);
+    if (err == CF_OK)
+        j->open_bytes += bytes;
+    return err;
+}
+
+static void drop_row(journal *j, open_row *row)
+{
+    j->open_bytes -= row->lines.used;
+    text_done(&row->lines);
+    row->number = 0;
+}
+
+/* ---- the thread ---- */
+
+static cf_err open_file(const char *path, int *ret_fd)
+{
+    const int fd = open(path, O_RDWR | O_CREAT | O_APPEND | O_CLOEXEC, 0600);
+    if (fd < 0)
+        return err_sys("%s: open", path);
+    if (flock(fd, LOCK_EX | LOCK_NB) != 0) {
+        close(fd);
+        return err_set(CF_ERR_BUSY, "%s: another orchestrator writes this journal", path);
+    }
+    *ret_fd = fd;
+    return CF_OK;
+}
+
+static cf_err append_to_file(const journal *j, const text_block *t, uint64_t file_bytes)
+{
+    cf_err err = io_write_all(j->fd, t->bytes, t->used);
+    if (err == CF_OK && (fault_hit("journal.sync") ? (errno = EIO, -1) : fdatasync(j->fd)) != 0)
+        err = err_sys("fdatasync");
+    if (err == CF_OK)
+        return CF_OK;
+    err = err_context(err, "%s", j->path);
+    if (ftruncate(j->fd, (off_t)file_bytes) != 0)
+        return err_sys("%s: cannot be cut back to %llu bytes", j->path, (unsigned long long)file_bytes);
+    return err;
+}
+
+/* A new file of header and open rows takes the old one's place; what was gathered is part of the rows. */
+static cf_err rewrite_file(journal *j, const text_block *open)
+{
+    cf_err err;
+    int fd = -1;
+    TRY(io_write_file(j->path, open->bytes, open->used));
+    TRY(open_file(j->path, &fd));
+    close(j->fd);
+    j->fd = fd;
+out:
+    return err;
+}
+
+static void remember(journal *j, cf_err err)
+{
+    j->state = err;
+    snprintf(j->state_text, sizeof j->state_text, "%s", err == CF_OK ? "" : err_text());
+}
+
+/* Called and left with the mutex held. */
+static void maybe_rewrite(journal *j)
+{
+    text_block open = {0};
+    if (j->file_bytes < REWRITE_BYTES || j->file_bytes < 2 * j->open_bytes)
+        return;
+    cf_err err = text_append(&open, HEADER, strlen(HEADER));
+    for (int i = 0; i < OPEN_ROWS_MAX && err == CF_OK; i++)
+        if (j->rows[i].number != 0)
+            err = text_append(&open, j->rows[i].lines.bytes, j->rows[i].lines.used);
+    if (err == CF_OK)
+        err = rewrite_file(j, &open); /* the loop waits for this once in 16 MiB */
+    if (err == CF_OK) {
+        j->file_bytes = open.used;
+        j->gathered.used = 0;
+        j->synced = j->ticket;
+    } else {
+        log_warn("journal.rewrite", "path=%s text=\"%s\"", j->path, err_text());
+    }
+    text_done(&open);
+}
+
+static void wait_a_moment(journal *j)
+{
+    struct timespec until;
+    clock_gettime(CLOCK_REALTIME, &until);
+    until.tv_sec += RETRY_S;
+    pthread_cond_timedwait(&j->wake, &j->mutex, &until);
+}
+
+/* Writes what has gathered; puts it back in front when that failed. Called and left with the mutex held. */
+static void commit(journal *j)
+{
+    text_block taken = j->gathered;
+    const uint64_t up_to = j->ticket, file_bytes = j->file_bytes;
+    j->gathered = (text_block){0};
+    pthread_mutex_unlock(&j->mutex);
+    cf_err err = append_to_file(j, &taken, file_bytes);
+    pthread_mutex_lock(&j->mutex);
+    if (err == CF_OK) {
+        j->file_bytes += taken.used;
+        j->synced = up_to;
+        text_done(&taken);
+        remember(j, CF_OK);
+        return;
+    }
+    remember(j, err);
+    if (text_append(&taken, j->gathered.bytes, j->gathered.used) == CF_OK) {
+        text_done(&j->gathered);
+        j->gathered = taken;
+    } else {
+        remember(j, CF_ERR_NOMEM); /* `taken` is lost: its rows stay unanswered and are submitted again */
+        text_done(&taken);
+    }
+}
+
+static void *journal_main(void *arg)
+{
+    journal *j = arg;
+    pthread_mutex_lock(&j->mutex);
+    for (;;) {
+        while (!j->stop && j->gathered.used == 0)
+            pthread_cond_wait(&j->wake, &j->mutex);
+        if (j->gathered.used == 0)
+            break;
+        commit(j);
+        const bool failed = j->state != CF_OK;
+        if (!failed)
+            maybe_rewrite(j);
+        const uint64_t one = 1;
+        CF_ASSERT(write(j->event_fd, &one, sizeof one) == (ssize_t)sizeof one);
+        if (failed && j->stop)
+            break;
+        if (failed)
+            wait_a_moment(j);
+    }
+    pthread_mutex_unlock(&j->mutex);
+    return NULL;
+}
+
+/* ---- reading at start ---- */
+
+static cf_err on_record(journal *j, const json *root, const char *line, size_t bytes)
+{
+    cf_err err;
+    const char *kind;
+    uint64_t number;
+    TRY(json_get_str(root, "k", 15, &kind));
+    if (strcmp(kind, "journal") == 0) {
+        TRY(json_get_u64(root, "v", 1, 1, &number));
+        return CF_OK;
+    }
+    TRY(json_get_u64(root, "n", 1, UINT64_MAX, &number));
+    open_row *row = find_row(j, number);
+    if (strcmp(kind, "row") == 0) {
+        if (row)
+            FAIL(CF_ERR_CORRUPT, "row %llu begins twice", (unsigned long long)number);
+        row = find_row(j, 0);
+        if (!row)
+            FAIL(CF_ERR_LIMIT, "more than %d open rows", OPEN_ROWS_MAX);
+        row->number = number;
+        if (number >= j->next_number)
+            j->next_number = number + 1;
+        TRY(keep_line(j, row, line, bytes));
+    } else if (strcmp(kind, "tokens") == 0) {
+        if (row)
+            TRY(keep_line(j, row, line, bytes));
+    } else if (strcmp(kind, "end") == 0) {
+        if (row)
+            drop_row(j, row);
+    } else {
+        FAIL(CF_ERR_INVALID, "record \"%s\" is not known", kind);
+    }
+out:
+    return err;
+}
+
+static cf_err read_records(journal *j)
+{
+    cf_err err;
+    char *all = NULL;
+    size_t bytes = 0, at = 0;
+    unsigned long long line = 0;
+    TRY(io_read_file(j->path, FILE_BYTES_MAX, &all, &bytes));
+    while (at < bytes) {
+        const char *end = memchr(all + at, '\n', bytes - at);
+        json *root = NULL;
+        line++;
+        if (!end) { /* the last write did not finish: nothing in it was ever acknowledged */
+            log_warn("journal.torn", "path=%s line=%llu bytes=%zu", j->path, line, bytes - at);
+            if (ftruncate(j->fd, (off_t)at) != 0) {
+                err = err_sys("%s: cannot be cut to %zu bytes", j->path, at);
+                goto out;
+            }
+            break;
+        }
+        const size_t line_bytes = (size_t)(end - (all + at)) + 1;
+        err = json_parse(all + at, line_bytes - 1, RECORD_DEPTH_MAX, &root);
+        if (err == CF_OK)
+            err = on_record(j, root, all + at, line_bytes);
+        json_close(root);
+        if (err != CF_OK) {
+            err = err_context(CF_ERR_CORRUPT, "%s:%llu (move the file away to begin without its rows)", j->path, line);
+            goto out;
+        }
+        at += line_bytes;
+    }
+    j->file_bytes = at;
+out:
+    mem_free(all);
+    return err;
+}
+
+cf_err journal_open(const char *path, journal **ret_journal)
+{
+    cf_err err;
+    journal *j = NULL;
+    TRY(mem_alloc(1, sizeof *j, &j));
+    j->fd = j->event_fd = -1;
+    j->next_number = 1;
+    pthread_mutex_init(&j->mutex, NULL);
+    pthread_cond_init(&j->wake, NULL);
+    snprintf(j->path, sizeof j->path, "%s", path);
+    TRY(mem_alloc(OPEN_ROWS_MAX, sizeof *j->rows, &j->rows));
+    TRY(open_file(path, &j->fd));
+    TRY(read_records(j));
+    if (j->file_bytes == 0)
+        TRY(text_append(&j->gathered, HEADER, strlen(HEADER)));
+    j->event_fd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
+    if (j->event_fd < 0 || pthread_create(&j->thread, NULL, journal_main, j) != 0) {
+        err = err_sys("journal thread");
+        goto out;
+    }
+    j->running = true;
+    *ret_journal = j;
+    j = NULL;
+out:
+    journal_close(j);
+    return err;
+}
+
+void journal_close(journal *j)
+{
+    if (!j)
+        return;
+    if (j->running) {
+        pthread_mutex_lock(&j->mutex);
+        j->stop = true;
+        pthread_cond_signal(&j->wake);
+        pthread_mutex_unlock(&j->mutex);
+        pthread_join(j->thread, NULL);
+    }
+    for (int i = 0; j->rows && i < OPEN_ROWS_MAX; i++)
+        text_done(&j->rows[i].lines);
+    mem_free(j->rows);
+    text_done(&j->gathered);
+    io_close(&j->fd);
+    io_close(&j->event_fd);
+    pthread_cond_destroy(&j->wake);
+    pthread_mutex_destroy(&j->mutex);
+    mem_free(j);
+}
+
+/* ---- handing open rows over ---- */
+
+static cf_err read_tokens(const json *root, journal_tokens *t)
+{
+    cf_err err;
+    uint64_t attempt, segment;
+    size_t count;
+    TRY(json_get_u64(root, "attempt", 0, 1000, &attempt));
+    TRY(json_get_u64(root, "segment", 0, SEGMENTS_MAX - 1, &segment));
+    TRY(json_get_bool(root, "stopped", &t->stopped));
+    TRY(json_get_bool(root, "capped", &t->capped));
+    TRY(json_get_i32s(root, "tokens", 0, TOKEN_ID_MAX, TOKENS_MAX, &t->tokens, &count));
+    t->attempt = (int32_t)attempt;
+    t->segment = (int32_t)segment;
+    t->tokens_count = (int32_t)count;
+out:
+    return err;
+}
+
+/* The first line of an open row is its "row" record, the others are "tokens". */
+static cf_err hand_over(uint64_t number, const text_block *lines, void (*found)(void *, const journal_row *), void *ctx)
+{
+    cf_err err;
+    json *head = NULL, *root = NULL;
+    journal_tokens *tokens = NULL;
+    int32_t count = 0;
+    size_t lines_count = 0;
+    for (size_t i = 0; i < lines->used; i++)
+        lines_count += lines->bytes[i] == '\n';
+    TRY(mem_alloc(lines_count, sizeof *tokens, &tokens));
+    for (size_t at = 0; at < lines->used;) {
+        const char *end = memchr(lines->bytes + at, '\n', lines->used - at);
+        CF_ASSERT(end != NULL);
+        const size_t bytes = (size_t)(end - (lines->bytes + at));
+        TRY(json_parse(lines->bytes + at, bytes, RECORD_DEPTH_MAX, at == 0 ? &head : &root));
+        if (at > 0)
+            TRY(read_tokens(root, &tokens[count++]));
+        json_close(root);
+        root = NULL;
+        at += bytes + 1;
+    }
+    const char *client;
+    const json *submit = json_find(head, "submit");
+    TRY(json_get_str(head, "client", 255, &client));
+    if (!json_is_object(submit))
+        FAIL(CF_ERR_CORRUPT, "row %llu has no submission", (unsigned long long)number);
+    found(ctx, &(journal_row){number, client, submit, tokens, count});
+out:
+    json_close(head);
+    json_close(root);
+    for (int32_t i = 0; tokens && i < count; i++)
+        mem_free(tokens[i].tokens);
+    mem_free(tokens);
+    return err;
+}
+
+cf_err journal_recover(journal *j, void (*found)(void *ctx, const journal_row *row), void *ctx)
+{
+    cf_err err = CF_OK;
+    for (uint64_t last = 0;;) {
+        uint64_t number = UINT64_MAX;
+        text_block copy = {0};
+        pthread_mutex_lock(&j->mutex);
+        for (int i = 0; i < OPEN_ROWS_MAX; i++)
+            if (j->rows[i].number > last && j->rows[i].number < number)
+                number = j->rows[i].number;
+        if (number != UINT64_MAX) {
+            const open_row *row = find_row(j, number);
+            err = text_append(&copy, row->lines.bytes, row->lines.used);
+        }
+        pthread_mutex_unlock(&j->mutex);
+        if (number == UINT64_MAX)
+            return CF_OK;
+        if (err == CF_OK)
+            err = hand_over(number, &copy, found, ctx); /* unlocked: the callback may write records */
+        text_done(&copy);
+        if (err != CF_OK)
+            return err_context(err, "%s: row %llu", j->path, (unsigned long long)number);
+        last = number;
+    }
+}
+
+/* ---- new records ---- */
+
+/* Gathers a line; row: the open row that keeps it too, or NULL. Takes the line's text. */
+static cf_err put_line(journal *j, open_row *row, char *line, size_t bytes, uint64_t *ret_ticket)
+{
+    cf_err err;
+    TRY(text_append(&j->gathered, line, bytes));
+    if (row)
+        TRY(keep_line(j, row, line, bytes));
+    *ret_ticket = ++j->ticket;
+    pthread_cond_signal(&j->wake);
+out:
+    return err;
+}
+
+/* "{...}" and a tail -> one line; *ret_line is owned. */
+static cf_err print_line(json *head, const char *tail, char **ret_line, size_t *ret_bytes)
+{
+    cf_err err;
+    char *text = NULL, *line = NULL;
+    TRY(json_print(head, false, &text));
+    const size_t head_bytes = strlen(text) - 1, bytes = head_bytes + strlen(tail) + 3;
+    TRY(mem_alloc(bytes, 1, &line));
+    *ret_bytes = (size_t)snprintf(line, bytes, "%.*s%s}\n", (int)head_bytes, text, tail);
+    *ret_line = line;
+out:
+    mem_free(text);
+    json_close(head);
+    return err;
+}
+
+cf_err journal_put_row(journal *j, const char *client, const json *submit, uint64_t *ret_number, uint64_t *ret_ticket)
+{
+    cf_err err;
+    char *submit_text = NULL, *tail = NULL, *line = NULL;
+    size_t bytes = 0;
+    const uint64_t number = j->next_number;
+    json *head = json_object();
+    json_put_str(head, "k", "row");
+    json_put_u64(head, "n", number);
+    json_put_str(head, "client", client);
+    TRY(json_print(submit, false, &submit_text));
+    TRY(mem_alloc(strlen(submit_text) + 16, 1, &tail));
+    snprintf(tail, strlen(submit_text) + 16, ",\"submit\":%s", submit_text);
+    err = print_line(head, tail, &line, &bytes);
+    head = NULL;
+    if (err != CF_OK)
+        goto out;
+    pthread_mutex_lock(&j->mutex);
+    open_row *row = find_row(j, 0);
+    if (row) {
+        row->number = number;
+        err = put_line(j, row, line, bytes, ret_ticket);
+        if (err != CF_OK)
+            drop_row(j, row);
+    } else {
+        err = err_set(CF_ERR_BUSY, "journal: more than %d open rows", OPEN_ROWS_MAX);
+    }
+    pthread_mutex_unlock(&j->mutex);
+    if (err == CF_OK)
+        *ret_number = j->next_number++;
+out:
+    json_close(head);
+    mem_free(submit_text);
+    mem_free(tail);
+    mem_free(line);
+    return err;
+}
+
+cf_err journal_put_tokens(journal *j, uint64_t number, const journal_tokens *t)
+{
+    cf_err err;
+    char *line = NULL;
+    size_t bytes = 0;
+    uint64_t ticket;
+    json *head = json_object();
+    json_put_str(head, "k", "tokens");
+    json_put_u64(head, "n", number);
+    json_put_u64(head, "attempt", (uint64_t)t->attempt);
+    json_put_u64(head, "segment", (uint64_t)t->segment);
+    json_put_bool(head, "stopped", t->stopped);
+    json_put_bool(head, "capped", t->capped);
+    json_put_i32s(head, "tokens", t->tokens, (size_t)t->tokens_count);
+    TRY(print_line(head, "", &line, &bytes));
+    pthread_mutex_lock(&j->mutex);
+    open_row *row = find_row(j, number);
+    if (row)
+        err = put_line(j, row, line, bytes, &ticket);
+    pthread_mutex_unlock(&j->mutex);
+out:
+    mem_free(line);
+    return err;
+}
+
+void journal_put_end(journal *j, uint64_t number)
+{
+    char line[64];
+    uint64_t ticket;
+    const int bytes = snprintf(line, sizeof line, "{\"k\":\"end\",\"n\":\"%llu\"}\n", (unsigned long long)number);
+    pthread_mutex_lock(&j->mutex);
+    open_row *row = find_row(j, number);
+    if (row) {
+        drop_row(j, row);
+        if (put_line(j, NULL, line, (size_t)bytes, &ticket) != CF_OK)
+            log_warn("journal.end", "row=%llu text=\"%s\"", (unsigned long long)number, err_text());
+    }
+    pthread_mutex_unlock(&j->mutex);
+}
+
+int journal_fd(const journal *j)
+{
+    return j->event_fd;
+}
+
+uint64_t journal_synced(journal *j)
+{
+    uint64_t events;
+    const ssize_t n = read(j->event_fd, &events, sizeof events);
+    (void)n; /* EAGAIN: it was clear already */
+    pthread_mutex_lock(&j->mutex);
+    const uint64_t synced = j->synced;
+    pthread_mutex_unlock(&j->mutex);
+    return synced;
+}
+
+cf_err journal_state(journal *j, char *ret_text, size_t text_bytes, uint64_t *ret_waiting_bytes)
+{
+    pthread_mutex_lock(&j->mutex);
+    const cf_err state = j->state;
+    snprintf(ret_text, text_bytes, "%s", j->state_text);
+    *ret_waiting_bytes = j->gathered.used;
+    pthread_mutex_unlock(&j->mutex);
+    return state;
+}
