@@ -91,7 +91,7 @@ static cf_err on_message(keeper *k, const wire_msg *msg)
                 forget(&k->boxes[i]);
     if (msg->kind == WIRE_refuse) {
         log_error("keeper.refused", "code=%s text=\"%s\"", wire_str(msg, "code"), wire_str(msg, "text"));
-        k->exit_code = PROCESS_CONFIG;
+        k->exit_code = err_from_name(wire_str(msg, "code")) == CF_ERR_MISMATCH ? PROCESS_CONFIG : PROCESS_NO_RESOURCES;
     }
     return CF_OK; /* welcome: nothing to configure */
 }

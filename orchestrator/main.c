@@ -153,6 +153,8 @@ int main(int argc, char **argv)
         return err == CF_ERR_NOMEM || err == CF_ERR_SYS || err == CF_ERR_BUSY ? PROCESS_NO_RESOURCES : PROCESS_CONFIG;
     }
     orch_core_init(&o.core, o.cfg.deaths_max);
+    for (int i = 0; i < CORE_STAGES; i++)
+        o.restarting[i] = -1;
     if (requests_recover(&o) != CF_OK) {
         log_error("orch.start", "text=\"%s\"", err_text());
         close_all(&o);

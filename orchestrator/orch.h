@@ -29,7 +29,8 @@ typedef enum conn_state {
     CONN_JOINED,   /* worker: JOINed, its outbox is being made */
     CONN_ADMITTED, /* worker: ADMITted, its first word on the bus is awaited */
     CONN_SERVING,  /* worker: a member of the core */
-    CONN_KEEPER
+    CONN_KEEPER,
+    CONN_SUPERVISOR /* who starts processes here; absent where systemd does */
 } conn_state;
 
 /* One lifeline. Its index is the member's number in the core. */
@@ -42,7 +43,7 @@ typedef struct conn {
     int stage, instance, rows_max, frames_max;
     uint32_t outbox_id; /* 0: none */
     bool draining;
-    uint64_t since_us, heard_us;
+    uint64_t since_us, heard_us, step_us; /* step_us: when its step count last changed, or it held nothing */
     /* from its last beat */
     uint64_t jobs_done, steps, held, busy_us, rss_bytes, weights_bytes;
 } conn;
@@ -80,9 +81,12 @@ typedef struct orch {
     int32_t lost_count;
     conn conns[CONNS_MAX];
     box_entry boxes[BOX_TABLE_MAX];
-    session *live[UTTERANCES_MAX];           /* owned: accepted and not ended, in the core or with the writer */
-    session *sessions[UTTERANCES_MAX];       /* borrowed: those in the core, by its utterance number */
-    bool paused[CORE_STAGES][INSTANCES_MAX]; /* by `cosyfarm drain`, until `resume` */
+    session *live[UTTERANCES_MAX];               /* owned: accepted and not ended, in the core or with the writer */
+    session *sessions[UTTERANCES_MAX];           /* borrowed: those in the core, by its utterance number */
+    bool paused[CORE_STAGES][INSTANCES_MAX];     /* by `cosyfarm drain`, until `resume` */
+    bool to_restart[CORE_STAGES][INSTANCES_MAX]; /* by `cosyfarm restart`: one of a stage after the other */
+    int restarting[CORE_STAGES];                 /* the instance that is away for it; -1: none */
+    uint64_t restart_since_us[CORE_STAGES];
     bool draining;
     uint64_t drain_by_us;
     bool drain_sent;
@@ -107,6 +111,8 @@ void members_check_silence(orch *o, uint64_t now_us, bool was_asleep);
 void members_release_box(orch *o, uint32_t outbox_id);
 box_entry *members_find_box(orch *o, uint32_t outbox_id);
 void members_drain_all(orch *o);
+void members_drain_one(orch *o, int conn_idx, bool again); /* finish what you hold, then exit; again: to be restarted */
+void members_send(orch *o, int conn_idx, json *msg);       /* on its lifeline; lost when that fails */
 int members_count_serving(const orch *o);
 
 /* orch_requests.c */
@@ -115,6 +121,10 @@ void requests_begin_attempt(orch *o, session *s);
 void requests_tell_accepted(orch *o);
 cf_err requests_recover(orch *o); /* takes on the rows that the journal holds */
 void requests_answer(orch *o, const session *s, cf_err code, const char *stage, const char *text);
+
+/* orch_steer.c */
+void steer_on_bus(orch *o, const char *client, const wire_msg *msg);
+void steer_tick(orch *o, uint64_t now_us); /* goes on with restarts */
 
 /* orch_status.c */
 json *status_message(orch *o, uint64_t nonce);

@@ -77,10 +77,11 @@ box_entry *members_find_box(orch *o, uint32_t outbox_id)
     return NULL;
 }
 
-static int keeper_idx(const orch *o)
+/* The connection in that state, of which there is one at most; -1: none. */
+static int conn_in_state(const orch *o, conn_state state)
 {
     for (int i = 0; i < CONNS_MAX; i++)
-        if (o->conns[i].state == CONN_KEEPER)
+        if (o->conns[i].state == state)
             return i;
     return -1;
 }
@@ -88,7 +89,7 @@ static int keeper_idx(const orch *o)
 /* Asks the keeper for every box that is still missing; repeated when a keeper (re)joins. */
 static void ask_keeper(orch *o)
 {
-    const int keeper = keeper_idx(o);
+    const int keeper = conn_in_state(o, CONN_KEEPER);
     for (int i = 0; i < BOX_TABLE_MAX && keeper >= 0 && o->conns[keeper].state == CONN_KEEPER; i++) {
         box_entry *box = &o->boxes[i];
         if (box->outbox_id == 0 || box->read_fd >= 0 || box->asked)
@@ -203,17 +204,19 @@ static void on_hello(orch *o, int conn_idx, const wire_msg *msg)
     for (int s = 0; s < CORE_STAGES; s++)
         if (strcmp(c->role, stage_names[s]) == 0)
             c->stage = s;
-    const bool is_keeper = strcmp(c->role, "keeper") == 0;
-    if (c->stage < 0 && !is_keeper) {
-        refuse(o, conn_idx, CF_ERR_INVALID, "role is not llm, flow, hift or keeper");
+    const conn_state single = strcmp(c->role, "keeper") == 0       ? CONN_KEEPER
+                              : strcmp(c->role, "supervisor") == 0 ? CONN_SUPERVISOR
+                                                                   : CONN_FREE;
+    if (c->stage < 0 && single == CONN_FREE) {
+        refuse(o, conn_idx, CF_ERR_INVALID, "role is not llm, flow, hift, keeper or supervisor");
         return;
     }
     if (strcmp(wire_str(msg, "build"), CF_VERSION) != 0) {
         refuse(o, conn_idx, CF_ERR_MISMATCH, "another version of cosyfarm than the orchestrator's " CF_VERSION);
         return;
     }
-    if (is_keeper && keeper_idx(o) >= 0) {
-        refuse(o, conn_idx, CF_ERR_BUSY, "there is a keeper already");
+    if (single != CONN_FREE && conn_in_state(o, single) >= 0) {
+        refuse(o, conn_idx, CF_ERR_BUSY, "there is one already");
         return;
     }
     c->gen = ++o->next_gen;
@@ -221,10 +224,10 @@ static void on_hello(orch *o, int conn_idx, const wire_msg *msg)
     json_put_u64(m, "boot", o->boot);
     json_put_u64(m, "gen", c->gen);
     json_put(m, "config", config_to_json(&o->cfg));
-    c->state = is_keeper ? CONN_KEEPER : CONN_LOADING;
+    c->state = single != CONN_FREE ? single : CONN_LOADING;
     c->since_us = clock_now_us();
     send_to(o, conn_idx, m, NULL, 0);
-    if (is_keeper) {
+    if (single == CONN_KEEPER) {
         for (int i = 0; i < BOX_TABLE_MAX; i++)
             o->boxes[i].asked = false;
         ask_keeper(o);
@@ -350,6 +353,7 @@ static void on_here(orch *o, int conn_idx, const wire_msg *msg)
         return;
     }
     c->state = CONN_SERVING;
+    c->step_us = c->heard_us;
     log_info("member.serving",
              "role=%s instance=%d gen=%" PRIu64 " pid=%ld model=%s sha256=%.16s backend=\"%s\" weights_bytes=%" PRIu64
              " load_ms=%" PRIu64,
@@ -372,6 +376,8 @@ static void on_here(orch *o, int conn_idx, const wire_msg *msg)
 
 static void on_beat(orch *o, conn *c, const wire_msg *msg)
 {
+    if (c->steps != wire_u64(msg, "steps") || wire_u64(msg, "held") == 0)
+        c->step_us = c->heard_us;
     c->jobs_done = wire_u64(msg, "jobs_done");
     c->steps = wire_u64(msg, "steps");
     c->held = wire_u64(msg, "held");
@@ -468,31 +474,54 @@ void members_on_bus(orch *o, const char *peer, const wire_msg *msg)
     o->messages_bad++; /* an old generation, or nobody we know */
 }
 
+/* Ends a process that does not do its part; whoever supervises it starts it again. Its death is then seen as any other. */
+static void end_process(orch *o, int conn_idx, const char *why)
+{
+    const conn *c = &o->conns[conn_idx];
+    if (io_pidfd_kill(c->pid_fd) != CF_OK)
+        log_warn("member.unkillable", "role=%s instance=%d pid=%ld text=\"%s\"", c->role, c->instance, (long)c->pid,
+                 err_text());
+    members_lose(o, conn_idx, why);
+}
+
 void members_check_silence(orch *o, uint64_t now_us, bool was_asleep)
 {
     for (int i = 0; i < CONNS_MAX; i++) {
         conn *c = &o->conns[i];
         if (was_asleep)
-            c->heard_us = now_us; /* it was us who did not listen */
+            c->heard_us = c->step_us = now_us; /* it was us who did not listen */
         else if (c->state == CONN_SERVING && now_us - c->heard_us > (uint64_t)o->cfg.silence_s * CLOCK_SECOND_US)
-            members_lose(o, i, "no heartbeat");
+            end_process(o, i, "no heartbeat for silence_s");
+        else if (c->state == CONN_SERVING && now_us - c->step_us > (uint64_t)o->cfg.stall_s * CLOCK_SECOND_US)
+            end_process(o, i, "holds jobs and made no step for stall_s");
         else if (c->state == CONN_NEW && now_us - c->since_us > (uint64_t)o->cfg.silence_s * CLOCK_SECOND_US)
             members_lose(o, i, "never said who it is");
     }
 }
 
+void members_drain_one(orch *o, int conn_idx, bool again)
+{
+    conn *c = &o->conns[conn_idx];
+    if (c->state != CONN_SERVING)
+        return;
+    c->draining = true;
+    orch_apply(o, &(core_event){.kind = CORE_DRAINING, .member = conn_idx});
+    json *m = wire_new(WIRE_drain);
+    json_put_u64(m, "gen", c->gen);
+    json_put_bool(m, "again", again);
+    if (bus_send(o->b, c->routing_id, m) != CF_OK)
+        members_lose(o, conn_idx, err_text());
+}
+
 void members_drain_all(orch *o)
 {
-    for (int i = 0; i < CONNS_MAX; i++) {
-        conn *c = &o->conns[i];
-        if (c->state != CONN_SERVING)
-            continue;
-        c->draining = true;
-        json *m = wire_new(WIRE_drain);
-        json_put_u64(m, "gen", c->gen);
-        if (bus_send(o->b, c->routing_id, m) != CF_OK)
-            members_lose(o, i, err_text());
-    }
+    for (int i = 0; i < CONNS_MAX; i++)
+        members_drain_one(o, i, false);
+}
+
+void members_send(orch *o, int conn_idx, json *msg)
+{
+    send_to(o, conn_idx, msg, NULL, 0);
 }
 
 int members_count_serving(const orch *o)

@@ -264,6 +264,8 @@ static void read_bus(orch *o)
         if (err != CF_OK) {
             o->messages_bad++;
             log_warn("bus.bad", "peer=%s text=\"%s\"", peer, err_text());
+        } else if (msg.kind == WIRE_steer) {
+            steer_on_bus(o, peer, &msg);
         } else if (msg.kind == WIRE_submit || msg.kind == WIRE_query || msg.kind == WIRE_shutdown) {
             requests_on_bus(o, peer, &msg);
         } else {
@@ -366,6 +368,7 @@ static cf_err run_once(orch *o, uint64_t *last_us)
         on_signal(o);
     if (now_us - *last_us >= TICK_US) {
         members_check_silence(o, now_us, was_asleep);
+        steer_tick(o, now_us);
         orch_apply(o, &(core_event){.kind = CORE_TICK});
         *last_us = now_us;
     }

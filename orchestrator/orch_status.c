@@ -10,20 +10,24 @@
 
 static const char *const stage_names[CORE_STAGES] = {"llm", "flow", "hift"};
 
-static const char *state_name(const conn *c)
+static const char *state_name(const orch *o, const conn *c)
 {
     static const char *const names[] = {"free", "new", "loading", "joined", "admitted", "serving", "serving"};
-    return c->draining ? "draining" : names[c->state];
+    if (c->state == CONN_SERVING && orch_core_is_barred(&o->core, c->stage, c->instance))
+        return "barred";
+    if (c->state == CONN_SERVING && o->paused[c->stage][c->instance])
+        return c->held > 0 ? "draining" : "drained";
+    return c->draining ? "leaving" : names[c->state];
 }
 
-static json *member_json(const conn *c, uint64_t now_us)
+static json *member_json(const orch *o, const conn *c, uint64_t now_us)
 {
     json *m = json_object();
     json_put_str(m, "role", c->role);
     json_put_u64(m, "instance", (uint64_t)c->instance);
     json_put_u64(m, "gen", c->gen);
     json_put_u64(m, "pid", (uint64_t)c->pid);
-    json_put_str(m, "state", state_name(c));
+    json_put_str(m, "state", state_name(o, c));
     json_put_f64(m, "up_s", (double)(now_us - c->since_us) / 1e6);
     json_put_u64(m, "jobs_done", c->jobs_done);
     json_put_u64(m, "steps", c->steps);
@@ -82,13 +86,14 @@ json *status_message(orch *o, uint64_t nonce)
     const uint64_t now_us = clock_now_us();
     json *m = wire_new(WIRE_status), *members = json_array(), *totals = json_object();
     for (int i = 0; i < CONNS_MAX; i++)
-        if (o->conns[i].state > CONN_NEW)
-            json_push(members, member_json(&o->conns[i], now_us));
+        if (o->conns[i].state > CONN_NEW && o->conns[i].state != CONN_SUPERVISOR)
+            json_push(members, member_json(o, &o->conns[i], now_us));
     json_put_f64(totals, "up_s", (double)(now_us - o->started_us) / 1e6);
     json_put_bool(totals, "draining", o->draining);
     json_put_u64(totals, "rows_done", o->rows_done);
     json_put_u64(totals, "rows_failed", o->rows_failed);
     json_put_u64(totals, "rows_refused", o->rows_refused);
+    json_put_u64(totals, "rows_recovered", o->rows_recovered);
     json_put_f64(totals, "audio_s", (double)o->samples_done / SAMPLE_RATE_HZ);
     json_put_u64(totals, "jobs_dispatched", o->core.jobs_dispatched);
     json_put_u64(totals, "jobs_replayed", o->core.jobs_replayed);

@@ -17,14 +17,18 @@
 #include "common/base/check.h"
 #include "common/base/clock.h"
 #include "common/base/io.h"
+#include "common/base/limits.h"
 #include "common/base/log.h"
 #include "common/base/mem.h"
 #include "common/base/process.h"
+#include "common/transport/lifeline.h"
+#include "common/transport/wire.h"
 
 #define BACKOFF_FIRST_US 100000
 #define BACKOFF_MAX_US   (5 * CLOCK_SECOND_US)
 #define STEADY_US        (10 * CLOCK_SECOND_US) /* a child that lived this long starts again at once */
 #define ENV_MAX          512
+#define CONNECT_US       100000 /* between two attempts to reach the orchestrator */
 
 typedef enum child_role { CHILD_KEEPER, CHILD_ORCHESTRATOR, CHILD_WORKER } child_role;
 
@@ -32,7 +36,8 @@ typedef struct child {
     child_role role;
     char program[32];
     int instance;
-    pid_t pid; /* 0: not running */
+    bool surplus; /* scaled away: not started again */
+    pid_t pid;    /* 0: not running */
     int pid_fd;
     unsigned starts, quick_deaths;
     uint64_t started_us, restart_us;
@@ -44,6 +49,9 @@ struct spawn {
     child children[SPAWN_CHILDREN_MAX];
     size_t count;
     bool stopping;
+    int lifeline_fd; /* owned; -1: no orchestrator answers */
+    uint64_t connect_us;
+    char lifeline_path[IO_PATH_BYTES];
 };
 
 static cf_err find_bin_dir(char *ret_dir, size_t dir_bytes)
@@ -120,9 +128,9 @@ out:
     return err;
 }
 
-static cf_err add_children(spawn *s, child_role role, const char *program, int count)
+static cf_err add_children(spawn *s, child_role role, const char *program, int first, int end)
 {
-    for (int i = 0; i < count; i++) {
+    for (int i = first; i < end; i++) {
         if (s->count == SPAWN_CHILDREN_MAX)
             return err_set(CF_ERR_LIMIT, "more than %d processes in one farm", SPAWN_CHILDREN_MAX);
         child *c = &s->children[s->count++];
@@ -150,11 +158,12 @@ cf_err spawn_open(const config *cfg, const char *run_dir, const char *log_path, 
     cf_err err;
     spawn *s = NULL;
     TRY(mem_alloc(1, sizeof *s, &s));
-    s->log_fd = -1;
+    s->log_fd = s->lifeline_fd = -1;
     snprintf(s->run_dir, sizeof s->run_dir, "%s", run_dir);
     TRY(find_bin_dir(s->bin_dir, sizeof s->bin_dir));
     TRY(io_make_dirs(run_dir, 0700));
     TRY(io_join(s->config_path, sizeof s->config_path, run_dir, "config.json"));
+    TRY(io_join(s->lifeline_path, sizeof s->lifeline_path, run_dir, RUN_LIFELINE_SOCKET));
     TRY(write_config(cfg, s->config_path));
     if (log_path) {
         s->log_fd = open(log_path, O_WRONLY | O_CREAT | O_APPEND | O_CLOEXEC, 0600);
@@ -163,11 +172,11 @@ cf_err spawn_open(const config *cfg, const char *run_dir, const char *log_path, 
             goto out;
         }
     }
-    TRY(add_children(s, CHILD_ORCHESTRATOR, "orchestrator", 1));
-    TRY(add_children(s, CHILD_KEEPER, "exchange_keeper", 1));
-    TRY(add_children(s, CHILD_WORKER, "llm_worker", cfg->llm_workers));
-    TRY(add_children(s, CHILD_WORKER, "flow_worker", cfg->flow_workers));
-    TRY(add_children(s, CHILD_WORKER, "hift_worker", cfg->hift_workers));
+    TRY(add_children(s, CHILD_ORCHESTRATOR, "orchestrator", 0, 1));
+    TRY(add_children(s, CHILD_KEEPER, "exchange_keeper", 0, 1));
+    TRY(add_children(s, CHILD_WORKER, "llm_worker", 0, cfg->llm_workers));
+    TRY(add_children(s, CHILD_WORKER, "flow_worker", 0, cfg->flow_workers));
+    TRY(add_children(s, CHILD_WORKER, "hift_worker", 0, cfg->hift_workers));
     for (size_t i = 0; i < s->count; i++)
         TRY(start_child(s, &s->children[i], clock_now_us()));
     *ret_spawn = s;
@@ -177,18 +186,20 @@ out:
     return err;
 }
 
-size_t spawn_fds(const spawn *s, struct pollfd fds[SPAWN_CHILDREN_MAX])
+size_t spawn_fds(const spawn *s, struct pollfd fds[SPAWN_FDS_MAX])
 {
     size_t n = 0;
     for (size_t i = 0; i < s->count; i++)
         if (s->children[i].pid > 0)
             fds[n++] = (struct pollfd){.fd = s->children[i].pid_fd, .events = POLLIN};
+    if (s->lifeline_fd >= 0)
+        fds[n++] = (struct pollfd){.fd = s->lifeline_fd, .events = POLLIN};
     return n;
 }
 
 uint64_t spawn_deadline_us(const spawn *s)
 {
-    uint64_t deadline_us = UINT64_MAX;
+    uint64_t deadline_us = s->lifeline_fd >= 0 || s->stopping ? UINT64_MAX : s->connect_us;
     for (size_t i = 0; i < s->count; i++)
         if (s->children[i].pid == 0 && s->children[i].restart_us < deadline_us)
             deadline_us = s->children[i].restart_us;
@@ -206,7 +217,7 @@ static cf_err judge(spawn *s, child *c, int status, uint64_t now_us)
                        code);
     if (code == PROCESS_DRAINED && c->role == CHILD_ORCHESTRATOR)
         return err_set(CF_ERR_GONE, "the farm has ended");
-    if (code == PROCESS_DRAINED)
+    if (code == PROCESS_DRAINED || c->surplus)
         return CF_OK; /* it was drained: the orchestrator is about to end, or someone wanted it gone */
     const bool steady = now_us - c->started_us >= STEADY_US;
     c->quick_deaths = steady ? 0 : c->quick_deaths + 1;
@@ -225,9 +236,92 @@ static cf_err judge(spawn *s, child *c, int status, uint64_t now_us)
     return CF_OK;
 }
 
+/* ---- the orchestrator's wishes ---- */
+
+static void hang_up(spawn *s, uint64_t now_us)
+{
+    io_close(&s->lifeline_fd);
+    s->connect_us = now_us + CONNECT_US;
+}
+
+static cf_err connect_lifeline(spawn *s)
+{
+    cf_err err;
+    TRY(lifeline_connect(s->lifeline_path, &s->lifeline_fd));
+    json *m = wire_new(WIRE_hello);
+    json_put_str(m, "role", "supervisor");
+    json_put_u64(m, "instance", 0);
+    json_put_u64(m, "pid", (uint64_t)getpid());
+    json_put_str(m, "build", CF_VERSION);
+    TRY(lifeline_send(s->lifeline_fd, m, NULL, 0));
+out:
+    return err;
+}
+
+/* Surplus workers were drained by the orchestrator; missing ones begin now. */
+static cf_err set_staff(spawn *s, const char *stage, int wanted, uint64_t now_us)
+{
+    int have = 0;
+    char program[32];
+    snprintf(program, sizeof program, "%.15s_worker", stage);
+    for (size_t i = 0; i < s->count; i++) {
+        child *c = &s->children[i];
+        if (c->role != CHILD_WORKER || strcmp(c->program, program) != 0)
+            continue;
+        have++;
+        c->surplus = c->instance >= wanted;
+        if (!c->surplus && c->pid == 0 && c->restart_us == UINT64_MAX)
+            c->restart_us = now_us;
+    }
+    const size_t first = s->count;
+    const cf_err err = have < wanted ? add_children(s, CHILD_WORKER, program, have, wanted) : CF_OK;
+    for (size_t i = first; i < s->count; i++)
+        s->children[i].restart_us = now_us;
+    return err;
+}
+
+static cf_err read_wish(spawn *s, uint64_t now_us)
+{
+    cf_err err;
+    char *text = NULL;
+    size_t bytes;
+    wire_msg msg = {0};
+    int fds[LIFELINE_FDS_MAX] = {-1, -1};
+    TRY(lifeline_recv(s->lifeline_fd, &text, &bytes, fds));
+    TRY(wire_parse(text, bytes, WIRE_ORCH_LIFELINE, &msg));
+    if (msg.kind == WIRE_staff) {
+        TRY(set_staff(s, wire_str(&msg, "stage"), (int)wire_u64(&msg, "count"), now_us));
+    } else if (msg.kind == WIRE_refuse) {
+        err = err_set(CF_ERR_GONE, "refused: %s", wire_str(&msg, "text"));
+    }
+out:
+    wire_done(&msg);
+    mem_free(text);
+    for (int i = 0; i < LIFELINE_FDS_MAX; i++)
+        io_close(&fds[i]);
+    return err;
+}
+
+/* Hears what is to be scaled. Losing the line is no failure of the farm: it is tried again. */
+static void listen_to_orchestrator(spawn *s, uint64_t now_us)
+{
+    if (s->stopping)
+        return;
+    if (s->lifeline_fd < 0 && now_us >= s->connect_us && connect_lifeline(s) != CF_OK)
+        hang_up(s, now_us);
+    for (int n = 0; n < 8 && s->lifeline_fd >= 0; n++) {
+        const cf_err err = read_wish(s, now_us);
+        if (err == CF_ERR_TIMEOUT)
+            return;
+        if (err != CF_OK)
+            hang_up(s, now_us);
+    }
+}
+
 cf_err spawn_progress(spawn *s, uint64_t now_us)
 {
     cf_err err = CF_OK;
+    listen_to_orchestrator(s, now_us);
     for (size_t i = 0; i < s->count; i++) {
         child *c = &s->children[i];
         int status;
@@ -238,7 +332,7 @@ cf_err spawn_progress(spawn *s, uint64_t now_us)
             if (verdict != CF_OK)
                 return verdict;
         }
-        if (c->pid == 0 && !s->stopping && now_us >= c->restart_us) {
+        if (c->pid == 0 && !s->stopping && !c->surplus && now_us >= c->restart_us) {
             c->restart_us = UINT64_MAX;
             TRY(start_child(s, c, now_us));
         }
@@ -299,5 +393,6 @@ void spawn_close(spawn *s)
     signal_all(s, SIGKILL, false);
     wait_gone(s, false, clock_now_us() + 5 * CLOCK_SECOND_US);
     io_close(&s->log_fd);
+    io_close(&s->lifeline_fd);
     mem_free(s);
 }

@@ -1,6 +1,7 @@
 /*
  * spawn.h - the farm's processes as children, where systemd does not start them (a laptop, a container, a batch job).
  *
+ * Tells the orchestrator that it supervises, and starts or leaves off workers when that asks for another number.
  * Never blocks: the owner polls spawn_fds and calls spawn_progress. A child that ends is started again, at once the
  * first time, then with growing pauses; exit code 0 of the orchestrator means that the farm was told to end; 64 and
  * 78 of any child mean that a restart cannot help. Children die with their parent.
@@ -14,8 +15,10 @@
 
 #include "common/base/config.h"
 #include "common/base/err.h"
+#include "common/base/limits.h"
 
-#define SPAWN_CHILDREN_MAX 64
+#define SPAWN_CHILDREN_MAX (STAFF_MAX + 2)          /* workers, keeper, orchestrator */
+#define SPAWN_FDS_MAX      (SPAWN_CHILDREN_MAX + 1) /* and the line to the orchestrator */
 
 typedef struct spawn spawn;
 
@@ -23,7 +26,7 @@ typedef struct spawn spawn;
  * messages go to log_path (appended), or to our stderr when it is NULL. */
 CF_MUST_CHECK cf_err spawn_open(const config *cfg, const char *run_dir, const char *log_path, spawn **ret_spawn);
 
-size_t spawn_fds(const spawn *s, struct pollfd fds[SPAWN_CHILDREN_MAX]);
+size_t spawn_fds(const spawn *s, struct pollfd fds[SPAWN_FDS_MAX]);
 uint64_t spawn_deadline_us(const spawn *s); /* when a delayed restart is due; UINT64_MAX: none */
 
 /* Reaps and restarts. CF_ERR_GONE: the farm has ended in order. CF_ERR_INVALID: it cannot run; the text says who said

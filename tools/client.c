@@ -104,7 +104,7 @@ static cf_err wait_message(client *c, uint64_t deadline_us, wire_msg *ret_msg)
         }
         if (err != CF_ERR_TIMEOUT || clock_now_us() >= deadline_us)
             return err;
-        struct pollfd fds[SPAWN_CHILDREN_MAX];
+        struct pollfd fds[SPAWN_FDS_MAX];
         const size_t n = c->farm ? spawn_fds(c->farm, fds) : 0;
         const uint64_t restart_us = c->farm ? spawn_deadline_us(c->farm) : UINT64_MAX;
         int ready;

@@ -20,6 +20,8 @@ int cmd_say(int argc, char **argv);
 int cmd_up(int argc, char **argv);
 int cmd_down(int argc, char **argv);
 int cmd_status(int argc, char **argv);
+int cmd_top(int argc, char **argv);
+int cmd_steer(int argc, char **argv); /* drain, resume, restart, scale */
 int cmd_voice(int argc, char **argv);
 int cmd_model(int argc, char **argv);
 int cmd_text(int argc, char **argv);

@@ -1,11 +1,13 @@
 /*
- * cmd_status.c - `cosyfarm status`: who serves, what waits, how much is done. Fails: exit codes of tools/cmd.h.
+ * cmd_status.c - `cosyfarm status` and `cosyfarm top`: who serves, what waits, how much is done. Fails: exit codes of tools/cmd.h.
  */
 #define _GNU_SOURCE
 #include <getopt.h>
 #include <inttypes.h>
 #include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
+#include <unistd.h>
 
 #include "common/base/clock.h"
 #include "common/base/io.h"
@@ -65,18 +67,28 @@ static void print_table(const wire_msg *status)
            real(totals, "up_s"));
 }
 
+static cf_err ask_status(client *c, wire_msg *ret_status)
+{
+    json *m = wire_new(WIRE_query);
+    json_put_u64(m, "nonce", 0);
+    return client_ask(c, m, WIRE_status, clock_now_us() + 10 * CLOCK_SECOND_US, ret_status);
+}
+
+static cf_err open_client(const char *run_dir, client **ret_client)
+{
+    if (!client_farm_runs(run_dir))
+        return err_set(CF_ERR_GONE, "no farm runs in %s", run_dir);
+    return client_open(run_dir, ret_client);
+}
+
 static cf_err show(const char *run_dir, bool as_json)
 {
     cf_err err;
     client *c = NULL;
     wire_msg status = {0};
     char *text = NULL;
-    if (!client_farm_runs(run_dir))
-        FAIL(CF_ERR_GONE, "no farm runs in %s", run_dir);
-    TRY(client_open(run_dir, &c));
-    json *m = wire_new(WIRE_query);
-    json_put_u64(m, "nonce", 0);
-    TRY(client_ask(c, m, WIRE_status, clock_now_us() + 10 * CLOCK_SECOND_US, &status));
+    TRY(open_client(run_dir, &c));
+    TRY(ask_status(c, &status));
     if (as_json) {
         TRY(json_print(status.root, false, &text));
         puts(text);
@@ -88,6 +100,11 @@ out:
     wire_done(&status);
     client_close(c);
     return err;
+}
+
+static int exit_code_of(cf_err err)
+{
+    return err == CF_OK ? EXIT_DONE : err == CF_ERR_GONE || err == CF_ERR_TIMEOUT ? EXIT_NO_FARM : EXIT_OURS;
 }
 
 int cmd_status(int argc, char **argv)
@@ -113,5 +130,85 @@ int cmd_status(int argc, char **argv)
     const cf_err err = show(run_dir, as_json);
     if (err != CF_OK)
         fprintf(stderr, "cosyfarm status: %s\n", err_text());
-    return err == CF_OK ? EXIT_DONE : err == CF_ERR_GONE || err == CF_ERR_TIMEOUT ? EXIT_NO_FARM : EXIT_OURS;
+    return exit_code_of(err);
+}
+
+/* ---- top ---- */
+
+static const char top_help[] = "usage: cosyfarm top [-n COUNT] [-s SECONDS] [--run-dir DIR]\n\n"
+                               "The status again and again; rates are those since the last time. ^C ends it.\n";
+
+typedef struct top {
+    char run_dir[IO_PATH_BYTES];
+    uint64_t times, seconds; /* times 0: until ^C */
+} top;
+
+static cf_err watch(const top *t)
+{
+    cf_err err;
+    client *c = NULL;
+    wire_msg status = {0};
+    double audio_s = 0, up_s = 0;
+    uint64_t rows = 0;
+    const bool terminal = isatty(STDOUT_FILENO);
+    TRY(open_client(t->run_dir, &c));
+    for (uint64_t n = 0; t->times == 0 || n < t->times; n++) {
+        if (n > 0)
+            poll(NULL, 0, (int)t->seconds * 1000);
+        wire_done(&status);
+        TRY(ask_status(c, &status));
+        const json *totals = wire_json(&status, "totals");
+        if (terminal)
+            fputs("\033[H\033[J", stdout);
+        print_table(&status);
+        const double spent_s = real(totals, "up_s") - up_s;
+        if (n > 0 && spent_s > 0)
+            printf("rate  %.2f audio-s/s, %.2f rows/s\n", (real(totals, "audio_s") - audio_s) / spent_s,
+                   (double)(number(totals, "rows_done") - rows) / spent_s);
+        fflush(stdout);
+        audio_s = real(totals, "audio_s");
+        up_s = real(totals, "up_s");
+        rows = number(totals, "rows_done");
+    }
+out:
+    wire_done(&status);
+    client_close(c);
+    return err;
+}
+
+static bool parse_count(const char *text, uint64_t *ret_count)
+{
+    char *end;
+    *ret_count = strtoull(text, &end, 10);
+    return *end == '\0' && end != text && *ret_count > 0 && *ret_count < 1000000;
+}
+
+int cmd_top(int argc, char **argv)
+{
+    static const struct option options[] = {
+        {"run-dir", required_argument, NULL, 'r'}, {"help", no_argument, NULL, 'h'}, {0}};
+    top t = {.seconds = 1};
+    if (process_run_dir(t.run_dir, sizeof t.run_dir) != CF_OK)
+        return EXIT_USAGE;
+    for (int c; (c = getopt_long(argc, argv, "n:s:r:h", options, NULL)) != -1;) {
+        bool good = true;
+        if (c == 'n')
+            good = parse_count(optarg, &t.times);
+        else if (c == 's')
+            good = parse_count(optarg, &t.seconds);
+        else if (c == 'r')
+            snprintf(t.run_dir, sizeof t.run_dir, "%s", optarg);
+        else {
+            fputs(top_help, c == 'h' ? stdout : stderr);
+            return c == 'h' ? EXIT_DONE : EXIT_USAGE;
+        }
+        if (!good) {
+            fprintf(stderr, "cosyfarm top: -%c: expected a number from 1, found \"%s\"\n", c, optarg);
+            return EXIT_USAGE;
+        }
+    }
+    const cf_err err = watch(&t);
+    if (err != CF_OK)
+        fprintf(stderr, "cosyfarm top: %s\n", err_text());
+    return exit_code_of(err);
 }

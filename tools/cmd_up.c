@@ -73,7 +73,7 @@ out:
 static int supervise(spawn *farm, int signal_fd, const config *cfg)
 {
     for (;;) {
-        struct pollfd fds[SPAWN_CHILDREN_MAX + 1];
+        struct pollfd fds[SPAWN_FDS_MAX + 1];
         size_t n = spawn_fds(farm, fds);
         fds[n] = (struct pollfd){.fd = signal_fd, .events = POLLIN};
         const uint64_t due_us = spawn_deadline_us(farm);

@@ -2,14 +2,13 @@
  * cosyfarm.c - the command: finds the verb and hands over. Fails: exit codes of tools/cmd.h.
  */
 #include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
 
 #include "common/base/check.h"
 #include "common/base/fault.h"
 #include "common/base/log.h"
 #include "tools/cmd.h"
-
-#include <stdlib.h>
 
 typedef struct verb {
     const char *name;
@@ -22,6 +21,11 @@ static const verb verbs[] = {
     {"up", cmd_up, "start a farm: orchestrator, exchange keeper, workers"},
     {"down", cmd_down, "drain the running farm and end it"},
     {"status", cmd_status, "members, queues and totals of the running farm"},
+    {"top", cmd_top, "the same, live"},
+    {"drain", cmd_steer, "no more work for a stage or one of its workers"},
+    {"resume", cmd_steer, "work for it again"},
+    {"restart", cmd_steer, "restart a stage's workers one after the other"},
+    {"scale", cmd_steer, "STAGE=N: so many workers of a stage"},
     {"voice", cmd_voice, "ls, import, show, rm: the voices of a model directory"},
     {"model", cmd_model, "make, ls, check: model directories and their files"},
     {"text", cmd_text, "what the model will see: segments and token ids"},

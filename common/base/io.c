@@ -7,6 +7,7 @@
 
 #include <errno.h>
 #include <fcntl.h>
+#include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -222,6 +223,13 @@ cf_err io_pidfd_open(pid_t pid, int *ret_fd)
         return errno == ESRCH ? err_set(CF_ERR_GONE, "process %ld has ended", (long)pid)
                               : err_sys("pidfd_open of %ld", (long)pid);
     *ret_fd = fd;
+    return CF_OK;
+}
+
+cf_err io_pidfd_kill(int pid_fd)
+{
+    if (syscall(SYS_pidfd_send_signal, pid_fd, SIGKILL, NULL, 0) != 0 && errno != ESRCH)
+        return err_sys("pidfd_send_signal");
     return CF_OK;
 }
 

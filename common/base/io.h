@@ -51,6 +51,9 @@ bool io_exists(const char *path);
 /* A pidfd: readable when the process has ended. CF_ERR_GONE when there is no such process. */
 CF_MUST_CHECK cf_err io_pidfd_open(pid_t pid, int *ret_fd);
 
+/* SIGKILL to the process behind a pidfd; one that has ended already is fine. */
+CF_MUST_CHECK cf_err io_pidfd_kill(int pid_fd);
+
 /* Closes *fd if it is not negative and sets it to -1. */
 void io_close(int *fd);
 

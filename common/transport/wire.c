@@ -57,7 +57,8 @@ typedef struct wire_field {
 #define PATH_MAX_BYTES 4095
 #define ERROR_BYTES    1023
 
-static const wire_field hello_fields[] = {TEXT("role", 15), NUM("instance", 999), NUM("pid", 1e9), TEXT("build", 63)};
+static const wire_field hello_fields[] = {TEXT("role", 15), NUM("instance", INSTANCES_MAX - 1), NUM("pid", 1e9),
+                                          TEXT("build", 63)};
 static const wire_field welcome_fields[] = {NUM("boot", U64_ANY), NUM("gen", U64_ANY), TREE("config")};
 static const wire_field refuse_fields[] = {TEXT("code", 31), TEXT("text", ERROR_BYTES)};
 static const wire_field join_fields[] = {
@@ -72,6 +73,7 @@ static const wire_field revoke_fields[] = {NUM("outbox", 1e9)};
 static const wire_field alloc_fields[] = {NUM("outbox", 1e9), NUM("bytes", 1e12)};
 static const wire_field memory_fields[] = {NUM("outbox", 1e9), NUM("bytes", 1e12), TEXT("error", ERROR_BYTES)};
 static const wire_field release_fields[] = {NUM("outbox", 1e9)};
+static const wire_field staff_fields[] = {TEXT("stage", 15), NUM("count", INSTANCES_MAX)};
 static const wire_field here_fields[] = {NUM("gen", U64_ANY), NUM("boot", U64_ANY)};
 static const wire_field beat_fields[] = {
     NUM("gen", U64_ANY),       NUM("jobs_done", 1e15),  NUM("steps", 1e15),     NUM("held", 1e6),
@@ -110,7 +112,7 @@ static const wire_field work_fields[] = {
     OPT("out_bytes", FIELD_U64, 0, 1e12),
 };
 static const wire_field cancel_fields[] = {NUM("gen", U64_ANY), NUM("job", U64_ANY)};
-static const wire_field drain_fields[] = {NUM("gen", U64_ANY)};
+static const wire_field drain_fields[] = {NUM("gen", U64_ANY), FLAG("again")};
 static const wire_field submit_fields[] = {
     TEXT("id", NAME_BYTES_MAX),
     TEXT("text", TEXT_BYTES_MAX),
@@ -147,6 +149,11 @@ static const wire_field query_fields[] = {NUM("nonce", U64_ANY)};
 static const wire_field status_fields[] = {
     NUM("nonce", U64_ANY), NUM("boot", U64_ANY), TREE("members"), TREE("queues"), TREE("totals"), TREE("config"),
 };
+static const wire_field steer_fields[] = {
+    TEXT("verb", 15), TEXT("stage", 15), OPT("instance", FIELD_U64, 0, INSTANCES_MAX - 1), /* absent: all */
+    OPT("count", FIELD_U64, 0, INSTANCES_MAX),                                             /* scale */
+};
+static const wire_field steered_fields[] = {TEXT("code", 31), TEXT("text", ERROR_BYTES), NUM("members", MEMBERS_MAX)};
 static const wire_field shutdown_fields[] = {FLAG("now")};
 static const wire_field goodbye_fields[] = {NUM("boot", U64_ANY)};
 

@@ -45,6 +45,7 @@ typedef enum wire_route {
     X(alloc, WIRE_ORCH_LIFELINE)    /* keeper: make an outbox */                        \
     X(memory, WIRE_MEMBER_LIFELINE) /* keeper: descriptors, read-write and read-only */ \
     X(release, WIRE_ORCH_LIFELINE)  /* keeper: forget it */                             \
+    X(staff, WIRE_ORCH_LIFELINE)    /* supervisor: so many workers of that stage */     \
     X(here, WIRE_MEMBER_BUS)        /* first word on the bus */                         \
     X(beat, WIRE_MEMBER_BUS)        /* progress */                                      \
     X(ready, WIRE_MEMBER_BUS)       /* job complete and error-free */                   \
@@ -58,6 +59,8 @@ typedef enum wire_route {
     X(done, WIRE_ORCH_CLIENT)       /* it ended: a file or an error */                  \
     X(query, WIRE_CLIENT_BUS)       /* status, please */                                \
     X(status, WIRE_ORCH_CLIENT)     /* members, queues, rates */                        \
+    X(steer, WIRE_CLIENT_BUS)       /* drain, resume, restart, scale workers */         \
+    X(steered, WIRE_ORCH_CLIENT)    /* what became of that */                           \
     X(shutdown, WIRE_CLIENT_BUS)    /* drain the farm and end */                        \
     X(goodbye, WIRE_ORCH_CLIENT)    /* it is ending */
 

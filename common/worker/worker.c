@@ -54,9 +54,10 @@ typedef struct worker {
     uint64_t boot, gen;
     config cfg; /* what the engine was started with */
     bool configured, joined, draining;
-    engine *eng; /* owned; NULL before the first WELCOME */
-    bus *b;      /* owned; NULL until admitted */
-    outbox *own; /* owned; NULL for the llm */
+    int drain_code; /* how a drain ends: DRAINED, or NO_RESOURCES, which a supervisor answers by starting it again */
+    engine *eng;    /* owned; NULL before the first WELCOME */
+    bus *b;         /* owned; NULL until admitted */
+    outbox *own;    /* owned; NULL for the llm */
     worker_map maps[MAPS_MAX];
     uint64_t next_beat_us, leave_by_us;
     int32_t handovers[HANDOVERS_MAX];
@@ -359,8 +360,10 @@ static cf_err on_bus_message(worker *w, const wire_msg *msg)
         return on_work(w, msg);
     if (msg->kind == WIRE_cancel)
         engine_cancel(w->eng, wire_u64(msg, "job"));
-    else
-        w->draining = true; /* drain */
+    else {
+        w->draining = true;
+        w->drain_code = wire_bool(msg, "again") ? PROCESS_NO_RESOURCES : PROCESS_DRAINED;
+    }
     return CF_OK;
 }
 
@@ -513,7 +516,7 @@ static void leave_when_empty(worker *w, uint64_t now_us)
     log_info("worker.drained", "jobs_done=%" PRIu64 " steps=%" PRIu64 " peak_bytes=%" PRIu64, c.jobs_done, c.steps,
              process_peak_bytes());
     nanosleep(&(struct timespec){.tv_nsec = 20000000}, NULL); /* zmq's thread sends the last words; LINGER is 0 */
-    quit(w, PROCESS_DRAINED);
+    quit(w, w->draining ? w->drain_code : PROCESS_DRAINED);
 }
 
 static cf_err serve(worker *w)

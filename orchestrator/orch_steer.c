@@ -1,0 +1,181 @@
+/*
+ * orch_steer.c - workers steered by a person: drain, resume, restart, scale. Part of the shell, its one thread.
+ *
+ *   drain    no more work for it; it finishes what it holds and waits          resume   work again, deaths forgotten
+ *   restart  one of a stage after the other finishes what it holds, exits with the code that its supervisor answers by
+ *            starting it again, and serves before the next goes
+ *   scale    so many workers of a stage: the supervisor starts the missing ones, surplus ones are drained and exit
+ *
+ * Fails: what cannot be done is the answer's code and text.
+ */
+#define _GNU_SOURCE
+#include <stdio.h>
+#include <string.h>
+
+#include "common/base/clock.h"
+#include "common/base/log.h"
+#include "orchestrator/orch.h"
+
+#define RESTART_WAIT_US (120 * CLOCK_SECOND_US) /* a worker that does not come back holds up the others this long */
+#define ALL             (-1)
+
+static const char *const stage_names[CORE_STAGES] = {"llm", "flow", "hift"};
+
+static bool is_meant(const conn *c, int stage, int instance)
+{
+    return c->state >= CONN_LOADING && c->state <= CONN_SERVING && c->stage == stage &&
+           (instance == ALL || c->instance == instance);
+}
+
+/* ---- drain, resume ---- */
+
+static int set_paused(orch *o, int stage, int instance, bool paused)
+{
+    int members = 0;
+    const int first = instance == ALL ? 0 : instance, last = instance == ALL ? INSTANCES_MAX - 1 : instance;
+    for (int i = first; i <= last; i++) {
+        o->paused[stage][i] = paused;
+        if (!paused)
+            orch_apply(o, &(core_event){.kind = CORE_PARDON, .stage = stage, .instance = i});
+    }
+    for (int i = 0; i < CONNS_MAX; i++) {
+        if (!is_meant(&o->conns[i], stage, instance))
+            continue;
+        members++;
+        if (o->conns[i].state == CONN_SERVING)
+            orch_apply(o, &(core_event){.kind = CORE_PAUSE, .member = i, .paused = paused});
+    }
+    return members;
+}
+
+/* ---- restart ---- */
+
+static int want_restart(orch *o, int stage, int instance)
+{
+    int members = 0;
+    for (int i = 0; i < CONNS_MAX; i++)
+        if (is_meant(&o->conns[i], stage, instance)) {
+            o->to_restart[stage][o->conns[i].instance] = true;
+            members++;
+        }
+    return members;
+}
+
+static int find_member(const orch *o, int stage, int instance)
+{
+    for (int i = 0; i < CONNS_MAX; i++)
+        if (o->conns[i].state == CONN_SERVING && o->conns[i].stage == stage && o->conns[i].instance == instance)
+            return i;
+    return -1;
+}
+
+static void progress_restart(orch *o, int stage, uint64_t now_us)
+{
+    const int away = o->restarting[stage];
+    if (away >= 0) {
+        const int back = find_member(o, stage, away);
+        const bool serves = back >= 0 && !o->conns[back].draining;
+        if (!serves && now_us - o->restart_since_us[stage] < RESTART_WAIT_US)
+            return;
+        log_line(serves ? LOG_LEVEL_INFO : LOG_LEVEL_WARN, serves ? "member.restarted" : "member.not_back",
+                 "role=%s instance=%d after_ms=%llu", stage_names[stage], away,
+                 (unsigned long long)(now_us - o->restart_since_us[stage]) / 1000);
+        o->restarting[stage] = -1;
+    }
+    for (int i = 0; i < INSTANCES_MAX; i++) {
+        if (!o->to_restart[stage][i])
+            continue;
+        o->to_restart[stage][i] = false;
+        const int member = find_member(o, stage, i);
+        if (member < 0)
+            continue; /* it died meanwhile: that is a restart too */
+        o->restarting[stage] = i;
+        o->restart_since_us[stage] = now_us;
+        members_drain_one(o, member, true);
+        return;
+    }
+}
+
+void steer_tick(orch *o, uint64_t now_us)
+{
+    for (int stage = 0; stage < CORE_STAGES && !o->draining; stage++)
+        progress_restart(o, stage, now_us);
+}
+
+/* ---- scale ---- */
+
+static int supervisor_idx(const orch *o)
+{
+    for (int i = 0; i < CONNS_MAX; i++)
+        if (o->conns[i].state == CONN_SUPERVISOR)
+            return i;
+    return -1;
+}
+
+static cf_err scale(orch *o, int stage, int count, int *ret_members)
+{
+    if (supervisor_idx(o) < 0)
+        return err_set(CF_ERR_UNSUPPORTED,
+                       "no supervisor starts processes here; with systemd: systemctl enable --now cosyfarm-%s@N, "
+                       "systemctl disable --now cosyfarm-%s@N",
+                       stage_names[stage], stage_names[stage]);
+    int others = 0;
+    for (int i = 0; i < CONNS_MAX; i++)
+        others +=
+            o->conns[i].stage >= 0 && o->conns[i].stage != stage && is_meant(&o->conns[i], o->conns[i].stage, ALL);
+    if (others + count > STAFF_MAX)
+        return err_set(CF_ERR_LIMIT, "%d workers in all, at most %d in one farm", others + count, STAFF_MAX);
+    for (int i = 0; i < CONNS_MAX; i++)
+        if (is_meant(&o->conns[i], stage, ALL) && o->conns[i].instance >= count)
+            members_drain_one(o, i, false);
+    json *m = wire_new(WIRE_staff);
+    json_put_str(m, "stage", stage_names[stage]);
+    json_put_u64(m, "count", (uint64_t)count);
+    members_send(o, supervisor_idx(o), m);
+    *ret_members = count;
+    return CF_OK;
+}
+
+/* ---- the request ---- */
+
+static cf_err obey(orch *o, const wire_msg *msg, int *ret_members)
+{
+    cf_err err = CF_OK;
+    const char *verb = wire_str(msg, "verb");
+    const int instance = wire_has(msg, "instance") ? (int)wire_u64(msg, "instance") : ALL;
+    int stage = 0;
+    while (stage < CORE_STAGES && strcmp(stage_names[stage], wire_str(msg, "stage")) != 0)
+        stage++;
+    if (stage == CORE_STAGES)
+        FAIL(CF_ERR_INVALID, "stage \"%s\": expected llm, flow or hift", wire_str(msg, "stage"));
+    if (strcmp(verb, "scale") == 0) {
+        if (!wire_has(msg, "count"))
+            FAIL(CF_ERR_INVALID, "scale: field \"count\" is missing");
+        return scale(o, stage, (int)wire_u64(msg, "count"), ret_members);
+    }
+    if (strcmp(verb, "drain") == 0 || strcmp(verb, "resume") == 0)
+        *ret_members = set_paused(o, stage, instance, verb[0] == 'd');
+    else if (strcmp(verb, "restart") == 0)
+        *ret_members = want_restart(o, stage, instance);
+    else
+        FAIL(CF_ERR_INVALID, "verb \"%s\": expected drain, resume, restart or scale", verb);
+    if (*ret_members == 0)
+        err = instance == ALL ? err_set(CF_ERR_NOTFOUND, "no %s worker is here", stage_names[stage])
+                              : err_set(CF_ERR_NOTFOUND, "no worker %s/%d is here", stage_names[stage], instance);
+out:
+    return err;
+}
+
+void steer_on_bus(orch *o, const char *client, const wire_msg *msg)
+{
+    int members = 0;
+    const cf_err err = o->draining ? err_set(CF_ERR_BUSY, "the farm is draining") : obey(o, msg, &members);
+    log_info("orch.steered", "verb=%s stage=%s members=%d code=%s client=%s", wire_str(msg, "verb"),
+             wire_str(msg, "stage"), members, err_name(err), client);
+    json *m = wire_new(WIRE_steered);
+    json_put_str(m, "code", err_name(err));
+    json_put_str(m, "text", err == CF_OK ? "" : err_text());
+    json_put_u64(m, "members", (uint64_t)members);
+    if (bus_send(o->b, client, m) != CF_OK)
+        log_debug("client.gone", "client=%s", client);
+}
