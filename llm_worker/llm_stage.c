@@ -78,7 +78,7 @@ llm_lengths llm_lengths_of(int32_t text_tokens, int32_t voice_tokens)
 /* Source: cosy cli/model.py CosyVoice3Model.__init__ silent_tokens, llm_job @ace7c47. */
 bool llm_silence_drops(int32_t token, int32_t *run)
 {
-    static const int32_t silent[] = {1, 2, 28, 29, 55, 248, 494, 2241, 2242, 2322, 2323};
+    static const int32_t silent[] = {SPEECH_SILENT};
     for (size_t i = 0; i < CF_COUNT(silent); i++)
         if (token == silent[i])
             return ++*run > 5;

@@ -31,6 +31,21 @@
     X(STR, journal, "", 0, 1023, "file of accepted rows; empty: journal in the run directory")                     \
     X(INT, stall_s, 300, 5, 86400, "seconds without a step after which a worker that holds jobs is ended")         \
     X(INT, silence_s, 20, 2, 3600, "seconds without a heartbeat after which a worker counts as lost")              \
-    X(INT, grace_s, 20, 0, 3600, "seconds that a drain may take before workers are stopped")
+    X(INT, grace_s, 20, 0, 3600, "seconds that a drain may take before workers are stopped")                       \
+    X(BOOL, guard, 1, 0, 1, "check every finished row for bad speech")                                             \
+    X(INT, guard_attempts, 2, 0, 16, "times a flagged row is spoken again with another seed")                      \
+    X(BOOL, guard_fail, 0, 0, 1, "a row that stays flagged fails instead of being done with its flags")            \
+    X(INT, guard_dense_per_s_min, 2, 1, 100, "slowest Han, kana and Hangul, characters per second")                \
+    X(INT, guard_dense_per_s_max, 12, 1, 1000, "fastest Han, kana and Hangul, characters per second")              \
+    X(INT, guard_letters_per_s_min, 6, 1, 100, "slowest letters of alphabets per second")                          \
+    X(INT, guard_letters_per_s_max, 30, 1, 1000, "fastest letters of alphabets per second")                        \
+    X(INT, guard_length_slack_ms, 2000, 0, 600000, "milliseconds a segment may last longer than that")             \
+    X(INT, guard_loop_tokens, 25, 1, 7500, "speech tokens said again in one stretch, 25 a second")                 \
+    X(INT, guard_leak_tokens, 10, 1, 750, "speech tokens of the prompt at the beginning of a segment")             \
+    X(INT, guard_silence_ms, 2000, 0, 600000, "longest silence inside a row")                                      \
+    X(INT, guard_silence_ends_ms, 1500, 0, 600000, "longest silence at either end of a row")                       \
+    X(INT, guard_silence_level_ppm, 3000, 1, 1000000, "RMS below which 10 ms are silent, of full scale")           \
+    X(INT, guard_clip_permille, 10, 0, 1000, "clipped samples of a segment")                                       \
+    X(INT, guard_dc_permille, 100, 0, 1000, "mean of a segment, of its RMS")
 
 #endif

@@ -19,6 +19,8 @@
 #define TOKEN_SOS    6561
 #define TOKEN_EOS    6562
 #define TOKEN_TASK   6563
+/* Codes of silence and breath (llm.md 9). */
+#define SPEECH_SILENT 1, 2, 28, 29, 55, 248, 494, 2241, 2242, 2322, 2323
 
 /* The fixed noise table has 15000 frames: 300 s with the prompt (flow.md 4.1). */
 #define FRAMES_MAX 15000
