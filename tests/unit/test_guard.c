@@ -380,6 +380,10 @@ static void test_silence_instead_of_speech_is_too_short(void **state)
         row_a.seg.text = guard_text_of(texts[i], strlen(texts[i]));
         assert_flags(check(&l, &row_a), GUARD_BIT(GUARD_TOO_SHORT), texts[i], 0);
     }
+    /* Nobody hears the mean of what is below the level. */
+    for (int64_t i = 0; i < row_a.seg.samples_count; i++)
+        row_a.samples[i] = 0.002f;
+    assert_flags(check(&l, &row_a), GUARD_BIT(GUARD_TOO_SHORT), "quiet offset", 0);
     row_a.seg = (guard_segment){.text = {.letters = 1}, .stopped = true, .speed = 1};
     assert_flags(check(&l, &row_a), GUARD_BIT(GUARD_TOO_SHORT), "no samples", 0);
 }
