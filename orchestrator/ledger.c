@@ -1,7 +1,7 @@
 /*
  * ledger.c - an append-only file under a lock. Runs in the command. Owns the descriptor, which carries the lock; after
  * a rewrite the new file's descriptor carries it, locked before it got the name.
- * Fails: CF_ERR_BUSY (locked; disk full), CF_ERR_CORRUPT with file and line, CF_ERR_GONE, CF_ERR_SYS, CF_ERR_LIMIT.
+ * Fails: CF_ERR_BUSY (locked), CF_ERR_STORAGE (disk full), CF_ERR_CORRUPT with file and line, CF_ERR_GONE, CF_ERR_SYS, CF_ERR_LIMIT.
  */
 #define _GNU_SOURCE
 #include "orchestrator/ledger.h"
@@ -456,7 +456,7 @@ cf_err ledger_append(ledger *l, const json *line)
         goto out;
     }
     const int code = errno;
-    err = err_context(is_full(code) ? CF_ERR_BUSY : err, "%s", l->path);
+    err = err_context(is_full(code) ? CF_ERR_STORAGE : err, "%s", l->path);
     l->is_long = ftruncate(l->fd, (off_t)l->end_off) != 0; /* if even that fails, the next call tries again */
 out:
     mem_free(text);

@@ -65,8 +65,8 @@ CF_MUST_CHECK cf_err ledger_each(ledger *l, ledger_visit *on_line, void *ctx);
 typedef bool ledger_predicate(void *ctx, const ledger_view *view);
 CF_MUST_CHECK cf_err ledger_drop(ledger *l, ledger_predicate *drop, void *ctx, uint64_t *ret_dropped);
 
-/* Adds a line, without waiting for the disk. On failure the ledger ends where it ended before. CF_ERR_BUSY: the disk or
- * quota is full, the same call may be made again later. */
+/* Adds a line, without waiting for the disk. On failure the ledger ends where it ended before. CF_ERR_STORAGE: the disk
+ * or quota is full, the same call may be made again later. */
 CF_MUST_CHECK cf_err ledger_append(ledger *l, const json *line);
 
 /* Returns when all lines are on the disk. CF_ERR_GONE: the file was deleted or replaced. After a failure the ledger

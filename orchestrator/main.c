@@ -81,7 +81,7 @@ static cf_err open_all(orch *o, const char *config_path)
     TRY(model_dir_detect(o->cfg.model));
     TRY(tokenizer_open(o->cfg.model, &o->tok));
     TRY(voices_open(o->cfg.model, &o->voice_table));
-    TRY(writer_open(o->cfg.storage_wait_s, &o->out));
+    TRY(writer_open(&o->cfg, &o->out));
     TRY(open_journal(o));
     if (getrandom(&o->boot, sizeof o->boot, 0) != (ssize_t)sizeof o->boot) {
         err = err_sys("getrandom");

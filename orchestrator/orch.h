@@ -83,6 +83,7 @@ typedef struct orch {
     box_entry boxes[BOX_TABLE_MAX];
     session *live[UTTERANCES_MAX];               /* owned: accepted and not ended, in the core or with the writer */
     session *sessions[UTTERANCES_MAX];           /* borrowed: those in the core, by its utterance number */
+    session *again;                              /* list of live rows that wait for another attempt */
     bool paused[CORE_STAGES][INSTANCES_MAX];     /* by `cosyfarm drain`, until `resume` */
     bool to_restart[CORE_STAGES][INSTANCES_MAX]; /* by `cosyfarm restart`: one of a stage after the other */
     int restarting[CORE_STAGES];                 /* the instance that is away for it; -1: none */
@@ -94,7 +95,7 @@ typedef struct orch {
     int32_t text_tokens_held, sessions_live;
     uint64_t caused_us; /* when the READY now being handled was sent: goes into the WORK it causes */
     latency_ring handover[CORE_STAGES];
-    uint64_t rows_done, rows_failed, rows_refused, rows_recovered, samples_done, messages_bad;
+    uint64_t rows_done, rows_failed, rows_refused, rows_recovered, attempts_again, samples_done, messages_bad;
 } orch;
 
 /* orch_shell.c */

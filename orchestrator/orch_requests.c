@@ -14,6 +14,7 @@
 #include "common/base/log.h"
 #include "common/base/mem.h"
 #include "orchestrator/audio_file.h"
+#include "orchestrator/guard.h"
 #include "orchestrator/orch.h"
 
 static void send_client(orch *o, const char *client, json *msg)
@@ -61,6 +62,11 @@ static json *flags_of(const session *s)
             json_push(flags, json_str("frame-limit"));
             break;
         }
+    for (int i = 0; i < GUARD_FLAG_COUNT; i++)
+        if (s->flags & GUARD_BIT(i))
+            json_push(flags, json_str(guard_flag_name(i)));
+    if (s->attempt > 0)
+        json_push(flags, json_str("retried"));
     if (s->plan.prefix_added)
         json_push(flags, json_str("prefix-added"));
     return flags;
@@ -131,6 +137,36 @@ out:
     return err;
 }
 
+static cf_err check_request(const wire_msg *msg, text_mode mode, const voice *v)
+{
+    cf_err err;
+    TRY(audio_format_check(wire_str(msg, "format")));
+    if (wire_str(msg, "path")[0] != '/')
+        FAIL(CF_ERR_INVALID, "path \"%s\" is not absolute", wire_str(msg, "path"));
+    if (wire_has(msg, "instruct") != (mode == TEXT_INSTRUCT))
+        FAIL(CF_ERR_INVALID, "instruct: the text goes with mode instruct, and only with it");
+    if (mode == TEXT_ZERO_SHOT && v->prompt_tokens == 0)
+        FAIL(CF_ERR_INVALID, "voice %s has no prompt speech: use mode cross_lingual or instruct", v->name);
+out:
+    return err;
+}
+
+/* What the session keeps of its voice. */
+static cf_err take_voice(session *s, const voice *v, bool prompt_speech)
+{
+    cf_err err = CF_OK;
+    snprintf(s->voice_name, sizeof s->voice_name, "%s", v->name);
+    snprintf(s->voice_sha256, sizeof s->voice_sha256, "%s", v->sha256);
+    s->prompt_tokens = (int32_t)v->prompt_tokens;
+    s->prompt_speech = prompt_speech;
+    if (!prompt_speech)
+        return CF_OK;
+    TRY(mem_alloc(v->prompt_tokens, sizeof *s->prompt_token, &s->prompt_token));
+    memcpy(s->prompt_token, v->prompt_token, v->prompt_tokens * sizeof *s->prompt_token);
+out:
+    return err;
+}
+
 static cf_err open_session(orch *o, const char *client, const wire_msg *msg, session **ret_session)
 {
     cf_err err;
@@ -139,32 +175,25 @@ static cf_err open_session(orch *o, const char *client, const wire_msg *msg, ses
     text_plan plan = {0};
     session *s = NULL;
     TRY(text_mode_from_name(wire_str(msg, "mode"), &mode));
-    TRY(audio_format_check(wire_str(msg, "format")));
-    if (wire_str(msg, "path")[0] != '/')
-        FAIL(CF_ERR_INVALID, "path \"%s\" is not absolute", wire_str(msg, "path"));
-    if (wire_has(msg, "instruct") != (mode == TEXT_INSTRUCT))
-        FAIL(CF_ERR_INVALID, "instruct: the text goes with mode instruct, and only with it");
     TRY(voices_find(o->voice_table, wire_has(msg, "voice") ? wire_str(msg, "voice") : "", &v));
-    if (mode == TEXT_ZERO_SHOT && v->prompt_tokens == 0)
-        FAIL(CF_ERR_INVALID, "voice %s has no prompt speech: use mode cross_lingual or instruct", v->name);
+    TRY(check_request(msg, mode, v));
     TRY(make_plan(o, msg, v, mode, &plan));
     TRY(session_open(&plan, &s));
+    TRY(take_voice(s, v, mode == TEXT_ZERO_SHOT));
     snprintf(s->client, sizeof s->client, "%s", client);
     snprintf(s->id, sizeof s->id, "%s", wire_str(msg, "id"));
     snprintf(s->path, sizeof s->path, "%s", wire_str(msg, "path"));
     snprintf(s->format, sizeof s->format, "%s", wire_str(msg, "format"));
-    snprintf(s->voice_name, sizeof s->voice_name, "%s", v->name);
-    snprintf(s->voice_sha256, sizeof s->voice_sha256, "%s", v->sha256);
-    s->prompt_speech = mode == TEXT_ZERO_SHOT;
     s->seed = wire_u64(msg, "seed");
     s->speed = wire_f64(msg, "speed");
     s->priority = (int32_t)wire_u64(msg, "priority");
-    s->prompt_tokens = (int32_t)v->prompt_tokens;
     s->accepted_us = clock_now_us();
     if (wire_u64(msg, "deadline_ms") > 0)
         s->deadline_us = s->accepted_us + wire_u64(msg, "deadline_ms") * 1000;
     *ret_session = s;
+    s = NULL;
 out:
+    session_close(s);
     return err;
 }
 

@@ -16,6 +16,7 @@
 #include "common/base/mem.h"
 #include "common/base/process.h"
 #include "common/text/special_tokens.h"
+#include "orchestrator/guard.h"
 #include "orchestrator/orch.h"
 
 #define TICK_US   (CLOCK_SECOND_US / 2)
@@ -61,7 +62,7 @@ static json *work_message(orch *o, const core_action *a, session *s)
         json_put_i32s(m, "prompt_text", s->plan.prompt_ids, s->plan.prompt_id_count);
         json_put_bool(m, "prompt_speech", s->prompt_speech);
         json_put_u64(m, "end_of_prompt", (uint64_t)tokenizer_special_id(o->tok, SPECIAL_END_OF_PROMPT));
-        json_put_u64(m, "seed", s->seed);
+        json_put_u64(m, "seed", guard_seed(s->seed, s->attempt));
     } else if (a->stage == CORE_FLOW) {
         put_voice(m, s);
         json_put_i32s(m, "tokens", seg->tokens, (size_t)seg->tokens_count);
@@ -276,10 +277,40 @@ static void read_bus(orch *o)
     }
 }
 
+/* Rows that the guard sent back go on when there is room for their segments, which others may have taken. */
+static void begin_again(orch *o)
+{
+    while (o->again && orch_core_has_room(&o->core, (int32_t)o->again->plan.segment_count)) {
+        session *s = o->again;
+        o->again = s->next;
+        s->next = NULL;
+        const cf_err err = session_next_attempt(s);
+        if (err != CF_OK)
+            orch_session_end(o, s, err, "guard", err_text());
+        else
+            requests_begin_attempt(o, s);
+    }
+}
+
+static void put_again(orch *o, session *s)
+{
+    session **end = &o->again;
+    while (*end)
+        end = &(*end)->next;
+    *end = s;
+    s->next = NULL;
+    o->attempts_again++;
+    log_debug("row.again", "utt=%s attempt=%d flags=%#x", s->id, s->attempt, s->flags);
+}
+
 static void take_written(orch *o)
 {
-    for (session *s; (s = writer_take(o->out)) != NULL;)
-        orch_session_end(o, s, s->write_err, "write", s->write_text);
+    for (session *s; (s = writer_take(o->out)) != NULL;) {
+        if (s->again)
+            put_again(o, s);
+        else
+            orch_session_end(o, s, s->write_err, s->write_err == CF_ERR_NUMERIC ? "guard" : "write", s->write_text);
+    }
 }
 
 static void on_signal(orch *o)
@@ -359,6 +390,8 @@ static cf_err run_once(orch *o, uint64_t *last_us)
         read_bus(o);
     if (fds[2].revents)
         take_written(o);
+    if (o->again)
+        begin_again(o);
     if (fds[3].revents)
         requests_tell_accepted(o);
     read_conns(o, fds, conn_of, count);

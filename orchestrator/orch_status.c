@@ -94,6 +94,7 @@ json *status_message(orch *o, uint64_t nonce)
     json_put_u64(totals, "rows_failed", o->rows_failed);
     json_put_u64(totals, "rows_refused", o->rows_refused);
     json_put_u64(totals, "rows_recovered", o->rows_recovered);
+    json_put_u64(totals, "attempts_again", o->attempts_again);
     json_put_f64(totals, "audio_s", (double)o->samples_done / SAMPLE_RATE_HZ);
     json_put_u64(totals, "jobs_dispatched", o->core.jobs_dispatched);
     json_put_u64(totals, "jobs_replayed", o->core.jobs_replayed);

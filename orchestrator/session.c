@@ -25,18 +25,25 @@ out:
     return err;
 }
 
+static void free_segments(const session *s, session_segment *segments)
+{
+    for (size_t i = 0; segments && i < s->plan.segment_count; i++) {
+        mem_free(segments[i].tokens);
+        mem_free(segments[i].samples);
+    }
+    mem_free(segments);
+}
+
 void session_close(session *s)
 {
     if (!s)
         return;
-    for (size_t i = 0; s->segments && i < s->plan.segment_count; i++) {
-        mem_free(s->segments[i].tokens);
-        mem_free(s->segments[i].samples);
-    }
+    free_segments(s, s->segments);
+    free_segments(s, s->kept);
+    mem_free(s->prompt_token);
     for (int32_t i = 0; i < s->known_count; i++)
         mem_free(s->known[i].tokens);
     mem_free(s->known);
-    mem_free(s->segments);
     text_plan_done(&s->plan);
     mem_free(s);
 }
@@ -81,6 +88,40 @@ cf_err session_use_known(session *s)
     }
 out:
     return err;
+}
+
+static bool is_better(uint32_t flags, uint32_t than)
+{
+    return __builtin_popcount(flags) < __builtin_popcount(than);
+}
+
+cf_err session_next_attempt(session *s)
+{
+    session_segment *fresh;
+    const cf_err err = mem_alloc(s->plan.segment_count, sizeof *fresh, &fresh);
+    if (err != CF_OK)
+        return err;
+    if (!s->kept || is_better(s->flags, s->kept_flags)) {
+        free_segments(s, s->kept);
+        s->kept = s->segments;
+        s->kept_flags = s->flags;
+    } else {
+        free_segments(s, s->segments);
+    }
+    s->segments = fresh;
+    s->attempt++;
+    s->again = false;
+    return session_use_known(s);
+}
+
+void session_take_best(session *s)
+{
+    if (!s->kept || is_better(s->flags, s->kept_flags))
+        return;
+    free_segments(s, s->segments);
+    s->segments = s->kept;
+    s->flags = s->kept_flags;
+    s->kept = NULL;
 }
 
 int64_t session_samples(const session *s)

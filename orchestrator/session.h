@@ -36,7 +36,14 @@ typedef struct session {
     uint64_t compute_us[3];    /* per stage */
     int32_t dispatches;        /* times the core ran it, deaths included */
     int32_t utterance;         /* the core's number while it lives there, else -1 */
-    int32_t attempt;           /* 0, or how many attempts the quality guard has sent back */
+
+    /* The quality guard: an attempt that it flags is kept while another is tried; the least flagged one is written. */
+    int32_t attempt;       /* 0, or how many attempts it has sent back */
+    uint32_t flags;        /* of the present attempt; in the end of the one that was written */
+    session_segment *kept; /* owned; the best attempt before the present one, or NULL */
+    uint32_t kept_flags;
+    bool again;            /* the writer says: try another attempt */
+    int32_t *prompt_token; /* owned, [prompt_tokens]; what the llm was given to continue, or NULL */
 
     uint64_t journal_row, journal_ticket;
     bool told_accepted;
@@ -59,6 +66,12 @@ CF_MUST_CHECK cf_err session_remember(session *s, const journal_tokens *tokens, 
 
 /* Gives the segments of the present attempt the tokens that are remembered for it. */
 CF_MUST_CHECK cf_err session_use_known(session *s);
+
+/* Puts the present attempt aside, or drops it when an earlier one has fewer flags, and makes room for the next. */
+CF_MUST_CHECK cf_err session_next_attempt(session *s);
+
+/* Makes the best attempt the present one. */
+void session_take_best(session *s);
 
 int64_t session_samples(const session *s);
 int64_t session_tokens(const session *s);

@@ -1,5 +1,5 @@
 /*
- * writer.c - encode, hash, temporary file, fsync, rename. One thread, one mutex around two lists.
+ * writer.c - judge, encode, hash, temporary file, fsync, rename. One thread, one mutex around two lists.
  * Fails: writer_open with CF_ERR_NOMEM or CF_ERR_SYS; a file that cannot be written is told in its session.
  */
 #define _GNU_SOURCE
@@ -17,6 +17,7 @@
 #include "common/base/log.h"
 #include "common/base/mem.h"
 #include "orchestrator/audio_file.h"
+#include "orchestrator/guard.h"
 
 #define GROUP_MAX 32 /* files whose fsyncs overlap: measured 0.36 ms a file instead of 0.69 (docs/PERF.md) */
 
@@ -27,7 +28,9 @@ typedef struct session_list {
 struct writer {
     pthread_t thread;
     int event_fd;
-    int32_t wait_s;
+    int32_t wait_s, guard_attempts;
+    bool guard_fail;
+    guard_limits limits;
     pthread_mutex_t mutex; /* guards all below */
     pthread_cond_t wake;
     session_list todo, done;
@@ -73,14 +76,59 @@ static cf_err make_folder(const char *path)
     return io_make_dirs(folder, 0777);
 }
 
+/* The quality guard's look at a finished attempt. False: it is to be tried again, nothing is written. */
+static bool passes_guard(const writer *w, session *s)
+{
+    guard_segment judged[SEGMENTS_MAX];
+    const size_t count = s->plan.segment_count;
+    for (size_t i = 0; i < count; i++) {
+        const session_segment *seg = &s->segments[i];
+        const text_segment *text = &s->plan.segments[i];
+        judged[i] = (guard_segment){.tokens = seg->tokens,
+                                    .tokens_count = seg->tokens_count,
+                                    .samples = seg->samples,
+                                    .samples_count = seg->samples_count,
+                                    .text = guard_text_of(text->text, text->text_bytes),
+                                    .stopped = seg->stopped,
+                                    .prompt_tokens = s->prompt_token,
+                                    .prompt_tokens_count = s->prompt_token ? s->prompt_tokens : 0,
+                                    .speed = s->speed};
+    }
+    s->flags = guard_check(&w->limits, judged, count);
+    s->again = s->flags != 0 && s->attempt < w->guard_attempts;
+    if (!s->again)
+        session_take_best(s);
+    return !s->again;
+}
+
+static void name_flags(uint32_t flags, char *ret_text, size_t text_bytes)
+{
+    size_t n = 0;
+    ret_text[0] = '\0';
+    for (int i = 0; i < GUARD_FLAG_COUNT && n < text_bytes; i++)
+        if (flags & GUARD_BIT(i))
+            n += (size_t)snprintf(ret_text + n, text_bytes - n, "%s%s", n ? ", " : "", guard_flag_name(i));
+}
+
+/* guard_fail: a row that stays flagged is no result. */
+static cf_err check_flags(const writer *w, const session *s)
+{
+    char names[160];
+    if (!w->guard_fail || s->flags == 0)
+        return CF_OK;
+    name_flags(s->flags, names, sizeof names);
+    return err_set(CF_ERR_NUMERIC, "the quality guard flags each of %d attempts; the best: %s", s->attempt + 1, names);
+}
+
 /* Encodes and begins the file; its writing goes on in the background until commit. */
-static cf_err begin_session(session *s, int *ret_fd)
+static cf_err begin_session(const writer *w, session *s, int *ret_fd)
 {
     cf_err err;
     audio_piece *pieces = NULL;
     void *data = NULL;
     size_t bytes;
     const size_t count = s->plan.segment_count;
+    TRY(check_flags(w, s));
     TRY(mem_alloc(count, sizeof *pieces, &pieces));
     for (size_t i = 0; i < count; i++)
         pieces[i] = (audio_piece){s->segments[i].samples, s->segments[i].samples_count};
@@ -108,12 +156,12 @@ static void note(session *s, cf_err err)
 }
 
 /* Writes the files of a group so that their waits overlap. Paths are absolute (the request was checked). */
-static void write_group(session *const *group, int count)
+static void write_group(const writer *w, session *const *group, int count)
 {
     int fds[GROUP_MAX];
     for (int i = 0; i < count; i++) {
         fds[i] = -1;
-        note(group[i], begin_session(group[i], &fds[i]));
+        note(group[i], begin_session(w, group[i], &fds[i]));
     }
     for (int i = 0; i < count; i++)
         if (group[i]->write_err == CF_OK)
@@ -132,7 +180,7 @@ static void write_until_done(writer *w, session **group, int count)
 {
     uint64_t since_us = 0;
     while (count > 0) {
-        write_group(group, count);
+        write_group(w, group, count);
         int stuck = 0;
         for (int i = 0; i < count; i++)
             if (group[i]->write_err == CF_ERR_STORAGE)
@@ -171,8 +219,11 @@ static void *writer_main(void *arg)
         pthread_mutex_unlock(&w->mutex);
         if (count == 0)
             return NULL;
-        memcpy(left, group, (size_t)count * sizeof group[0]);
-        write_until_done(w, left, count);
+        int good = 0;
+        for (int i = 0; i < count; i++)
+            if (passes_guard(w, group[i]))
+                left[good++] = group[i];
+        write_until_done(w, left, good);
         pthread_mutex_lock(&w->mutex);
         for (int i = 0; i < count; i++)
             push(&w->done, group[i]);
@@ -182,12 +233,15 @@ static void *writer_main(void *arg)
     }
 }
 
-cf_err writer_open(int32_t storage_wait_s, writer **ret_writer)
+cf_err writer_open(const config *cfg, writer **ret_writer)
 {
     cf_err err;
     writer *w = NULL;
     TRY(mem_alloc(1, sizeof *w, &w));
-    w->wait_s = storage_wait_s;
+    w->wait_s = cfg->storage_wait_s;
+    w->guard_attempts = cfg->guard_attempts;
+    w->guard_fail = cfg->guard_fail;
+    TRY(guard_limits_of(cfg, &w->limits));
     w->todo.tail = &w->todo.head;
     w->done.tail = &w->done.head;
     pthread_mutex_init(&w->mutex, NULL);

@@ -6,17 +6,18 @@
 #ifndef CF_ORCHESTRATOR_WRITER_H
 #define CF_ORCHESTRATOR_WRITER_H
 
+#include "common/base/config.h"
 #include "orchestrator/session.h"
 
 typedef struct writer writer;
 
-/* storage_wait_s: how long a file that a full or read-only file system refuses is tried again before its row fails. */
-CF_MUST_CHECK cf_err writer_open(int32_t storage_wait_s, writer **ret_writer);
+/* Keys: storage_wait_s (how long a file that storage refuses is tried again before its row fails), guard_*. */
+CF_MUST_CHECK cf_err writer_open(const config *cfg, writer **ret_writer);
 void writer_close(writer *w); /* finishes the file in hand, drops the rest; NULL is fine */
 
 int writer_fd(const writer *w); /* readable when a session is done */
 void writer_put(writer *w, session *s);
-session *writer_take(writer *w); /* NULL when none; write_err tells how it went */
+session *writer_take(writer *w); /* NULL when none; `again`: to be tried again, else write_err tells how it went */
 int32_t writer_waiting(writer *w);
 
 #endif

@@ -8,7 +8,9 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <inttypes.h>
+#include <limits.h>
 #include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
 #include <sys/file.h>
 #include <unistd.h>
@@ -152,6 +154,23 @@ cf_err client_ask(client *c, json *request, wire_kind answer, uint64_t deadline_
 out:
     json_close(request);
     mem_free(text);
+    return err;
+}
+
+cf_err client_check_model(client *c, const char *wanted_dir)
+{
+    cf_err err;
+    wire_msg status = {0};
+    static char wanted[PATH_MAX]; /* one thread; realpath wants this much */
+    const char *running;
+    TRY(client_ask(c, query_message(c), WIRE_status, clock_now_us() + 10 * CLOCK_SECOND_US, &status));
+    TRY(json_get_str(wire_json(&status, "config"), "model", IO_PATH_BYTES, &running));
+    if (wanted_dir && (!realpath(wanted_dir, wanted) || strcmp(wanted, running) != 0))
+        err = err_set(CF_ERR_MISMATCH,
+                      "the running farm serves %s, not %s; end it (cosyfarm down) or use another run directory",
+                      running, wanted_dir);
+out:
+    wire_done(&status);
     return err;
 }
 

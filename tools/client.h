@@ -30,6 +30,9 @@ void client_supervise(client *c, spawn *farm);
  * */
 CF_MUST_CHECK cf_err client_ask(client *c, json *request, wire_kind answer, uint64_t deadline_us, wire_msg *ret_answer);
 
+/* CF_ERR_MISMATCH when the running farm serves another model directory; NULL: any is fine. */
+CF_MUST_CHECK cf_err client_check_model(client *c, const char *wanted_dir);
+
 typedef struct client_row {
     const char *id, *text, *voice, *mode, *instruct, *path, *format; /* voice, instruct: NULL for none */
     uint64_t seed;

@@ -17,6 +17,7 @@ enum {
 };
 
 int cmd_say(int argc, char **argv);
+int cmd_batch(int argc, char **argv);
 int cmd_up(int argc, char **argv);
 int cmd_down(int argc, char **argv);
 int cmd_status(int argc, char **argv);

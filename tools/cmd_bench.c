@@ -254,7 +254,7 @@ static cf_err run_farm(bench *b)
     double seconds = 0;
     if (!b->wanted[WANT_FARM] && !b->wanted[WANT_HANDOVER])
         return CF_OK;
-    TRY(private_farm_open(&b->farm.cfg, &own));
+    TRY(private_farm_open(&b->farm.cfg, NULL, &own));
     TRY(client_open(own.run_dir, &c));
     client_supervise(c, own.farm);
     TRY(run_rows(b, c, own.run_dir, 1, &seconds)); /* models loaded, caches warm */

@@ -285,27 +285,6 @@ static void on_ended(void *ctx, size_t row_idx, const wire_msg *done)
                                                                        : EXIT_ROWS_FAILED;
 }
 
-/* A running farm must have the model that was asked for. */
-static cf_err check_model(const say *s, client *c)
-{
-    cf_err err = CF_OK;
-    wire_msg status = {0};
-    static char wanted[PATH_MAX]; /* one thread; realpath wants this much */
-    const char *running;
-    json *m = wire_new(WIRE_query);
-    json_put_u64(m, "nonce", 0);
-    TRY(client_ask(c, m, WIRE_status, clock_now_us() + 10 * CLOCK_SECOND_US, &status));
-    TRY(json_get_str(wire_json(&status, "config"), "model", IO_PATH_BYTES, &running));
-    if (s->farm.model_given && (!realpath(s->farm.cfg.model, wanted) || strcmp(wanted, running) != 0))
-        err = err_set(CF_ERR_MISMATCH,
-                      "the running farm serves %s, not %s; end it (cosyfarm down) or use another run "
-                      "directory",
-                      running, s->farm.cfg.model);
-out:
-    wire_done(&status);
-    return err;
-}
-
 static cf_err copy_to_stdout(const say *s)
 {
     cf_err err;
@@ -329,14 +308,14 @@ static cf_err run(say *s)
     if (!client_farm_runs(run_dir)) {
         TRY(farm_options_check(&s->farm));
         s->farm_up_us = clock_now_us();
-        TRY(private_farm_open(&s->farm.cfg, &own));
+        TRY(private_farm_open(&s->farm.cfg, NULL, &own));
         is_own = true;
         snprintf(run_dir, sizeof run_dir, "%s", own.run_dir);
     }
     TRY(client_open(run_dir, &c));
     client_supervise(c, own.farm);
     if (!is_own)
-        TRY(check_model(s, c));
+        TRY(client_check_model(c, s->farm.model_given ? s->farm.cfg.model : NULL));
     s->row.id = "say";
     TRY(client_run_list(c, &s->row, 1, false, SILENCE_US, &handler));
     if (s->exit_code == EXIT_DONE && strcmp(s->out, "-") == 0)

@@ -165,6 +165,7 @@ static cf_err start_background(const up *u, int argc, char **argv, pid_t *ret_pi
     int n = 0;
     TRY(io_make_dirs(u->run_dir, 0700));
     TRY(io_join(log_path, sizeof log_path, u->run_dir, "farm.log"));
+    unsetenv("COSYFARM_PARENT"); /* it outlives us */
     args[n++] = "cosyfarm";
     for (int i = 0; i < argc && n + 1 < 64; i++)
         if (strcmp(argv[i], "--detach") != 0 && strcmp(argv[i], "-d") != 0)

@@ -8,6 +8,7 @@
 #include "common/base/check.h"
 #include "common/base/fault.h"
 #include "common/base/log.h"
+#include "common/base/process.h"
 #include "tools/cmd.h"
 
 typedef struct verb {
@@ -18,6 +19,7 @@ typedef struct verb {
 
 static const verb verbs[] = {
     {"say", cmd_say, "one utterance to a file, on the running farm or on a private one"},
+    {"batch", cmd_batch, "a manifest to files; goes on where it stopped"},
     {"up", cmd_up, "start a farm: orchestrator, exchange keeper, workers"},
     {"down", cmd_down, "drain the running farm and end it"},
     {"status", cmd_status, "members, queues and totals of the running farm"},
@@ -44,6 +46,7 @@ static void print_help(FILE *to)
 int main(int argc, char **argv)
 {
     log_open("cosyfarm", LOG_LEVEL_WARN);
+    process_follow_parent();
     if (fault_arm(getenv("COSYFARM_FAULT_COMMAND")) != CF_OK) {
         fprintf(stderr, "cosyfarm: COSYFARM_FAULT_COMMAND: %s\n", err_text());
         return EXIT_USAGE;

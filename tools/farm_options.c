@@ -106,7 +106,7 @@ out:
     return err;
 }
 
-cf_err private_farm_open(const config *cfg, private_farm *ret_farm)
+cf_err private_farm_open(const config *cfg, const char *log_path, private_farm *ret_farm)
 {
     cf_err err;
     private_farm p = {0};
@@ -114,7 +114,7 @@ cf_err private_farm_open(const config *cfg, private_farm *ret_farm)
     const bool usable = xdg && *xdg && access(xdg, W_OK) == 0 && strlen(xdg) < 32; /* sockets have short paths */
     TRY(io_temp_dir(usable ? xdg : NULL, "cosyfarm", p.run_dir, sizeof p.run_dir));
     TRY(io_join(p.log_path, sizeof p.log_path, p.run_dir, "farm.log"));
-    TRY(spawn_open(cfg, p.run_dir, p.log_path, &p.farm));
+    TRY(spawn_open(cfg, p.run_dir, log_path ? log_path : p.log_path, &p.farm));
     *ret_farm = p;
 out:
     if (err != CF_OK)

@@ -52,7 +52,8 @@ typedef struct private_farm {
     spawn *farm; /* owned */
 } private_farm;
 
-CF_MUST_CHECK cf_err private_farm_open(const config *cfg, private_farm *ret_farm);
+/* log_path: where its messages go, appended; NULL: a file in its run directory. */
+CF_MUST_CHECK cf_err private_farm_open(const config *cfg, const char *log_path, private_farm *ret_farm);
 /* Stops the processes and removes the directory. keep_log: the log stays, its path is valid. */
 void private_farm_close(private_farm *p, bool keep_log);
 

@@ -46,6 +46,6 @@
     X(INT, guard_silence_ends_ms, 1500, 0, 600000, "longest silence at either end of a row")                       \
     X(INT, guard_silence_level_ppm, 3000, 1, 1000000, "RMS below which 10 ms are silent, of full scale")           \
     X(INT, guard_clip_permille, 10, 0, 1000, "clipped samples of a segment")                                       \
-    X(INT, guard_dc_permille, 100, 0, 1000, "mean of a segment, of its RMS")
+    X(INT, guard_dc_permille, 500, 0, 1000, "mean of a segment, of its RMS")
 
 #endif

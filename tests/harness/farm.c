@@ -42,6 +42,9 @@ static pid_t start(const char *const *args, const char *out_path)
         posix_spawn_file_actions_addopen(&files, STDOUT_FILENO, out_path, O_WRONLY | O_CREAT | O_TRUNC, 0600);
         posix_spawn_file_actions_adddup2(&files, STDOUT_FILENO, STDERR_FILENO);
     }
+    char parent[32];
+    snprintf(parent, sizeof parent, "%ld", (long)getpid());
+    setenv("COSYFARM_PARENT", parent, 1); /* a test that is killed leaves no farm behind */
     const int rc = posix_spawn(&pid, bin_path("cosyfarm"), &files, NULL, (char *const *)(uintptr_t)args, environ);
     posix_spawn_file_actions_destroy(&files);
     if (rc != 0)

@@ -281,7 +281,7 @@ static const struct {
     {"guard_silence_ends_ms", 1500, 3000, 0, 10, craft_trail, GUARD_LONG_SILENCE},
     {"guard_silence_level_ppm", 3000, 20000, 5, -5, craft_hum, GUARD_LONG_SILENCE},
     {"guard_clip_permille", 10, 200, 0, 1, craft_clipped, GUARD_CLIPPING},
-    {"guard_dc_permille", 100, 300, -1, 1, craft_dc, GUARD_DC_OFFSET},
+    {"guard_dc_permille", 500, 700, -1, 1, craft_dc, GUARD_DC_OFFSET},
 };
 
 static void test_every_threshold_from_both_sides(void **state)

@@ -1,0 +1,65 @@
+/*
+ * batch.h - the state of one `cosyfarm batch`, shared by its files: cmd_batch.c (options, phases), batch_run.c (rows
+ * out, ledger lines in), batch_progress.c (what a person sees).
+ */
+#ifndef CF_TOOLS_BATCH_H
+#define CF_TOOLS_BATCH_H
+
+#include "common/model/voice.h"
+#include "orchestrator/ledger.h"
+#include "orchestrator/manifest.h"
+#include "orchestrator/run_record.h"
+#include "tools/client.h"
+#include "tools/farm_options.h"
+
+#define BATCH_VOICES_MAX 4096 /* distinct voices of one manifest */
+
+typedef struct batch_voice {
+    char *name; /* owned */
+    char sha256[SHA256_HEX_BYTES];
+} batch_voice;
+
+typedef struct batch {
+    farm_options farm;
+    manifest_defaults defaults;
+    shard mine;
+    const char *manifest_path, *manifest_format;
+    char dir[IO_PATH_BYTES]; /* absolute */
+    bool check_only, as_json, quiet, verify, force_mix, retry_failed;
+    int argc;
+    char **argv; /* for run.json */
+
+    manifest *rows;
+    id_set *ids; /* of this shard; marked: ended before */
+    manifest_counts counts;
+    ledger *log;
+    run_record *record;  /* NULL until the farm has told its models */
+    batch_voice *voices; /* owned */
+    size_t voices_count;
+    char path[IO_PATH_BYTES]; /* of the row handed out last */
+
+    int signal_fd;
+    bool is_own_farm, interrupted;
+    cf_err broken; /* why the run must end early; CF_OK: it need not */
+    char broken_text[512];
+    json *pending[UTTERANCES_MAX]; /* owned: lines that storage refuses; no more rows until they are written */
+    size_t pending_count;
+
+    uint64_t started_us, shown_us, synced_us, barred_since_us;
+    bool unsynced, told_waiting;
+    uint64_t ended_before, failed_before; /* by earlier runs; failed is part of ended */
+    uint64_t done, failed, flagged;
+    double audio_s;
+} batch;
+
+/* batch_run.c */
+CF_MUST_CHECK cf_err batch_next(void *ctx, client_row *ret_row, client_next *ret_next);
+CF_MUST_CHECK cf_err batch_ended(void *ctx, const client_row *row, const wire_msg *done);
+client_stop batch_tick(void *ctx, const wire_msg *status);
+CF_MUST_CHECK cf_err batch_settle(batch *b); /* the last lines to the disk; CF_ERR_STORAGE */
+
+/* batch_progress.c */
+void batch_show(batch *b, const wire_msg *status, uint64_t now_us); /* when it is time */
+void batch_summary(const batch *b, int exit_code);
+
+#endif

@@ -1,0 +1,310 @@
+/*
+ * batch_run.c - rows from the manifest to the farm, ends from the farm to the ledger. The batch's one thread.
+ *
+ * A row is in the ledger once its file is in place; a ledger that storage refuses holds new rows back until it has been
+ * written. Rows begin when the farm has told its models and run.json agrees with them.
+ * Fails: errors of manifest, ledger and run record, each told once by the caller.
+ */
+#define _GNU_SOURCE
+#include <inttypes.h>
+#include <stdio.h>
+#include <string.h>
+#include <time.h>
+
+#include "common/base/check.h"
+#include "common/base/clock.h"
+#include "common/base/log.h"
+#include "common/base/mem.h"
+#include "common/base/process.h"
+#include "tools/batch.h"
+#include "tools/cmd.h"
+
+#define SYNC_US   CLOCK_SECOND_US        /* what a power cut may cost: a second of rows are done again, same bytes */
+#define BARRED_US (10 * CLOCK_SECOND_US) /* nobody of a stage is fed that long: give up */
+#define FLAGS_MAX 32
+#define STAGES    3
+
+static const char *const stage_names[STAGES] = {"llm", "flow", "hift"};
+
+static void give_up(batch *b, cf_err err)
+{
+    if (b->broken != CF_OK)
+        return;
+    b->broken = err;
+    snprintf(b->broken_text, sizeof b->broken_text, "%s", err_text());
+}
+
+/* ---- rows out ---- */
+
+/* The voice's content hash, read once a name, and its entry in run.json. */
+static cf_err use_voice(batch *b, const char *name)
+{
+    cf_err err;
+    voice *v = NULL;
+    for (size_t i = 0; i < b->voices_count; i++)
+        if (strcmp(b->voices[i].name, name) == 0)
+            return CF_OK;
+    if (b->voices_count == BATCH_VOICES_MAX)
+        return err_set(CF_ERR_LIMIT, "more than %d different voices in one manifest", BATCH_VOICES_MAX);
+    TRY(voice_load(b->farm.cfg.model, name, &v));
+    TRY(run_record_use_voice(b->record, name, v->sha256));
+    batch_voice *entry = &b->voices[b->voices_count];
+    TRY(mem_strndup(name, strlen(name), &entry->name));
+    snprintf(entry->sha256, sizeof entry->sha256, "%s", v->sha256);
+    b->voices_count++;
+out:
+    voice_close(v);
+    return err;
+}
+
+static cf_err fill_row(batch *b, const manifest_row *from, client_row *ret_row)
+{
+    cf_err err;
+    if (from->voice)
+        TRY(use_voice(b, from->voice));
+    if ((size_t)snprintf(b->path, sizeof b->path, "%s/audio/%s.%s", b->dir, from->id, from->format) >= sizeof b->path)
+        FAIL(CF_ERR_LIMIT, "%s: path longer than %d bytes", from->id, IO_PATH_BYTES);
+    *ret_row = (client_row){.id = from->id,
+                            .text = from->text,
+                            .voice = from->voice,
+                            .mode = from->mode,
+                            .instruct = from->instruct,
+                            .path = b->path,
+                            .format = from->format,
+                            .seed = from->seed,
+                            .speed = from->speed,
+                            .raw = from->raw,
+                            .priority = from->priority};
+out:
+    return err;
+}
+
+static bool is_mine(const batch *b, const manifest_row *row)
+{
+    return shard_has(b->mine, row->hash) && !id_set_is_marked(b->ids, id_set_key(b->ids, row->hash, row->id));
+}
+
+cf_err batch_next(void *ctx, client_row *ret_row, client_next *ret_next)
+{
+    cf_err err = CF_OK;
+    batch *b = ctx;
+    manifest_row row;
+    bool end = false;
+    *ret_next = CLIENT_LATER;
+    if (!b->record || b->pending_count > 0)
+        return CF_OK;
+    do
+        TRY(manifest_next(b->rows, &row, &end));
+    while (!end && !is_mine(b, &row));
+    if (!end)
+        TRY(fill_row(b, &row, ret_row));
+    *ret_next = end ? CLIENT_END : CLIENT_ROW;
+out:
+    return err;
+}
+
+/* ---- ends in ---- */
+
+static double f64_of(const json *obj, const char *key)
+{
+    double value = 0;
+    return json_get_f64(obj, key, -1e300, 1e300, &value) == CF_OK ? value : 0;
+}
+
+static void take_flags(const wire_msg *done, const char **flags, ledger_entry *e)
+{
+    for (const json *f = json_first(wire_json(done, "flags")); f && e->flag_count < FLAGS_MAX; f = json_next(f))
+        e->flag_count += json_as_str(f, "flag", 64, &flags[e->flag_count]) == CF_OK;
+    e->flags = flags;
+}
+
+static void take_error(const wire_msg *done, ledger_entry *e)
+{
+    const char *code = "";
+    const json *error = wire_has(done, "error") ? wire_json(done, "error") : NULL;
+    e->error_stage = e->error_text = "";
+    if (!error || json_get_str(error, "code", 64, &code) != CF_OK ||
+        json_get_str(error, "stage", 64, &e->error_stage) != CF_OK ||
+        json_get_str(error, "text", 4096, &e->error_text) != CF_OK)
+        e->error_text = "the farm gave no reason";
+    e->error_code = err_from_name(code);
+}
+
+/* Writes what waits, in order. Storage that is full is no error yet: the lines wait, and rows with them. */
+static cf_err write_pending(batch *b)
+{
+    size_t written = 0;
+    cf_err err = CF_OK;
+    while (written < b->pending_count && err == CF_OK) {
+        err = ledger_append(b->log, b->pending[written]);
+        if (err == CF_OK)
+            json_close(b->pending[written++]);
+    }
+    b->unsynced = b->unsynced || written > 0;
+    b->pending_count -= written;
+    memmove(b->pending, b->pending + written, b->pending_count * sizeof b->pending[0]);
+    return err == CF_ERR_STORAGE ? CF_OK : err;
+}
+
+cf_err batch_ended(void *ctx, const client_row *row, const wire_msg *done)
+{
+    cf_err err;
+    batch *b = ctx;
+    json *line = NULL;
+    const char *flags[FLAGS_MAX];
+    const json *ms = wire_json(done, "ms");
+    ledger_entry e = {.id = row->id,
+                      .done = strcmp(wire_str(done, "status"), "done") == 0,
+                      .file = row->path + strlen(b->dir) + 1,
+                      .bytes = wire_u64(done, "bytes"),
+                      .samples = wire_u64(done, "samples"),
+                      .sha256 = wire_str(done, "sha256"),
+                      .seed = row->seed,
+                      .attempts = wire_u64(done, "attempts"),
+                      .segments = wire_u64(done, "segments"),
+                      .tokens = wire_u64(done, "tokens"),
+                      .llm_ms = f64_of(ms, "llm"),
+                      .flow_ms = f64_of(ms, "flow"),
+                      .hift_ms = f64_of(ms, "hift"),
+                      .queue_ms = f64_of(ms, "queue")};
+    take_flags(done, flags, &e);
+    if (!e.done)
+        take_error(done, &e);
+    TRY(ledger_line(&e, &line));
+    b->done += e.done;
+    b->failed += !e.done;
+    b->flagged += e.flag_count > 0;
+    b->audio_s += e.done ? wire_f64(done, "seconds") : 0;
+    CF_ASSERT(b->pending_count < UTTERANCES_MAX); /* rows in flight when the first line had to wait */
+    b->pending[b->pending_count++] = line;
+    if (b->pending_count == 1)
+        TRY(write_pending(b));
+    if (b->pending_count > 0 && !b->told_waiting)
+        log_warn("ledger.waits", "text=\"%s\"", err_text());
+    b->told_waiting = b->pending_count > 0;
+out:
+    return err;
+}
+
+/* ---- now and then ---- */
+
+static cf_err write_and_sync(batch *b, uint64_t now_us)
+{
+    cf_err err;
+    TRY(write_pending(b));
+    if (b->unsynced && now_us - b->synced_us >= SYNC_US) {
+        TRY(ledger_sync(b->log));
+        b->unsynced = false;
+        b->synced_us = now_us;
+    }
+out:
+    return err;
+}
+
+cf_err batch_settle(batch *b)
+{
+    cf_err err;
+    TRY(write_pending(b));
+    TRY(ledger_sync(b->log));
+    if (b->pending_count > 0)
+        err = err_set(CF_ERR_STORAGE, "%zu rows ended whose ledger lines cannot be written; they will be done again",
+                      b->pending_count);
+out:
+    return err;
+}
+
+/* Names and hashes of the models in use, when every stage has a worker that told its own. */
+static size_t read_models(const wire_msg *status, run_model_file files[STAGES])
+{
+    size_t known = 0;
+    const char *precision = "";
+    if (json_get_str(wire_json(status, "config"), "precision", 15, &precision) != CF_OK)
+        return 0;
+    for (int s = 0; s < STAGES; s++)
+        for (const json *m = json_first(wire_json(status, "members")); m; m = json_next(m)) {
+            const char *role, *file, *hash;
+            if (json_get_str(m, "role", 31, &role) != CF_OK || strcmp(role, stage_names[s]) != 0 ||
+                json_get_str(m, "model", 255, &file) != CF_OK || json_get_str(m, "sha256", 64, &hash) != CF_OK ||
+                !hash[0])
+                continue;
+            const char *slash = strrchr(file, '/');
+            files[known++] = (run_model_file){stage_names[s], slash ? slash + 1 : file, hash, precision};
+            break;
+        }
+    return known;
+}
+
+static cf_err open_record(batch *b, const wire_msg *status)
+{
+    run_model_file files[STAGES];
+    if (read_models(status, files) != STAGES)
+        return CF_OK; /* some worker still loads */
+    const char *dir;
+    const cf_err err = json_get_str(wire_json(status, "config"), "model", sizeof b->farm.cfg.model - 1, &dir);
+    if (err != CF_OK)
+        return err;
+    snprintf(b->farm.cfg.model, sizeof b->farm.cfg.model, "%s", dir); /* the running farm's, when -m was not given */
+    const run_start start = {.version = CF_VERSION,
+                             .model_dir = b->farm.cfg.model,
+                             .files = files,
+                             .file_count = STAGES,
+                             .config = wire_json(status, "config"),
+                             .command = (const char *const *)b->argv,
+                             .command_count = (size_t)b->argc,
+                             .started_unix_s = (int64_t)time(NULL)};
+    return run_record_open(b->dir, &start, b->force_mix, &b->record);
+}
+
+/* Is there a stage whose every worker is fed no more? */
+static const char *barred_stage(const wire_msg *status)
+{
+    for (int s = 0; s < STAGES; s++) {
+        int here = 0, barred = 0;
+        for (const json *m = json_first(wire_json(status, "members")); m; m = json_next(m)) {
+            const char *role, *state;
+            if (json_get_str(m, "role", 31, &role) != CF_OK || json_get_str(m, "state", 31, &state) != CF_OK ||
+                strcmp(role, stage_names[s]) != 0)
+                continue;
+            here++;
+            barred += strcmp(state, "barred") == 0;
+        }
+        if (here > 0 && barred == here)
+            return stage_names[s];
+    }
+    return NULL;
+}
+
+static void watch_barred(batch *b, const wire_msg *status, uint64_t now_us)
+{
+    const char *stage = barred_stage(status);
+    if (!stage || b->barred_since_us == 0)
+        b->barred_since_us = stage ? now_us : 0;
+    else if (now_us - b->barred_since_us > BARRED_US)
+        give_up(b, err_set(CF_ERR_GONE,
+                           "every %s worker died %d times before it finished a job and is fed no more; the "
+                           "farm's log says how they died",
+                           stage, UNPROVEN_DEATHS_MAX));
+}
+
+client_stop batch_tick(void *ctx, const wire_msg *status)
+{
+    batch *b = ctx;
+    const uint64_t now_us = clock_now_us();
+    if (process_read_signal(b->signal_fd) != 0) {
+        if (b->interrupted)
+            return CLIENT_STOP; /* the second signal: at once */
+        b->interrupted = true;
+        fprintf(stderr, "\ncosyfarm batch: finishing the rows in work (at most %d s); once more ends at once\n",
+                b->farm.cfg.grace_s);
+    }
+    cf_err err = write_and_sync(b, now_us);
+    if (err == CF_OK && status && !b->record)
+        err = open_record(b, status);
+    if (err != CF_OK)
+        give_up(b, err);
+    if (status) {
+        watch_barred(b, status, now_us);
+        batch_show(b, status, now_us);
+    }
+    return b->broken != CF_OK ? CLIENT_STOP : b->interrupted ? CLIENT_DRAIN : CLIENT_GO_ON;
+}

@@ -1,0 +1,503 @@
+/*
+ * cmd_batch.c - `cosyfarm batch`: a manifest in, a file for each row out; the same command line goes on where it
+ * stopped.
+ *
+ *   check the manifest -> ledger: what has ended before -> a farm (the running one, or one of its own) -> run -> ledger
+ *
+ * With a farm of its own this process is its supervisor. Interrupted, killed, out of storage: nothing accepted is lost,
+ * since a row is in the ledger only when its file is in place. Fails: exit codes of tools/cmd.h.
+ */
+#define _GNU_SOURCE
+#include <inttypes.h>
+#include <limits.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include "common/base/clock.h"
+#include "common/base/limits.h"
+#include "common/base/log.h"
+#include "common/base/mem.h"
+#include "common/base/process.h"
+#include "common/text/frontend.h"
+#include "tools/batch.h"
+#include "tools/cmd.h"
+
+#define SILENCE_US (120 * CLOCK_SECOND_US)
+
+static const char batch_help[] =
+    "usage: cosyfarm batch -m MODEL MANIFEST -o DIR [options]\n\n"
+    "Speaks every row of MANIFEST (.jsonl, or id|text in .csv/.txt; - is JSON lines on standard input) into\n"
+    "DIR/audio/<id>.<format>, one line for each in DIR/ledger.jsonl. The same command line goes on where it stopped.\n"
+    "Uses the farm of the run directory when one runs, else a farm of its own.\n\n" FARM_OPTIONS_HELP
+    "  -o, --output DIR      where to\n"
+    "  -v, --voice NAME      voice of rows that name none\n"
+    "      --mode M, --instruct TEXT, --speed X, --raw, --priority 0..9, --audio FORMAT   likewise\n"
+    "      --seed N          rows without a seed derive theirs from this number and their id (default 0)\n"
+    "      --format F        jsonl, csv or txt: what MANIFEST is, if its name does not say\n"
+    "      --shard I/N       only rows whose id hash is I modulo N; shards may share DIR\n"
+    "      --check           look for bad rows and stop\n"
+    "      --verify          hash the files of rows that ended before, and do changed ones again\n"
+    "      --retry-failed    do rows again that failed before\n"
+    "      --force-mix       go on although DIR was made with another model, precision or voice content\n"
+    "      --json            the summary as one JSON object\n"
+    "  -q, --quiet           no progress, no summary\n";
+
+enum {
+    OPT_MODE = 1,
+    OPT_INSTRUCT,
+    OPT_SPEED,
+    OPT_RAW,
+    OPT_PRIORITY,
+    OPT_AUDIO,
+    OPT_SEED,
+    OPT_FORMAT,
+    OPT_SHARD,
+    OPT_CHECK,
+    OPT_VERIFY,
+    OPT_RETRY_FAILED,
+    OPT_FORCE_MIX,
+    OPT_JSON
+};
+
+/* ---- options ---- */
+
+static cf_err parse_number(const char *option, const char *text, uint64_t max, uint64_t *ret_value)
+{
+    char *end;
+    const unsigned long long value = strtoull(text, &end, 10);
+    if (*end || end == text || text[0] == '-' || value > max)
+        return err_set(CF_ERR_INVALID, "%s: expected 0..%" PRIu64 ", found \"%s\"", option, max, text);
+    *ret_value = value;
+    return CF_OK;
+}
+
+static cf_err parse_speed(const char *text, double *ret_speed)
+{
+    char *end;
+    *ret_speed = strtod(text, &end);
+    if (*end || end == text || !(*ret_speed >= 0.5 && *ret_speed <= 2))
+        return err_set(CF_ERR_INVALID, "--speed: expected 0.5..2, found \"%s\"", text);
+    return CF_OK;
+}
+
+static cf_err take_row_default(batch *b, int letter)
+{
+    cf_err err = CF_OK;
+    uint64_t number = 0;
+    manifest_defaults *d = &b->defaults;
+    switch (letter) {
+    case 'v':
+        d->voice = optarg;
+        break;
+    case OPT_MODE:
+        d->mode = optarg;
+        break;
+    case OPT_INSTRUCT:
+        d->instruct = optarg;
+        break;
+    case OPT_SPEED:
+        return parse_speed(optarg, &d->speed);
+    case OPT_RAW:
+        d->raw = true;
+        break;
+    case OPT_PRIORITY:
+        err = parse_number("--priority", optarg, 9, &number);
+        d->priority = (int)number;
+        break;
+    case OPT_AUDIO:
+        d->format = optarg;
+        break;
+    case OPT_SEED:
+        return parse_number("--seed", optarg, UINT64_MAX, &d->run_seed);
+    default:
+        return err_set(CF_ERR_INVALID, "cosyfarm batch --help tells the options");
+    }
+    return err;
+}
+
+static cf_err take_option(batch *b, int letter)
+{
+    cf_err err = CF_OK;
+    if (farm_options_take(&b->farm, letter, optarg, &err))
+        return err;
+    switch (letter) {
+    case 'o':
+        if ((size_t)snprintf(b->dir, sizeof b->dir, "%s", optarg) >= sizeof b->dir)
+            return err_set(CF_ERR_LIMIT, "-o: path longer than %d bytes", IO_PATH_BYTES);
+        break;
+    case OPT_FORMAT:
+        b->manifest_format = optarg;
+        break;
+    case OPT_SHARD:
+        return shard_parse(optarg, &b->mine);
+    case OPT_CHECK:
+        b->check_only = true;
+        break;
+    case OPT_VERIFY:
+        b->verify = true;
+        break;
+    case OPT_RETRY_FAILED:
+        b->retry_failed = true;
+        break;
+    case OPT_FORCE_MIX:
+        b->force_mix = true;
+        break;
+    case OPT_JSON:
+        b->as_json = true;
+        break;
+    case 'q':
+        b->quiet = true;
+        break;
+    default:
+        return take_row_default(b, letter);
+    }
+    return CF_OK;
+}
+
+static cf_err parse(batch *b, int argc, char **argv, bool *ret_help)
+{
+    static const struct option options[] = {FARM_LONG_OPTIONS,
+                                            {"output", required_argument, NULL, 'o'},
+                                            {"voice", required_argument, NULL, 'v'},
+                                            {"mode", required_argument, NULL, OPT_MODE},
+                                            {"instruct", required_argument, NULL, OPT_INSTRUCT},
+                                            {"speed", required_argument, NULL, OPT_SPEED},
+                                            {"raw", no_argument, NULL, OPT_RAW},
+                                            {"priority", required_argument, NULL, OPT_PRIORITY},
+                                            {"audio", required_argument, NULL, OPT_AUDIO},
+                                            {"seed", required_argument, NULL, OPT_SEED},
+                                            {"format", required_argument, NULL, OPT_FORMAT},
+                                            {"shard", required_argument, NULL, OPT_SHARD},
+                                            {"check", no_argument, NULL, OPT_CHECK},
+                                            {"verify", no_argument, NULL, OPT_VERIFY},
+                                            {"retry-failed", no_argument, NULL, OPT_RETRY_FAILED},
+                                            {"force-mix", no_argument, NULL, OPT_FORCE_MIX},
+                                            {"json", no_argument, NULL, OPT_JSON},
+                                            {"quiet", no_argument, NULL, 'q'},
+                                            {"help", no_argument, NULL, 'h'},
+                                            {0}};
+    cf_err err = CF_OK;
+    for (int c; (c = getopt_long(argc, argv, FARM_SHORT_OPTIONS "o:v:qh", options, NULL)) != -1;) {
+        if (c == 'h') {
+            *ret_help = true;
+            return CF_OK;
+        }
+        TRY(take_option(b, c));
+    }
+    if (optind + 1 != argc)
+        FAIL(CF_ERR_INVALID,
+             optind == argc ? "no manifest: give a file, or - for standard input" : "more than one manifest given");
+    b->manifest_path = argv[optind];
+    if (!b->dir[0] && !b->check_only)
+        FAIL(CF_ERR_INVALID, "no output folder: give -o DIR");
+out:
+    return err;
+}
+
+/* ---- the manifest ---- */
+
+static void report(void *ctx, const char *text)
+{
+    (void)ctx;
+    fprintf(stderr, "%s\n", text);
+}
+
+static bool is_known(char *const *names, size_t count, const char *name)
+{
+    for (size_t i = 0; i < count; i++)
+        if (strcmp(names[i], name) == 0)
+            return true;
+    return false;
+}
+
+/* Rows that name a voice which the model directory lacks; neighbours with the same one are looked up once. */
+static cf_err check_voices(batch *b, uint64_t *ret_bad)
+{
+    cf_err err;
+    char **names = NULL, last[VOICE_NAME_BYTES_MAX + 1] = "";
+    size_t count = 0;
+    bool last_known = false, end = false;
+    manifest_row row;
+    TRY(voice_names(b->farm.cfg.model, &names, &count));
+    for (;;) {
+        err = manifest_next(b->rows, &row, &end);
+        if (err == CF_ERR_INVALID)
+            continue; /* reported before */
+        if (err != CF_OK || end)
+            break;
+        if (!row.voice || !shard_has(b->mine, row.hash))
+            continue;
+        if (strcmp(last, row.voice) != 0) {
+            snprintf(last, sizeof last, "%s", row.voice);
+            last_known = is_known(names, count, last);
+        }
+        if (last_known)
+            continue;
+        fprintf(stderr, "%s:%" PRIu64 ": voice \"%s\" is not in %s/voices\n", manifest_name(b->rows), row.line,
+                row.voice, b->farm.cfg.model);
+        ++*ret_bad;
+    }
+    if (err == CF_OK)
+        err = manifest_rewind(b->rows);
+out:
+    voice_names_close(names, count);
+    return err;
+}
+
+static void print_check(const batch *b, uint64_t bad_voices)
+{
+    const manifest_counts *c = &b->counts;
+    if (b->as_json)
+        printf("{\"rows\":%" PRIu64 ",\"own\":%" PRIu64 ",\"bad\":%" PRIu64 ",\"repeated\":%" PRIu64
+               ",\"unknown_voice\":%" PRIu64 "}\n",
+               c->rows, c->own, c->bad, c->repeated, bad_voices);
+    else if (!b->quiet)
+        printf("%s: %" PRIu64 " rows, %" PRIu64 " of this shard; %" PRIu64 " bad lines, %" PRIu64
+               " repeated ids, %" PRIu64 " unknown voices\n",
+               manifest_name(b->rows), c->rows, c->own, c->bad, c->repeated, bad_voices);
+}
+
+/* Every bad row is named before any work is done. */
+static cf_err read_manifest(batch *b)
+{
+    cf_err err;
+    uint64_t bad_voices = 0;
+    TRY(manifest_open(b->manifest_path, b->manifest_format, &b->defaults, &b->rows));
+    TRY(id_set_open(ID_HASH_BITS, &b->ids));
+    TRY(manifest_check(b->rows, b->mine, report, NULL, b->ids, &b->counts));
+    if (b->farm.cfg.model[0])
+        TRY(check_voices(b, &bad_voices));
+    if (b->check_only)
+        print_check(b, bad_voices);
+    if (b->counts.bad + b->counts.repeated + bad_voices > 0)
+        err = err_set(CF_ERR_INVALID,
+                      "%s: %" PRIu64 " bad lines, %" PRIu64 " repeated ids, %" PRIu64
+                      " rows with an unknown voice: nothing was done",
+                      manifest_name(b->rows), b->counts.bad, b->counts.repeated, bad_voices);
+    else if (b->counts.own == 0 && b->counts.rows == 0)
+        err = err_set(CF_ERR_INVALID, "%s: no rows", manifest_name(b->rows));
+out:
+    return err;
+}
+
+/* ---- what earlier runs did ---- */
+
+static bool file_is_there(const batch *b, const ledger_view *v)
+{
+    char path[IO_PATH_BYTES], hash[SHA256_HEX_BYTES];
+    struct stat st;
+    io_map map = {0};
+    if (io_join(path, sizeof path, b->dir, v->file) != CF_OK || stat(path, &st) != 0 ||
+        (uint64_t)st.st_size != v->bytes)
+        return false;
+    if (!b->verify)
+        return true;
+    if (io_map_file(path, &map) != CF_OK)
+        return false;
+    const bool same = sha256_of(map.data, map.data_bytes, hash) == CF_OK && strcmp(hash, v->sha256) == 0;
+    io_unmap(&map);
+    return same;
+}
+
+/* A line that does not count: its row is done again, and has one line in the end as every row. */
+static bool must_be_redone(void *ctx, const ledger_view *v)
+{
+    const batch *b = ctx;
+    uint64_t hash;
+    if (id_hash(v->id, &hash) != CF_OK || !id_set_find(b->ids, id_set_key(b->ids, hash, v->id)))
+        return false; /* not of this manifest: none of our business */
+    return v->done ? !file_is_there(b, v) : b->retry_failed;
+}
+
+static cf_err mark_ended(void *ctx, const ledger_view *v)
+{
+    cf_err err;
+    batch *b = ctx;
+    uint64_t hash;
+    TRY(id_hash(v->id, &hash));
+    const uint64_t key = id_set_key(b->ids, hash, v->id);
+    if (id_set_find(b->ids, key) && !id_set_is_marked(b->ids, key) && id_set_mark(b->ids, key)) {
+        b->ended_before++;
+        b->failed_before += !v->done;
+    }
+out:
+    return err;
+}
+
+static cf_err read_ledger(batch *b)
+{
+    cf_err err;
+    uint64_t torn_line, dropped = 0;
+    char absolute[PATH_MAX];
+    TRY(io_make_dirs(b->dir, 0777));
+    if (!realpath(b->dir, absolute)) {
+        err = err_sys("%s", b->dir);
+        goto out;
+    }
+    snprintf(b->dir, sizeof b->dir, "%s", absolute);
+    TRY(ledger_open(b->dir, b->mine, &b->log, &torn_line));
+    if (torn_line > 0)
+        fprintf(stderr,
+                "cosyfarm batch: ledger line %" PRIu64
+                " was cut off by a crash and is removed; its row is done again\n",
+                torn_line);
+    TRY(ledger_drop(b->log, must_be_redone, b, &dropped));
+    if (dropped > 0)
+        fprintf(stderr, "cosyfarm batch: %" PRIu64 " rows that had ended are done again\n", dropped);
+    TRY(ledger_each(b->log, mark_ended, b));
+out:
+    return err;
+}
+
+/* ---- the run ---- */
+
+static cf_err in_dir(const batch *b, const char *name, char *ret_path, size_t path_bytes)
+{
+    char file[64];
+    if (b->mine.count > 0)
+        snprintf(file, sizeof file, "%s.%u-of-%u", name, b->mine.idx, b->mine.count);
+    else
+        snprintf(file, sizeof file, "%s", name);
+    return io_join(ret_path, path_bytes, b->dir, file);
+}
+
+/* A farm of its own keeps its journal and its log in DIR, so that both outlive it. */
+static cf_err open_own_farm(batch *b, private_farm *ret_farm)
+{
+    cf_err err;
+    char log_path[IO_PATH_BYTES];
+    TRY(farm_options_check(&b->farm));
+    TRY(in_dir(b, ".journal", b->farm.cfg.journal, sizeof b->farm.cfg.journal));
+    TRY(in_dir(b, "farm.log", log_path, sizeof log_path));
+    TRY(private_farm_open(&b->farm.cfg, log_path, ret_farm));
+    b->is_own_farm = true;
+out:
+    return err;
+}
+
+static cf_err run(batch *b)
+{
+    cf_err err;
+    char run_dir[IO_PATH_BYTES];
+    private_farm own = {{0}, {0}, NULL};
+    client *c = NULL;
+    const client_plan plan = {.ctx = b,
+                              .next = batch_next,
+                              .ended = batch_ended,
+                              .tick = batch_tick,
+                              .in_flight_max = UTTERANCES_MAX,
+                              .wait_when_busy = true,
+                              .silence_us = SILENCE_US,
+                              .drain_us = (uint64_t)b->farm.cfg.grace_s * CLOCK_SECOND_US};
+    TRY(process_run_dir(run_dir, sizeof run_dir));
+    if (!client_farm_runs(run_dir)) {
+        TRY(open_own_farm(b, &own));
+        snprintf(run_dir, sizeof run_dir, "%s", own.run_dir);
+    }
+    TRY(client_open(run_dir, &c));
+    client_supervise(c, own.farm);
+    if (!b->is_own_farm)
+        TRY(client_check_model(c, b->farm.model_given ? b->farm.cfg.model : NULL));
+    err = client_run(c, &plan);
+    if (err == CF_ERR_CANCELLED && b->broken != CF_OK)
+        err = err_set(b->broken, "%s", b->broken_text);
+out:
+    client_close(c);
+    if (b->is_own_farm)
+        private_farm_close(&own, false);
+    return err;
+}
+
+/* Nothing is left to do and nothing open: what only a resume needs may go. */
+static void tidy_up(const batch *b)
+{
+    char path[IO_PATH_BYTES];
+    if (in_dir(b, ".journal", path, sizeof path) == CF_OK)
+        unlink(path);
+}
+
+static void close_all(batch *b)
+{
+    run_record_close(b->record);
+    ledger_close(b->log);
+    manifest_close(b->rows);
+    id_set_close(b->ids);
+    for (size_t i = 0; i < b->voices_count; i++)
+        mem_free(b->voices[i].name);
+    for (size_t i = 0; i < b->pending_count; i++)
+        json_close(b->pending[i]);
+    mem_free(b->voices);
+    io_close(&b->signal_fd);
+}
+
+static int exit_code_of(cf_err err)
+{
+    switch (err) {
+    case CF_ERR_CANCELLED:
+    case CF_ERR_NOMEM:
+    case CF_ERR_BUSY:
+    case CF_ERR_STORAGE:
+    case CF_ERR_GONE:
+        return EXIT_AGAIN;
+    case CF_ERR_TIMEOUT:
+        return EXIT_NO_FARM;
+    case CF_ERR_SYS:
+        return EXIT_OURS;
+    default:
+        return EXIT_CONFIG;
+    }
+}
+
+/* Everything between options and exit code. */
+static cf_err work(batch *b)
+{
+    cf_err err;
+    TRY(process_signal_fd(&b->signal_fd));
+    TRY(read_manifest(b));
+    if (b->check_only)
+        goto out;
+    TRY(mem_alloc(BATCH_VOICES_MAX, sizeof *b->voices, &b->voices));
+    TRY(read_ledger(b));
+    if (b->ended_before == b->counts.own)
+        goto out;
+    err = run(b);
+    const cf_err settled = batch_settle(b);
+    if (err == CF_OK)
+        err = settled;
+    if (err == CF_OK && b->is_own_farm)
+        tidy_up(b);
+out:
+    return err;
+}
+
+int cmd_batch(int argc, char **argv)
+{
+    static batch b; /* one per process; large tables */
+    bool help = false;
+    char *args[64];
+    b = (batch){.defaults = {.format = "wav", .speed = 1}, .signal_fd = -1, .started_us = clock_now_us()};
+    for (b.argc = 0; b.argc < argc && b.argc < 64; b.argc++)
+        args[b.argc] = argv[b.argc]; /* getopt reorders argv */
+    b.argv = args;
+    farm_options_init(&b.farm);
+    cf_err err = parse(&b, argc, argv, &help);
+    if (help) {
+        fputs(batch_help, stdout);
+        return EXIT_DONE;
+    }
+    if (err != CF_OK) {
+        fprintf(stderr, "cosyfarm batch: %s\n", err_text());
+        return EXIT_USAGE;
+    }
+    err = work(&b);
+    if (err != CF_OK)
+        fprintf(stderr, "cosyfarm batch: %s\n", err_text());
+    const int code = err != CF_OK ? exit_code_of(err) : b.failed + b.failed_before > 0 ? EXIT_ROWS_FAILED : EXIT_DONE;
+    if (b.log)
+        batch_summary(&b, code);
+    close_all(&b);
+    return code;
+}
