@@ -83,7 +83,7 @@ void requests_answer(orch *o, const session *s, cf_err code, const char *stage, 
     json_put_f64(m, "seconds", (double)session_samples(s) / SAMPLE_RATE_HZ);
     json_put_str(m, "sha256", code == CF_OK ? s->file_sha256 : "");
     json_put_u64(m, "seed", s->seed);
-    json_put_u64(m, "attempts", (uint64_t)(s->dispatches + s->attempt));
+    json_put_u64(m, "attempts", (uint64_t)s->dispatches);
     json_put_u64(m, "segments", s->plan.segment_count);
     json_put_u64(m, "tokens", (uint64_t)session_tokens(s));
     json_put(m, "flags", flags_of(s));

@@ -233,11 +233,11 @@ void orch_session_end(orch *o, session *s, cf_err code, const char *stage, const
                  "utt=%s seconds=%.3f segments=%zu tokens=%" PRId64 " attempts=%d wall_ms=%" PRIu64
                  " sha256=%.16s file=%s",
                  s->id, (double)session_samples(s) / SAMPLE_RATE_HZ, s->plan.segment_count, session_tokens(s),
-                 s->dispatches + s->attempt, (now_us - s->accepted_us) / 1000, s->file_sha256, s->path);
+                 s->dispatches, (now_us - s->accepted_us) / 1000, s->file_sha256, s->path);
     } else {
         o->rows_failed++;
         log_error("row.failed", "utt=%s stage=%s code=%s attempts=%d text=\"%s\"", s->id, stage, err_name(code),
-                  s->dispatches + s->attempt, text);
+                  s->dispatches, text);
     }
     for (int i = 0; i < UTTERANCES_MAX; i++)
         if (o->live[i] == s)

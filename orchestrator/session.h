@@ -34,7 +34,7 @@ typedef struct session {
     session_segment *segments; /* owned, plan.segment_count of them: the present attempt */
     int32_t text_tokens;       /* of all segments, counted against text_tokens_max */
     uint64_t compute_us[3];    /* per stage */
-    int32_t dispatches;        /* times the core ran it, deaths included */
+    int32_t dispatches;        /* times the core ran it: attempts of the guard, and deaths */
     int32_t utterance;         /* the core's number while it lives there, else -1 */
 
     /* The quality guard: an attempt that it flags is kept while another is tried; the least flagged one is written. */

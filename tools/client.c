@@ -337,6 +337,11 @@ static cf_err obey(client_job *j, client_stop stop, uint64_t now_us)
     if (stop == CLIENT_DRAIN && !j->draining) {
         j->draining = true;
         j->drain_by_us = now_us + j->plan->drain_us;
+        for (size_t i = 0; i < j->plan->in_flight_max; i++)
+            if (j->flights[i].state == FLIGHT_WAITING) {
+                leave(j, &j->flights[i]);
+                j->exhausted = false; /* this one is left */
+            }
     }
     if (j->draining && j->in_flight > 0 && now_us >= j->drain_by_us)
         return err_set(CF_ERR_CANCELLED, "interrupted; %zu rows did not end within %llu s", j->in_flight,

@@ -32,7 +32,7 @@ static const char *bin_path(const char *program)
     return path;
 }
 
-static pid_t start(const char *const *args, const char *out_path)
+pid_t farm_command_start(const char *const *args, const char *out_path)
 {
     pid_t pid;
     posix_spawn_file_actions_t files;
@@ -52,7 +52,7 @@ static pid_t start(const char *const *args, const char *out_path)
     return pid;
 }
 
-static int wait_exit(pid_t pid)
+int farm_command_wait(pid_t pid)
 {
     int status;
     while (waitpid(pid, &status, 0) < 0)
@@ -65,7 +65,7 @@ int farm_command(const char *const *args, char *ret_out, size_t out_bytes)
     char path[256], *text;
     size_t bytes;
     snprintf(path, sizeof path, "%s/out", test_temp_dir());
-    const int code = wait_exit(start(args, path));
+    const int code = farm_command_wait(farm_command_start(args, path));
     assert_ok(io_read_file(path, 1 << 24, &text, &bytes));
     snprintf(ret_out, out_bytes, "%s", text);
     mem_free(text);
@@ -109,7 +109,7 @@ void farm_start(farm *f, const char *fault, const char *overrides)
                                 "--run-dir", f->run_dir, NULL};
     if (fault)
         setenv("COSYFARM_FAULT", fault, 1);
-    f->supervisor = start(args, log_path);
+    f->supervisor = farm_command_start(args, log_path);
     unsetenv("COSYFARM_FAULT");
     const uint64_t deadline_us = clock_now_us() + START_US;
     for (;;) {
@@ -135,7 +135,7 @@ void farm_end(farm *f)
     const char *const args[] = {"cosyfarm", "down", "--run-dir", f->run_dir, NULL};
     if (farm_command(args, out, sizeof out) != 0)
         fail_msg("cosyfarm down: %s", out);
-    assert_int_equal(wait_exit(f->supervisor), 0);
+    assert_int_equal(farm_command_wait(f->supervisor), 0);
 }
 
 wire_msg farm_status(const farm *f)

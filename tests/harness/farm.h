@@ -42,6 +42,10 @@ typedef struct farm_row {
 void farm_speak(const farm *f, const char *folder, int count, farm_row *rows, int after_rows,
                 void (*hurt)(const farm *f, void *ctx), void *ctx);
 
+/* The command in the background, its output in out_path (NULL: the test's own); dies with the test. */
+pid_t farm_command_start(const char *const *args, const char *out_path);
+int farm_command_wait(pid_t pid); /* its exit code; 128 + number when a signal ended it */
+
 /* Runs the command with these arguments (NULL-terminated), its output in *ret_out (at most out_bytes); returns its
  * exit code. */
 int farm_command(const char *const *args, char *ret_out, size_t out_bytes);
