@@ -327,35 +327,33 @@ typedef struct rewrite {
     int fd; /* owned; -1 until the first line is dropped */
     uint64_t bytes;
     line_reader *lines; /* owned; of the new file */
+    char *chunk;        /* owned, COPY_CHUNK_BYTES */
 } rewrite;
 
 static cf_err copy_bytes(int from, uint64_t off, uint64_t bytes, rewrite *w)
 {
     cf_err err = CF_OK;
-    char *chunk = NULL;
-    TRY(mem_alloc(COPY_CHUNK_BYTES, 1, &chunk));
     while (bytes > 0) {
         ssize_t n;
         do
-            n = pread(from, chunk, bytes < COPY_CHUNK_BYTES ? bytes : COPY_CHUNK_BYTES, (off_t)off);
+            n = pread(from, w->chunk, bytes < COPY_CHUNK_BYTES ? bytes : COPY_CHUNK_BYTES, (off_t)off);
         while (n < 0 && errno == EINTR);
         if (n <= 0) {
             err = n < 0 ? err_sys("read") : err_set(CF_ERR_CORRUPT, "shrank while being read");
             goto out;
         }
-        TRY(io_write_all(w->fd, chunk, (size_t)n));
+        TRY(io_write_all(w->fd, w->chunk, (size_t)n));
         off += (uint64_t)n;
         bytes -= (uint64_t)n;
         w->bytes += (uint64_t)n;
     }
 out:
-    mem_free(chunk);
     return err;
 }
 
 /* A file beside the ledger, locked before it can be found by the ledger's name. One that a crash left is written over:
  * we hold the ledger's lock. */
-static cf_err rewrite_begin(const ledger *l, uint64_t keep_bytes, rewrite *w)
+static cf_err rewrite_begin(const ledger *l, rewrite *w)
 {
     cf_err err;
     if (snprintf(w->path, sizeof w->path, "%s.new", l->path) >= (int)sizeof w->path)
@@ -366,7 +364,7 @@ static cf_err rewrite_begin(const ledger *l, uint64_t keep_bytes, rewrite *w)
         goto out;
     }
     TRY(lock(w->fd, w->path));
-    TRY(copy_bytes(l->fd, 0, keep_bytes, w));
+    TRY(mem_alloc(COPY_CHUNK_BYTES, 1, &w->chunk));
 out:
     return err;
 }
@@ -407,27 +405,30 @@ cf_err ledger_drop(ledger *l, ledger_predicate *drop, void *ctx, uint64_t *ret_d
     json *root = NULL;
     ledger_view view;
     rewrite w = {.fd = -1};
-    uint64_t dropped = 0;
+    uint64_t dropped = 0, kept_from = 0; /* lines from there on are kept, and not copied yet */
     TRY(check_usable(l));
     line_reader_rewind(l->lines);
     for (;;) {
         TRY(next_line(l, &line, &root, &view));
         if (!root)
             break;
-        const bool gone = drop(ctx, &view);
-        if (gone && dropped == 0)
-            TRY(in_rewrite(l, rewrite_begin(l, line.off, &w)));
-        dropped += gone;
-        if (!gone && dropped > 0)
-            TRY(in_rewrite(l, copy_bytes(l->fd, line.off, line.text_bytes + 1, &w)));
+        if (!drop(ctx, &view))
+            continue;
+        if (dropped++ == 0)
+            TRY(in_rewrite(l, rewrite_begin(l, &w)));
+        TRY(in_rewrite(l, copy_bytes(l->fd, kept_from, line.off - kept_from, &w)));
+        kept_from = line.off + line.text_bytes + 1;
     }
-    if (dropped > 0)
+    if (dropped > 0) {
+        TRY(in_rewrite(l, copy_bytes(l->fd, kept_from, l->end_off - kept_from, &w)));
         TRY(in_rewrite(l, rewrite_end(l, &w)));
+    }
     *ret_dropped = dropped;
 out:
     if (w.fd >= 0 && err != CF_OK)
         unlink(w.path);
     io_close(&w.fd);
+    mem_free(w.chunk);
     line_reader_close(w.lines);
     json_close(root);
     return err;

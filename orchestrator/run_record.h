@@ -36,15 +36,15 @@ typedef struct run_start {
 
 typedef struct run_record run_record;
 
-/* Makes the record, or compares the start with it: file hash and precision of each stage; not folders, file names,
- * configuration or version, which do not change bytes or are told in `command`. CF_ERR_MISMATCH names stage, expected
- * and found; with force_mix the former record goes into "mixed" and this start's is written instead. CF_ERR_CORRUPT: not
- * a record; CF_ERR_BUSY: another process has held the lock for ten seconds. */
+/* Makes the record, or compares the start with it: file hash and precision of each stage. Not compared are folders,
+ * file names, configuration and version. CF_ERR_MISMATCH names stage, expected and found; with force_mix the former
+ * record goes into "mixed" and this start's is written instead. CF_ERR_CORRUPT: not a record; CF_ERR_BUSY: another
+ * process has held the lock for ten seconds. */
 CF_MUST_CHECK cf_err run_record_open(const char *dir, const run_start *start, bool force_mix, run_record **ret_record);
 void run_record_close(run_record *r); /* NULL is fine */
 
-/* Before the first row of a voice, whose content has this SHA-256: adds it, or compares its content. CF_ERR_MISMATCH names it; forced, as above. Cheap
- * for a voice that is in the record with this content: no file is touched. */
+/* Before the first row of a voice, whose content has this SHA-256: adds it, or compares. CF_ERR_MISMATCH names it;
+ * forced, as above. A voice that is in the record with this content touches no file. */
 CF_MUST_CHECK cf_err run_record_use_voice(run_record *r, const char *name, const char *content);
 
 #endif

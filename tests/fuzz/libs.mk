@@ -5,5 +5,6 @@ LIBS_fuzz_vocab := $(TEXT)
 EXT_fuzz_vocab := $(EXT_TEXT)
 LIBS_fuzz_text := $(TEXT)
 EXT_fuzz_text := $(EXT_TEXT)
-LIBS_fuzz_manifest := $(ORCH) $(TEXT) $(TRANSPORT) $(MODEL)
+LIBS_fuzz_manifest := $(patsubst %,$(B)/obj/orchestrator/%.o,id_set line_reader manifest manifest_row manifest_check audio_file) \
+                      $(TEXT) $(MODEL)
 EXT_fuzz_manifest := $(EXT_ORCH) $(EXT_TEXT)

@@ -1,4 +1,4 @@
-/* test_manifest.c - rows of a batch: what is accepted, what is refused and how, repeated ids, shards, the set of ids. */
+/* test_manifest.c - rows of a batch: what is accepted or refused, repeated ids, shards, the set of ids. */
 #define _GNU_SOURCE
 #include "tests/harness/test.h"
 
