@@ -2,8 +2,10 @@
 #define _GNU_SOURCE
 #include "tests/harness/test.h"
 
+#include <signal.h>
 #include <stdio.h>
 #include <string.h>
+#include <sys/resource.h>
 #include <sys/stat.h>
 #include <unistd.h>
 
@@ -421,7 +423,32 @@ static void test_failed_rewrite_changes_nothing(void **state)
 
 /* ---- what the disk does ---- */
 
-/* A file that may not grow beyond some bytes is a full disk that lets half a line through. */
+/* A file that may not grow beyond some bytes lets half a line through, as a disk does that becomes full. */
+static void test_half_a_line_is_taken_back(void **state)
+{
+    (void)state;
+    const char *dir = test_temp_dir();
+    struct stat before, after;
+    struct rlimit old, narrow;
+    fill(dir);
+    ledger *l = open_good(dir);
+    const ledger_entry e = done_entry("d");
+    assert_int_equal(stat(ledger_file(dir), &before), 0);
+    assert_int_equal(getrlimit(RLIMIT_FSIZE, &old), 0);
+    narrow = old;
+    narrow.rlim_cur = (rlim_t)before.st_size + 40;
+    signal(SIGXFSZ, SIG_IGN);
+    assert_int_equal(setrlimit(RLIMIT_FSIZE, &narrow), 0);
+    const cf_err err = append(l, &e);
+    assert_int_equal(setrlimit(RLIMIT_FSIZE, &old), 0);
+    assert_err(CF_ERR_SYS, "ledger.jsonl: write: File too large", err);
+    assert_int_equal(stat(ledger_file(dir), &after), 0);
+    assert_int_equal(after.st_size, before.st_size);
+    assert_ok(append(l, &e));
+    expect_ids(l, "a b c d ");
+    ledger_close(l);
+}
+
 static void test_full_disk_leaves_no_half_line(void **state)
 {
     (void)state;
@@ -507,6 +534,7 @@ int main(void)
         cmocka_unit_test(test_corrupt_lines_are_named),
         cmocka_unit_test(test_drops_lines),
         cmocka_unit_test(test_failed_rewrite_changes_nothing),
+        cmocka_unit_test(test_half_a_line_is_taken_back),
         cmocka_unit_test(test_full_disk_leaves_no_half_line),
         cmocka_unit_test(test_long_lines_are_refused),
         cmocka_unit_test(test_failed_sync_is_final),
