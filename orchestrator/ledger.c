@@ -256,9 +256,10 @@ cf_err ledger_open(const char *dir, shard mine, ledger **ret_ledger, uint64_t *r
         FAIL(CF_ERR_LIMIT, "%s: path longer than %d bytes", dir, IO_PATH_BYTES);
     TRY(ledger_path(dir, mine, l->path));
     TRY(open_locked(l->path, &l->fd));
-    TRY(sync_folder(dir));
     TRY(line_reader_open(l->fd, l->path, LEDGER_LINE_BYTES_MAX, &l->lines));
     TRY(repair(l, ret_torn_line));
+    if (l->end_off == 0)
+        TRY(sync_folder(dir)); /* the name of a new file; one with lines had it done before the first */
     *ret_ledger = l;
     l = NULL;
 out:
