@@ -52,7 +52,7 @@ static slot_box *box_of(orch_core *core, uint32_t outbox_id)
     for (int32_t i = 0; i < CORE_BOXES_MAX; i++)
         if (core->boxes[i].outbox_id == outbox_id)
             return &core->boxes[i];
-    CF_ASSERT(!"outbox is unknown");
+    CF_ASSERT(0 && "outbox is unknown");
     return NULL;
 }
 
@@ -180,7 +180,7 @@ static void on_joined(orch_core *core, const core_event *e)
             m->box = i;
             return;
         }
-    CF_ASSERT(!"no room for an outbox"); /* the shell asks orch_core_has_box first */
+    CF_ASSERT(0 && "no room for an outbox"); /* the shell asks orch_core_has_box first */
 }
 
 /* Takes back what a lost member held. Its death counts against those rows unless the member itself is to blame. */

@@ -44,7 +44,7 @@ static int32_t find(const slot_box *box, uint64_t off_bytes)
     for (int32_t i = 0; i < box->count; i++)
         if (box->slots[i].off_bytes == off_bytes)
             return i;
-    CF_ASSERT(!"slot is unknown");
+    CF_ASSERT(0 && "slot is unknown");
     return -1;
 }
 

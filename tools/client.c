@@ -320,12 +320,11 @@ static cf_err on_message(client_job *j, const wire_msg *msg, client_stop *stop)
 }
 
 /* Asks for a sign of life when it is time. */
-static cf_err ask(client_job *j, uint64_t now_us, client_stop *stop)
+static cf_err ask(client_job *j, uint64_t now_us)
 {
     if (now_us - j->asked_us < SIGN_OF_LIFE_US)
         return CF_OK;
     j->asked_us = now_us;
-    *stop = j->plan->tick(j->plan->ctx, NULL);
     const cf_err err = bus_send(j->c->b, NULL, query_message(j->c));
     return err == CF_ERR_BUSY ? CF_OK : err;
 }
@@ -357,7 +356,8 @@ static cf_err one_turn(client_job *j)
     client_stop stop = CLIENT_GO_ON;
     TRY(pull(j, now_us));
     TRY(submit_due(j, now_us));
-    TRY(ask(j, now_us, &stop));
+    TRY(ask(j, now_us));
+    stop = j->plan->tick(j->plan->ctx, NULL);
     if (stop == CLIENT_GO_ON && (j->in_flight > 0 || !j->exhausted)) {
         err = wait_message(j->c, now_us + (j->boot == 0 ? CONNECTING_US : BUSY_RETRY_US), &msg);
         now_us = clock_now_us();

@@ -58,7 +58,7 @@ typedef struct client_plan {
     cf_err (*next)(void *ctx, client_row *ret_row, client_next *ret_next);
     /* A row ended: status done, failed or refused. Borrowed for the call. */
     cf_err (*ended)(void *ctx, const client_row *row, const wire_msg *done);
-    /* Called at least twice a second, with the newest status or NULL. */
+    /* Called many times a second, with the newest status or NULL: signals are looked for here. */
     client_stop (*tick)(void *ctx, const wire_msg *status);
     size_t in_flight_max;
     bool wait_when_busy; /* a row refused as busy is submitted again later */

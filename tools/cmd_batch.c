@@ -455,8 +455,8 @@ static int exit_code_of(cf_err err)
 static cf_err work(batch *b)
 {
     cf_err err;
+    TRY(read_manifest(b)); /* standard input may last: ^C still ends the process here */
     TRY(process_signal_fd(&b->signal_fd));
-    TRY(read_manifest(b));
     if (b->check_only)
         goto out;
     TRY(mem_alloc(BATCH_VOICES_MAX, sizeof *b->voices, &b->voices));
