@@ -26,7 +26,7 @@
 
 #define BACKOFF_FIRST_US 100000
 #define BACKOFF_MAX_US   (5 * CLOCK_SECOND_US)
-#define STEADY_US        (10 * CLOCK_SECOND_US) /* a child that lived this long starts again at once */
+#define STEADY_US        CLOCK_SECOND_US /* a child that lived this long starts again at once; faster deaths are a loop */
 #define ENV_MAX          512
 #define CONNECT_US       100000 /* between two attempts to reach the orchestrator */
 
@@ -171,6 +171,7 @@ cf_err spawn_open(const config *cfg, const char *run_dir, const char *log_path, 
             err = err_sys("%s: open", log_path);
             goto out;
         }
+        log_to(s->log_fd); /* what its supervisor has to say belongs there too */
     }
     TRY(add_children(s, CHILD_ORCHESTRATOR, "orchestrator", 0, 1));
     TRY(add_children(s, CHILD_KEEPER, "exchange_keeper", 0, 1));
@@ -392,6 +393,7 @@ void spawn_close(spawn *s)
     s->stopping = true;
     signal_all(s, SIGKILL, false);
     wait_gone(s, false, clock_now_us() + 5 * CLOCK_SECOND_US);
+    log_to(STDERR_FILENO);
     io_close(&s->log_fd);
     io_close(&s->lifeline_fd);
     mem_free(s);

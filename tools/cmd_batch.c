@@ -374,6 +374,8 @@ static cf_err open_own_farm(batch *b, private_farm *ret_farm)
     TRY(in_dir(b, "farm.log", log_path, sizeof log_path));
     TRY(private_farm_open(&b->farm.cfg, log_path, ret_farm));
     b->is_own_farm = true;
+    if (!b->quiet && isatty(STDERR_FILENO))
+        fprintf(stderr, "cosyfarm batch: a farm of its own; its log is %s\n", log_path);
 out:
     return err;
 }

@@ -20,6 +20,7 @@
 static char log_unit[LOG_UNIT_BYTES] = "-";
 static log_level log_max = LOG_LEVEL_INFO;
 static bool log_to_journal;
+static int log_fd = STDERR_FILENO;
 
 static const char *const level_names[] = {"error", "warn", "info", "debug"};
 static const int level_priority[] = {3, 4, 6, 7}; /* syslog numbers */
@@ -33,6 +34,12 @@ void log_open(const char *unit, log_level level)
     for (int i = 0; env && i < 4; i++)
         if (strcmp(env, level_names[i]) == 0)
             log_max = (log_level)i;
+}
+
+void log_to(int fd)
+{
+    log_fd = fd;
+    log_to_journal = log_to_journal && fd == STDERR_FILENO;
 }
 
 void log_line(log_level level, const char *event, const char *fmt, ...)
@@ -53,6 +60,6 @@ void log_line(log_level level, const char *event, const char *fmt, ...)
     if (n > (int)sizeof line - 2)
         n = (int)sizeof line - 2;
     line[n++] = '\n';
-    const ssize_t written = write(STDERR_FILENO, line, (size_t)n);
+    const ssize_t written = write(log_fd, line, (size_t)n);
     (void)written; /* there is nowhere left to report to */
 }

@@ -17,6 +17,9 @@ typedef enum log_level { LOG_LEVEL_ERROR, LOG_LEVEL_WARN, LOG_LEVEL_INFO, LOG_LE
  * prefix when stderr is the journal. Call before threads start. */
 void log_open(const char *unit, log_level level);
 
+/* Lines go to this descriptor from now on; it must stay open. STDERR_FILENO is where they go at first. */
+void log_to(int fd);
+
 /* event is one word with dots ("job.done"); fmt continues the line with key=value pairs. Thread-safe. */
 void log_line(log_level level, const char *event, const char *fmt, ...) __attribute__((format(printf, 3, 4)));
 

@@ -1,0 +1,164 @@
+#!/usr/bin/env python3
+"""kill_test.py - a batch whose processes are killed at random, one every INTERVAL seconds, against an undisturbed one.
+
+    tests/e2e/kill_test.py --bin build/default/bin --rows 2000 [--interval 0.5] [--seed 1] [--also-batch]
+
+Orchestrator, keeper and workers of the batch's private farm are killed with SIGKILL, whichever the seed draws; with
+--also-batch the batch itself now and then too, and the same command line is started again. In the end no row may be lost
+or doubled, ledgers must agree in id, status, sha256, samples, seed and tokens, and every file must have its ledger's hash.
+Exit status: 0 equal, 1 not. Deaths are ours here, so deaths_max is high: a row must not be given up for them.
+"""
+import argparse
+import collections
+import hashlib
+import json
+import os
+import random
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+
+WORDS = "lamp boat tide bay rain hour night door stone river bell glass wind field paper road".split()
+
+
+def write_manifest(path, rows, draw):
+    with open(path, "w") as out:
+        for i in range(rows):
+            text = " ".join(draw.choice(WORDS) for _ in range(draw.randint(1, 4))).capitalize() + "."
+            out.write(json.dumps({"id": f"r/{i:06d}", "text": text, "voice": draw.choice(["echo", "vale"])}) + "\n")
+
+
+def children(pid):
+    try:
+        with open(f"/proc/{pid}/task/{pid}/children") as f:
+            return [int(word) for word in f.read().split()]
+    except OSError:
+        return []
+
+
+def name(pid):
+    try:
+        with open(f"/proc/{pid}/comm") as f:
+            return f.read().strip()
+    except OSError:
+        return ""
+
+
+class Runner:
+    def __init__(self, options, work):
+        self.options, self.work = options, work
+        self.env = dict(os.environ, COSYFARM_RUN_DIR=f"{work}/no-farm-here")
+        self.kills = collections.Counter()
+
+    def command(self, out_dir):
+        return [f"{self.options.bin}/cosyfarm", "batch", "-m", f"{self.work}/model", f"{self.work}/rows.jsonl", "-o",
+                out_dir, "--config", f"{self.work}/config.json", "--seed", "7", "-q"]
+
+    def undisturbed(self, out_dir):
+        return subprocess.run(self.command(out_dir), env=self.env, timeout=self.options.limit).returncode
+
+    def hurt_one(self, batch, draw):
+        """Kills one of the farm's processes, or the batch. True: the batch."""
+        if self.options.also_batch and draw.random() < 0.05:
+            os.kill(batch.pid, signal.SIGKILL)
+            self.kills["batch"] += 1
+            return True
+        victims = children(batch.pid)
+        if victims:
+            pid = draw.choice(sorted(victims))
+            self.kills[name(pid)] += 1
+            try:
+                os.kill(pid, signal.SIGKILL)
+            except ProcessLookupError:
+                pass
+        return False
+
+    def disturbed(self, out_dir, draw):
+        deadline = time.monotonic() + self.options.limit
+        while time.monotonic() < deadline:
+            batch = subprocess.Popen(self.command(out_dir), env=self.env)
+            killed = False
+            while not killed:
+                try:
+                    return batch.wait(self.options.interval)
+                except subprocess.TimeoutExpired:
+                    killed = self.hurt_one(batch, draw)
+                if time.monotonic() > deadline:
+                    batch.send_signal(signal.SIGTERM)
+                    batch.wait()
+                    return 124
+            batch.wait()
+        return 124
+
+
+def read_ledger(out_dir):
+    rows, doubled = {}, 0
+    with open(f"{out_dir}/ledger.jsonl") as f:
+        for line in f:
+            row = json.loads(line)
+            doubled += row["id"] in rows
+            rows[row["id"]] = row
+    return rows, doubled
+
+
+def wrong_files(out_dir, rows):
+    wrong = []
+    for row in rows.values():
+        if row["status"] != "done":
+            continue
+        with open(f"{out_dir}/{row['file']}", "rb") as f:
+            if hashlib.sha256(f.read()).hexdigest() != row["sha256"]:
+                wrong.append(row["id"])
+    return wrong
+
+
+def differences(quiet, hurt):
+    keys = ("status", "sha256", "samples", "seed", "tokens")
+    return [i for i in quiet if i in hurt and any(quiet[i][k] != hurt[i][k] for k in keys)]
+
+
+def main():
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--bin", default="build/default/bin")
+    parser.add_argument("--rows", type=int, default=2000)
+    parser.add_argument("--interval", type=float, default=0.5)
+    parser.add_argument("--seed", type=int, default=1)
+    parser.add_argument("--limit", type=float, default=3600, help="seconds for each of the two runs")
+    parser.add_argument("--also-batch", action="store_true")
+    options = parser.parse_args()
+    draw = random.Random(options.seed)
+    work = tempfile.mkdtemp(prefix="cosyfarm-kill-")
+    runner = Runner(options, work)
+    try:
+        subprocess.run([f"{options.bin}/cosyfarm", "model", "make", f"{work}/model", "--size", "tiny"], check=True,
+                       stdout=subprocess.DEVNULL)
+        write_manifest(f"{work}/rows.jsonl", options.rows, draw)
+        with open(f"{work}/config.json", "w") as f:
+            json.dump({"deaths_max": 100}, f)
+        started = time.monotonic()
+        quiet_code = runner.undisturbed(f"{work}/quiet")
+        quiet_s, started = time.monotonic() - started, time.monotonic()
+        hurt_code = runner.disturbed(f"{work}/hurt", draw)
+        hurt_s = time.monotonic() - started
+        quiet, _ = read_ledger(f"{work}/quiet")
+        hurt, doubled = read_ledger(f"{work}/hurt")
+        lost = sorted(set(quiet) - set(hurt))
+        differ, wrong = differences(quiet, hurt), wrong_files(f"{work}/hurt", hurt)
+        kills = ", ".join(f"{k} {v}" for k, v in sorted(runner.kills.items()))
+        print(f"{options.rows} rows, seed {options.seed}: {sum(runner.kills.values())} kills ({kills}); undisturbed "
+              f"{quiet_s:.1f} s, disturbed {hurt_s:.1f} s; exit codes {quiet_code} and {hurt_code}")
+        print(f"{len(lost)} lost, {doubled} doubled, {len(differ)} differ, {len(wrong)} files unlike their ledger line")
+        good = (quiet_code == hurt_code == 0 and len(quiet) == options.rows and not lost and not doubled and not differ
+                and not wrong)
+        if not good:
+            print("examples:", lost[:3], differ[:3], wrong[:3])
+        return 0 if good else 1
+    finally:
+        shutil.rmtree(work, ignore_errors=True)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
