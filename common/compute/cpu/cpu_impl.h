@@ -45,7 +45,7 @@ typedef struct cpu_state {
 
 static inline cpu_state *cpu_of(const backend *be)
 {
-    return be->impl;
+    return (cpu_state *)be->impl; /* the cast is for C++ */
 }
 
 /* The sequence that holds packed row `row`, which must exist. */
