@@ -123,18 +123,23 @@ static void multiply_rows(const cpu_state *cpu, int64_t rows, int64_t depth, con
     }
 }
 
+/* How many of the block's keys a query sees. */
+static int64_t seen_keys(const query_block *q, int64_t r, int64_t from, int64_t depth)
+{
+    const int64_t seen = q->keys[r] - from;
+    return seen < 0 ? 0 : seen > depth ? depth : seen;
+}
+
 /* Turns one row of scores into shares, and rescales what the row has gathered so far. */
 static void soften_row(const cpu_state *cpu, query_block *q, int64_t r, int64_t from, int64_t depth)
 {
     float *score = q->score + r * SCORE_PITCH;
-    int64_t allowed = q->keys[r] - from;
+    const int64_t seen = seen_keys(q, r, from, depth);
 
-    allowed = allowed < 0 ? 0 : allowed > depth ? depth : allowed;
-    memset(score + allowed, 0, (size_t)(depth - allowed) * sizeof *score);
-    if (allowed == 0)
+    if (seen == 0)
         return;
-    const float max = cpu->vec->max(score, allowed, q->max[r]);
-    const float sum = cpu->vec->exp_shift(max, allowed, score);
+    const float max = cpu->vec->max(score, seen, q->max[r]);
+    const float sum = cpu->vec->exp_shift(max, seen, score);
     if (from > 0 && max != q->max[r]) {
         const float fade = expf(q->max[r] - max);
         q->sum[r] *= fade;
@@ -144,10 +149,23 @@ static void soften_row(const cpu_state *cpu, query_block *q, int64_t r, int64_t 
     q->sum[r] += sum;
 }
 
+/* out += shares x values, together for neighbouring queries that see the same keys. */
+static void mix_block(const cpu_state *cpu, query_block *q, const float *values, int64_t padded, int64_t from,
+                      int64_t depth)
+{
+    for (int64_t r = 0, end; r < q->rows; r = end) {
+        const int64_t seen = seen_keys(q, r, from, depth);
+        for (end = r + 1; end < q->rows && q->keys[end] == q->keys[r];)
+            end++;
+        for (int p = 0; p < VALUE_PANELS && seen > 0; p++)
+            multiply_rows(cpu, end - r, seen, q->score + r * SCORE_PITCH, SCORE_PITCH,
+                          values + (p * padded + from) * GEMM_PANEL, q->out + r * HEAD_VALUES + p * GEMM_PANEL,
+                          HEAD_VALUES, from == 0);
+    }
+}
+
 static void attend_block(const block_job *job, query_block *q, const float *keys, int64_t padded)
 {
-    const float *values = keys + padded * HEAD_VALUES;
-
     for (int64_t from = 0; from < q->keys_max; from += KEY_BLOCK) {
         const int64_t depth = padded - from < KEY_BLOCK ? padded - from : KEY_BLOCK;
         for (int64_t j = 0; j < depth; j += GEMM_PANEL)
@@ -155,9 +173,7 @@ static void attend_block(const block_job *job, query_block *q, const float *keys
                           q->score + j, SCORE_PITCH, true);
         for (int64_t r = 0; r < q->rows; r++)
             soften_row(job->cpu, q, r, from, depth);
-        for (int p = 0; p < VALUE_PANELS; p++)
-            multiply_rows(job->cpu, q->rows, depth, q->score, SCORE_PITCH, values + (p * padded + from) * GEMM_PANEL,
-                          q->out + p * GEMM_PANEL, HEAD_VALUES, from == 0);
+        mix_block(job->cpu, q, keys + padded * HEAD_VALUES, padded, from, depth);
     }
 }
 
