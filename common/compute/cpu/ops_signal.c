@@ -84,6 +84,8 @@ static void stft_frame(const stft_job *job, const float *x, int64_t samples, int
     }
     for (int k = 0; k < STFT_COLUMNS; k++)
         y[k] = (float)sum[k];
+    y[STFT_BINS] = 0.0f; /* both real bins, also where x is NaN */
+    y[STFT_COLUMNS - 1] = 0.0f;
 }
 
 static void stft_rows(const cpu_state *cpu, const void *args, int64_t first, int64_t count)
@@ -108,9 +110,8 @@ cf_err fast_stft(backend *be, const op_stft_args *a)
     for (int i = 0; i < STFT_POINTS; i++)
         for (int k = 0; k < STFT_BINS; k++) {
             const double turn = 2.0 * M_PI * (k * i % STFT_POINTS) / STFT_POINTS;
-            const bool real_bin = k == 0 || k == STFT_BINS - 1; /* sin is zero there, but not in f64 */
             job.table[i][k] = hann(i) * cos(turn);
-            job.table[i][STFT_BINS + k] = real_bin ? 0.0 : -hann(i) * sin(turn);
+            job.table[i][STFT_BINS + k] = -hann(i) * sin(turn);
         }
     cpu_run_rows(be, a->y->dims[0], COST_STFT_FRAME, stft_rows, &job);
     return CF_OK;
