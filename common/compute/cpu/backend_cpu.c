@@ -169,7 +169,7 @@ static void describe_fast(backend *be)
 {
     const cpu_state *cpu = cpu_of(be);
     const char *bf16 = "bf16 operands in f32 arithmetic: no AMX";
-    if (cpu->use_dnnl && onednn_has_fast_bf16())
+    if (cpu->dnnl_bf16)
         bf16 = "bf16 operands on AMX";
     snprintf(be->describe, sizeof be->describe, "cpu fast %s threads=%d (%s)",
              cpu->use_dnnl ? "onednn avx512" : cpu->kernels->name, be->threads, bf16);

@@ -40,6 +40,7 @@ typedef struct cpu_state {
     const gemm_kernels *kernels;
     struct onednn_context *dnnl; /* owned; NULL: not used */
     bool use_dnnl;               /* f32 and bf16 products go through oneDNN */
+    bool dnnl_bf16;              /* its bf16 products read bf16; otherwise values rounded to bf16, in f32 */
     cpu_worker *workers;         /* [threads], owned; their buffers are the backend's kept memory */
 } cpu_state;
 

@@ -33,6 +33,7 @@ cf_err gemm_dnnl_open(cpu_state *cpu, backend *be)
     }
     TRY(onednn_context_open(be->threads, &cpu->dnnl));
     cpu->use_dnnl = true;
+    cpu->dnnl_bf16 = onednn_has_fast_bf16();
 out:
     return err;
 }
@@ -100,7 +101,7 @@ cf_err gemm_dnnl_pack(backend *be, const float *w, weight *out)
                        DNNL_BULK_ROWS, DNNL_OPERAND_BYTES_MAX);
     TRY(mem_alloc(1, sizeof *d, &d));
     out->impl = d;
-    d->bf16 = out->operands == PRECISION_BF16 && onednn_has_fast_bf16();
+    d->bf16 = out->operands == PRECISION_BF16 && cpu_of(be)->dnnl_bf16;
     TRY(mem_alloc((size_t)(depth * group_cols), sizeof *b, &b));
     if (out->kinds & GEMM_BULK_BIT)
         TRY(pack_kind(be, w, GEMM_BULK, b, d, out));
