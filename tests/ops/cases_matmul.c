@@ -1,0 +1,210 @@
+/*
+ * cases_matmul.c - cases of linear. Test code.
+ *
+ * Edges: kernels of 6 rows and 16 columns, row tiles of 120 (own kernels), 128 and 16 (oneDNN), depth blocks of 256,
+ * column pieces of 512 (bulk) and at least 128 (decode). Real shapes: Flow 1024 -> 3072, 1024 -> 2048 -> 1024, 320 ->
+ * 1024, 1024 -> 80; language model 896 -> 1152, 896, 9728, 4864 -> 896, 896 -> 6761.
+ */
+#include "tests/ops/suite.h"
+
+#include <math.h>
+
+typedef struct linear_case {
+    suite_case head;
+    int64_t k_in, n_out;
+    bool bias;
+    act_kind act;
+    float slope;
+    gemm_kind kind;
+    dist x;
+} linear_case;
+
+static const linear_case *linear(const suite_case *c)
+{
+    return (const linear_case *)(const void *)c;
+}
+
+/* Weights have variance 1/K, so a row of y is about as large as one of x, and its largest value a few times that. */
+#define CHAIN_SHORT                                                                     \
+    {                                                                                   \
+        .row = 2e-6, .why = "an f32 chain of up to 600 terms: sqrt(K) 2^-24 of the row" \
+    }
+#define CHAIN_LONG                                                                       \
+    {                                                                                    \
+        .row = 6e-6, .why = "an f32 chain of up to 4864 terms: sqrt(K) 2^-24 of the row" \
+    }
+#define CHAIN_ACT                                                                     \
+    {                                                                                 \
+        .row = 2e-6, .why = "the chain, then an activation with a slope of up to 1.1" \
+    }
+/* A sum that cancels is as wrong as its terms are large, not as it is small itself: few columns show it best. */
+#define CHAIN_NARROW                                                                                        \
+    {                                                                                                       \
+        .row = 1e-5, .floor = 3e-7, .why = "an f32 chain of up to 513 terms near 1; few columns may cancel" \
+    }
+
+static const linear_case linear_cases[] = {
+    {.head = {"one value", SEQS(1), .bound = CHAIN_NARROW}, .k_in = 1, .n_out = 1},
+    {.head = {"no rows", SEQS(0), .bound = CHAIN_SHORT}, .k_in = 5, .n_out = 3, .bias = true},
+    {.head = {"prime", SEQS(1, 0, 7, 3), .bound = CHAIN_SHORT}, .k_in = 37, .n_out = 53},
+    {.head = {"prime, bf16", SEQS(1, 0, 7, 3), .bound = CHAIN_SHORT, .bf16 = true},
+     .k_in = 37,
+     .n_out = 53,
+     .bias = true},
+    {.head = {"prime, decode", SEQS(1, 0, 7, 3), .bound = CHAIN_SHORT},
+     .k_in = 37,
+     .n_out = 53,
+     .bias = true,
+     .kind = GEMM_DECODE},
+    {.head = {"rows over a kernel", SEQS(5, 6, 7, 1), .bound = CHAIN_SHORT}, .k_in = 32, .n_out = 31, .bias = true},
+    {.head = {"rows over a tile", SEQS(1, 121, 129, 2), .bound = CHAIN_SHORT}, .k_in = 64, .n_out = 48, .bias = true},
+    {.head = {"rows over a tile, bf16", SEQS(1, 121, 129, 2), .bound = CHAIN_SHORT, .bf16 = true},
+     .k_in = 64,
+     .n_out = 48},
+    {.head = {"rows over a decode tile", SEQS(1, 15, 1, 17, 1), .bound = CHAIN_SHORT},
+     .k_in = 96,
+     .n_out = 161,
+     .kind = GEMM_DECODE},
+    {.head = {"rows over a decode tile, bf16", SEQS(1, 15, 1, 17, 1), .bound = CHAIN_SHORT, .bf16 = true},
+     .k_in = 96,
+     .n_out = 161,
+     .kind = GEMM_DECODE},
+    {.head = {"depth over a block", SEQS(2, 7), .bound = CHAIN_NARROW}, .k_in = 257, .n_out = 17},
+    {.head = {"depth over two blocks", SEQS(2, 7), .bound = CHAIN_NARROW}, .k_in = 513, .n_out = 33, .bias = true},
+    {.head = {"columns over a piece", SEQS(2, 19), .bound = CHAIN_SHORT}, .k_in = 40, .n_out = 513, .bias = true},
+    {.head = {"columns over a piece, bf16", SEQS(2, 19), .bound = CHAIN_SHORT, .bf16 = true}, .k_in = 40, .n_out = 513},
+    {.head = {"columns over a decode piece", SEQS(2, 3), .bound = CHAIN_SHORT, .bf16 = true},
+     .k_in = 24,
+     .n_out = 1031,
+     .bias = true,
+     .kind = GEMM_DECODE},
+    {.head = {"one column", SEQS(3, 8), .bound = CHAIN_NARROW}, .k_in = 100, .n_out = 1, .bias = true},
+    {.head = {"leaky", SEQS(2, 5), .bound = CHAIN_ACT},
+     .k_in = 48,
+     .n_out = 35,
+     .bias = true,
+     .act = ACT_LEAKY,
+     .slope = 0.1f},
+    {.head = {"elu", SEQS(2, 5), .bound = CHAIN_ACT}, .k_in = 48, .n_out = 35, .act = ACT_ELU},
+    {.head = {"mish", SEQS(2, 5), .bound = CHAIN_ACT}, .k_in = 48, .n_out = 35, .bias = true, .act = ACT_MISH},
+    {.head = {"silu", SEQS(2, 5), .bound = CHAIN_ACT}, .k_in = 48, .n_out = 35, .bias = true, .act = ACT_SILU},
+    {.head = {"gelu", SEQS(2, 5), .bound = CHAIN_ACT}, .k_in = 48, .n_out = 35, .act = ACT_GELU_TANH},
+    {.head = {"abs", SEQS(2, 5), .bound = CHAIN_ACT}, .k_in = 48, .n_out = 35, .bias = true, .act = ACT_ABS},
+    {.head = {"flow qkv", SEQS(1, 2), .bound = CHAIN_LONG, .heavy = true}, .k_in = 1024, .n_out = 3072, .bias = true},
+    {.head = {"flow qkv, bf16", SEQS(1, 2), .bound = CHAIN_LONG, .bf16 = true, .heavy = true},
+     .k_in = 1024,
+     .n_out = 3072,
+     .bias = true},
+    {.head = {"flow feed-forward up, bf16", SEQS(1, 3), .bound = CHAIN_LONG, .bf16 = true, .heavy = true},
+     .k_in = 1024,
+     .n_out = 2048,
+     .bias = true,
+     .act = ACT_GELU_TANH},
+    {.head = {"flow feed-forward down", SEQS(1, 3), .bound = CHAIN_LONG, .heavy = true},
+     .k_in = 2048,
+     .n_out = 1024,
+     .bias = true},
+    {.head = {"flow feed-forward down, bf16", SEQS(1, 3), .bound = CHAIN_LONG, .bf16 = true, .heavy = true},
+     .k_in = 2048,
+     .n_out = 1024,
+     .bias = true},
+    {.head = {"flow input", SEQS(2, 5), .bound = CHAIN_SHORT, .heavy = true}, .k_in = 320, .n_out = 1024, .bias = true},
+    {.head = {"flow output, residual of 1436", SEQS(2, 5), .bound = CHAIN_LONG, .heavy = true},
+     .k_in = 1024,
+     .n_out = 80,
+     .bias = true,
+     .x = {DIST_OUTLIERS, 0, 1436}},
+    {.head = {"model qkv, decode", SEQS(1, 1, 1), .bound = CHAIN_LONG, .heavy = true},
+     .k_in = 896,
+     .n_out = 1152,
+     .bias = true,
+     .kind = GEMM_DECODE},
+    {.head = {"model output, bf16", SEQS(1, 4), .bound = CHAIN_LONG, .bf16 = true, .heavy = true},
+     .k_in = 896,
+     .n_out = 896},
+    {.head = {"model gate and up, bf16 decode", SEQS(1, 1), .bound = CHAIN_LONG, .bf16 = true, .heavy = true},
+     .k_in = 896,
+     .n_out = 9728,
+     .kind = GEMM_DECODE},
+    {.head = {"model down, decode", SEQS(1, 1), .bound = CHAIN_LONG, .heavy = true},
+     .k_in = 4864,
+     .n_out = 896,
+     .kind = GEMM_DECODE},
+    {.head = {"model down, bf16", SEQS(2, 1), .bound = CHAIN_LONG, .bf16 = true, .heavy = true},
+     .k_in = 4864,
+     .n_out = 896},
+    {.head = {"model head, decode", SEQS(1, 1), .bound = CHAIN_LONG, .heavy = true},
+     .k_in = 896,
+     .n_out = 6761,
+     .kind = GEMM_DECODE},
+};
+
+static int32_t linear_ports(const suite_case *c, port *p)
+{
+    const linear_case *l = linear(c);
+    p[0] = (port){.name = "x", .role = PORT_IN, .width = l->k_in, .values = l->x};
+    p[1] = (port){.name = "w",
+                  .role = PORT_WEIGHT,
+                  .width = l->k_in,
+                  .table_rows = l->n_out,
+                  .values = {.amplitude = sqrt(3.0 / (double)l->k_in)}};
+    p[2] = (port){.name = "y", .role = PORT_OUT, .width = l->n_out};
+    p[3] = (port){.name = "bias", .role = PORT_TABLE, .width = l->n_out, .table_rows = 1};
+    return l->bias ? 4 : 3;
+}
+
+static cf_err linear_pack(const suite_case *c, backend *be, const void *values, weight **ret_weight)
+{
+    const linear_case *l = linear(c);
+    return backend_pack_linear(be, values, l->n_out, l->k_in, c->bf16 ? PRECISION_BF16 : PRECISION_F32,
+                               l->kind == GEMM_BULK ? GEMM_BULK_BIT : GEMM_DECODE_BIT, ret_weight);
+}
+
+static cf_err linear_call(const op_run *run)
+{
+    const linear_case *l = linear(run->c);
+    const tensor bias = l->bias ? flat(&run->t[3]) : (tensor){0};
+    tensor y = run->t[2];
+    return op_linear(run->be, &(op_linear_args){.x = &run->t[0],
+                                                .w = run->w,
+                                                .bias = l->bias ? &bias : NULL,
+                                                .y = &y,
+                                                .act = l->act,
+                                                .slope = l->slope,
+                                                .kind = l->kind});
+}
+
+static void linear_direct(const op_run *run, double *const *ret)
+{
+    const linear_case *l = linear(run->c);
+    const int64_t rows = run->t[0].dims[0];
+    double *x = test_calloc((size_t)(rows * l->k_in + 1), sizeof *x);
+    double *w = test_calloc((size_t)l->k_in, sizeof *w);
+
+    for (int64_t i = 0; i < rows * l->k_in; i++)
+        x[i] = operand_value(tensor_f32(&run->t[0])[i], run->c->bf16);
+    for (int64_t n = 0; n < l->n_out; n++) {
+        for (int64_t k = 0; k < l->k_in; k++)
+            w[k] = operand_value(tensor_f32(&run->t[1])[n * l->k_in + k], run->c->bf16);
+        for (int64_t r = 0; r < rows; r++) {
+            double sum = 0.0;
+            for (int64_t k = 0; k < l->k_in; k++)
+                sum += x[r * l->k_in + k] * w[k];
+            sum += l->bias ? value_at(&run->t[3], n) : 0.0;
+            ret[2][r * l->n_out + n] = elem_act(sum, l->act, l->slope);
+        }
+    }
+    test_free(x);
+    test_free(w);
+}
+
+const op_driver matmul_drivers[] = {
+    {.op = OP_linear,
+     DRIVER_CASES(linear_cases),
+     .ports = linear_ports,
+     .pack = linear_pack,
+     .call = linear_call,
+     .direct = linear_direct,
+     .direct_bound = {.elem = 1.2e-7, .row = 1e-13, .floor = 4e-15, .why = "f64 sums in another order, rounded once"}},
+    {.cases = NULL},
+};

@@ -1,0 +1,222 @@
+/*
+ * test_cpu_kernels.c - inner loops of the CPU backend that the op suite cannot see one by one: the errors that vmath.h
+ * promises, and that all tables of vec.h give the same bytes. Test code.
+ */
+#include "tests/harness/test.h"
+
+#include <math.h>
+#include <string.h>
+
+#include "common/base/rng.h"
+#include "common/compute/cpu/vec.h"
+#include "common/compute/cpu/vmath.h"
+
+#define STRIDE 2053u /* a prime: two million of all f32 bit patterns, each exponent with many mantissas */
+
+/* |got - want| in units of the last place of want, taken as at least the smallest normal number. */
+static double ulps(float got, double want)
+{
+    int exponent;
+    frexp(want, &exponent);
+    return fabs((double)got - want) / ldexp(1.0, (exponent < -125 ? -125 : exponent) - 24);
+}
+
+static bool fits(float got, double want, double bound)
+{
+    if (isnan(want) || isnan(got))
+        return isnan(want) && isnan(got);
+    return got == (float)want || ulps(got, want) <= bound;
+}
+
+/* All arguments below max in magnitude, infinities and NaN. */
+static void check_function(float (*got)(float), double (*want)(double), float max, double bound)
+{
+    for (uint64_t bits = 0; bits <= UINT32_MAX; bits += STRIDE) {
+        const float x = bits_f32((int32_t)(uint32_t)bits);
+        if (isfinite(x) && fabsf(x) >= max)
+            continue;
+        if (!fits(got(x), want((double)x), bound))
+            fail_msg("f(%.9g) = %.9g, in f64 %.9g", (double)x, (double)got(x), want((double)x));
+    }
+    assert_true(fits(got(INFINITY), want((double)INFINITY), bound));
+    assert_true(fits(got(-INFINITY), want(-(double)INFINITY), bound));
+    assert_true(isnan(got(NAN)));
+}
+
+static float call_vexp(float x)
+{
+    return vexp(x);
+}
+
+static float call_vsin(float x)
+{
+    return vsin(x);
+}
+
+static float call_vtanh(float x)
+{
+    return vtanh(x);
+}
+
+static void test_exp(void **state)
+{
+    (void)state;
+    check_function(call_vexp, exp, INFINITY, 1.5);
+}
+
+static void test_sin(void **state)
+{
+    (void)state;
+    check_function(call_vsin, sin, VSIN_MAX, 1.5);
+}
+
+static void test_tanh(void **state)
+{
+    (void)state;
+    check_function(call_vtanh, tanh, INFINITY, 2.0);
+}
+
+/* bf16 is the f32 with the nearest upper half, ties to even: compared with both neighbours. */
+static void test_round_bf16(void **state)
+{
+    (void)state;
+    for (uint64_t bits = 0; bits <= UINT32_MAX; bits += STRIDE) {
+        const float x = bits_f32((int32_t)(uint32_t)bits);
+        float y = x;
+        vec_base.round_bf16(1, &y);
+        const uint32_t low = (uint32_t)bits & 0xFFFF0000u, high = low + 0x10000u;
+        const uint32_t rest = (uint32_t)bits & 0xFFFFu, odd = (uint32_t)bits >> 16 & 1;
+        const uint32_t near = rest > 0x8000u || (rest == 0x8000u && odd) ? high : low;
+        if (isnan(x))
+            assert_true(isnan(y));
+        else
+            assert_int_equal((uint32_t)f32_bits(y), near);
+    }
+    const struct {
+        uint32_t from, to;
+    } ties[] = {{0x3F808000, 0x3F800000}, {0x3F818000, 0x3F820000}, {0x7F7FFFFF, 0x7F800000}, {0x80008000, 0x80000000}};
+    for (size_t i = 0; i < sizeof ties / sizeof ties[0]; i++) {
+        float y = bits_f32((int32_t)ties[i].from);
+        vec_base.round_bf16(1, &y);
+        assert_int_equal((uint32_t)f32_bits(y), ties[i].to);
+    }
+}
+
+#define VALUES 512
+#define COUNTS 70 /* 0 .. 69: each remainder of 16 lanes several times */
+
+/* Arrays for one call of each function. */
+typedef struct loops {
+    float a[VALUES * 10], b[VALUES * 10], c[VALUES * 10], y[VALUES * 10];
+    float sum;
+} loops;
+
+static void draw(uint64_t key, float amplitude, float *x, size_t count)
+{
+    for (size_t i = 0; i < count; i++)
+        x[i] = (2.0f * rng_uniform(key, 0, (uint32_t)i, 0) - 1.0f) * amplitude;
+}
+
+typedef void loop_fn(const vec_ops *v, loops *l, int64_t count, int variant);
+
+static void run_act(const vec_ops *v, loops *l, int64_t count, int variant)
+{
+    v->act(l->a, count, (act_kind)variant, 0.1f, l->y);
+}
+
+static void run_bias_act(const vec_ops *v, loops *l, int64_t count, int variant)
+{
+    v->bias_act(variant ? l->a : NULL, count, ACT_SILU, 0.0f, l->y);
+}
+
+static void run_sums(const vec_ops *v, loops *l, int64_t count, int variant)
+{
+    if (variant == 0)
+        v->add(l->a, l->b, count, l->y);
+    else if (variant == 1)
+        v->mean3(l->a, l->b, l->c, count, l->y);
+    else if (variant == 2)
+        v->gate_add(l->a, l->b, count, l->y);
+    else if (variant == 3)
+        v->cfg_euler(l->a, l->b, 0.137f, count, l->y);
+    else if (variant == 4)
+        v->lerp(l->a, l->b, 0.29f, count, l->y);
+    else
+        v->scale(0.3f, count, l->y);
+}
+
+static void run_curves(const vec_ops *v, loops *l, int64_t count, int variant)
+{
+    if (variant == 0)
+        v->snake(l->a, l->b, l->c, count, l->y);
+    else if (variant == 1)
+        v->swiglu(l->a, l->b, count, l->y);
+    else
+        v->round_bf16(count, l->y);
+}
+
+static void run_rows(const vec_ops *v, loops *l, int64_t count, int variant)
+{
+    if (variant == 0 && count > 0)
+        v->rms_norm(l->a, l->b, 1e-6f, count, l->y);
+    else if (variant == 1 && count > 0)
+        v->layer_norm(l->a, l->b, l->c, 1e-6f, count, l->y);
+    else if (variant == 2)
+        l->sum = v->max(l->a, count, -3.0f);
+    else
+        l->sum = v->exp_shift(9.0f, count, l->y);
+}
+
+static void run_heads(const vec_ops *v, loops *l, int64_t count, int variant)
+{
+    if (variant == 0)
+        v->dots_64(l->b, l->a, count, l->y);
+    else
+        v->mix_64(l->b, l->a, count, l->y);
+}
+
+static void check_loops(loop_fn *fn, int variants, float amplitude)
+{
+    static loops first, base, best;
+    draw(11, amplitude, first.a, sizeof first.a / sizeof first.a[0]);
+    draw(12, amplitude, first.b, sizeof first.b / sizeof first.b[0]);
+    draw(13, amplitude, first.c, sizeof first.c / sizeof first.c[0]);
+    draw(14, amplitude, first.y, sizeof first.y / sizeof first.y[0]);
+    for (int variant = 0; variant < variants; variant++)
+        for (int64_t count = 0; count < COUNTS; count++) {
+            base = first;
+            best = first;
+            fn(&vec_base, &base, count, variant);
+            fn(vec_choose(), &best, count, variant);
+            if (memcmp(&base, &best, sizeof base) != 0)
+                fail_msg("variant %d over %d values: %s differs from %s", variant, (int)count, vec_choose()->name,
+                         vec_base.name);
+        }
+}
+
+static void test_tables_agree(void **state)
+{
+    (void)state;
+    if (vec_choose() == &vec_base) {
+        print_message("# this machine has no AVX2: one table\n");
+        skip();
+    }
+    for (int i = 0; i < 2; i++) {
+        const float amplitude = i ? 2000.0f : 9.0f; /* the second: clamps, far sines, saturation */
+        check_loops(run_act, ACT_ABS + 1, amplitude);
+        check_loops(run_bias_act, 2, amplitude);
+        check_loops(run_sums, 6, amplitude);
+        check_loops(run_curves, 3, amplitude);
+        check_loops(run_rows, 4, amplitude);
+        check_loops(run_heads, 2, amplitude);
+    }
+}
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(test_exp),        cmocka_unit_test(test_sin),          cmocka_unit_test(test_tanh),
+        cmocka_unit_test(test_round_bf16), cmocka_unit_test(test_tables_agree),
+    };
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}
