@@ -125,7 +125,7 @@ static const block_case *block(const suite_case *c)
 
 static const block_case block_cases[] = {
     {.head = {"one row", SEQS(1), .bound = SOFT}, .heads = 1},
-    {.head = {"prime", SEQS(2, 0, 13, 3), .bound = SOFT}, .heads = 3},
+    {.head = {"prime", SEQS(0, 2, 0, 0, 13, 3, 0), .bound = SOFT}, .heads = 3},
     {.head = {"queries over a block", SEQS(47, 48, 49, 1), .bound = SOFT}, .heads = 1},
     {.head = {"keys over a block", SEQS(255, 1, 257), .bound = SOFT}, .heads = 1},
     {.head = {"causal blocks of 1 and 5", SEQS(19, 33, 4), AUX(1, 5, 7), .bound = SOFT}, .heads = 2},
@@ -221,7 +221,7 @@ static const cache_case *cached(const suite_case *c)
 static const cache_case cache_cases[] = {
     {.head = {"first token", SEQS(1), .bound = SOFT}, .heads = 1, .kv_heads = 1},
     {.head = {"decode around a page", SEQS(1, 1, 1, 1), AUX(62, 63, 64, 0), .bound = SOFT}, .heads = 2, .kv_heads = 1},
-    {.head = {"prefill", SEQS(2, 0, 17, 70), .bound = SOFT}, .heads = 3, .kv_heads = 3},
+    {.head = {"prefill", SEQS(0, 2, 0, 17, 70, 0), .bound = SOFT}, .heads = 3, .kv_heads = 3},
     {.head = {"more behind a prompt", SEQS(5, 33, 1), AUX(60, 131, 7), .bound = SOFT}, .heads = 4, .kv_heads = 2},
     {.head = {"language model decode", SEQS(1, 1, 1), AUX(300, 0, 129), .bound = SOFT, .heavy = true},
      .heads = 14,

@@ -62,7 +62,7 @@ static const conv_case conv_cases[] = {
      .kernel = 3,
      .pad_left = 2,
      .bias = true},
-    {.head = {"prime, causal", SEQS(1, 0, 2, 11), .bound = CHAIN},
+    {.head = {"prime, causal", SEQS(0, 1, 0, 0, 2, 11, 0), .bound = CHAIN},
      .c_in = 7,
      .c_out = 19,
      .kernel = 3,

@@ -62,7 +62,7 @@ static void embedding_direct(const op_run *run, double *const *ret)
 
 static const index_case dit_cases[] = {
     {.head = {"one frame", SEQS(1), .bound = COPY}},
-    {.head = {"odd lengths", SEQS(3, 0, 7), .bound = COPY}},
+    {.head = {"odd lengths", SEQS(0, 3, 0, 7, 0), .bound = COPY}},
     {.head = {"one empty sequence", SEQS(0), .bound = COPY}},
     {.head = {"eight requests", SEQS(2, 50, 1, 1, 9, 4, 0, 3), .bound = COPY}},
 };
@@ -121,7 +121,7 @@ static void dit_direct(const op_run *run, double *const *ret)
 
 static const index_case euler_cases[] = {
     {.head = {"one value", SEQS(1), AUX(100), .bound = EULER}, .width = 1},
-    {.head = {"odd lengths", SEQS(3, 0, 7), AUX(12, 5, 333), .bound = EULER}, .width = 31},
+    {.head = {"odd lengths", SEQS(0, 3, 0, 0, 7, 0), AUX(9, 12, 5, 7, 333, 8), .bound = EULER}, .width = 31},
     {.head = {"mel", SEQS(50, 1, 9), AUX(12, 100, 155), .bound = EULER}, .width = MEL, .amplitude = 8},
     {.head = {"no step", SEQS(2, 5), AUX(0, 1), .bound = EULER}, .width = MEL},
     {.head = {"over a task", SEQS(900, 1, 860), AUX(12, 100, 155), .bound = EULER}, .width = MEL},

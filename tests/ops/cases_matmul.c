@@ -16,6 +16,7 @@ typedef struct linear_case {
     act_kind act;
     float slope;
     gemm_kind kind;
+    bool both_kinds; /* packed for bulk and decode */
     dist x;
 } linear_case;
 
@@ -69,6 +70,12 @@ static const linear_case linear_cases[] = {
      .k_in = 96,
      .n_out = 161,
      .kind = GEMM_DECODE},
+    {.head = {"packed for both, bulk", SEQS(3, 2), .bound = CHAIN_SHORT}, .k_in = 40, .n_out = 150, .both_kinds = true},
+    {.head = {"packed for both, decode, bf16", SEQS(3, 2), .bound = CHAIN_SHORT, .bf16 = true},
+     .k_in = 40,
+     .n_out = 150,
+     .kind = GEMM_DECODE,
+     .both_kinds = true},
     {.head = {"depth over a block", SEQS(2, 7), .bound = CHAIN_NARROW}, .k_in = 257, .n_out = 17},
     {.head = {"depth over two blocks", SEQS(2, 7), .bound = CHAIN_NARROW}, .k_in = 513, .n_out = 33, .bias = true},
     {.head = {"columns over a piece", SEQS(2, 19), .bound = CHAIN_SHORT}, .k_in = 40, .n_out = 513, .bias = true},
@@ -156,8 +163,9 @@ static int32_t linear_ports(const suite_case *c, port *p)
 static cf_err linear_pack(const suite_case *c, backend *be, const void *values, weight **ret_weight)
 {
     const linear_case *l = linear(c);
+    const unsigned kind = l->kind == GEMM_BULK ? GEMM_BULK_BIT : GEMM_DECODE_BIT;
     return backend_pack_linear(be, values, l->n_out, l->k_in, c->bf16 ? PRECISION_BF16 : PRECISION_F32,
-                               l->kind == GEMM_BULK ? GEMM_BULK_BIT : GEMM_DECODE_BIT, ret_weight);
+                               l->both_kinds ? GEMM_BULK_BIT | GEMM_DECODE_BIT : kind, ret_weight);
 }
 
 static cf_err linear_call(const op_run *run)

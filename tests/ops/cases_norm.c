@@ -83,7 +83,10 @@ static void rms_direct(const op_run *run, double *const *ret)
 
 static const norm_case layer_cases[] = {
     {.head = {"one value", SEQS(1), .bound = LAYER}, .width = 1, .eps = 1e-6, .second_off = 1},
-    {.head = {"prime", SEQS(2, 0, 3), AUX(1, 3, 0), .bound = LAYER}, .width = 31, .eps = 1e-6, .first_off = 31},
+    {.head = {"prime", SEQS(0, 2, 0, 0, 3, 0), AUX(3, 1, 3, 2, 0, 3), .bound = LAYER},
+     .width = 31,
+     .eps = 1e-6,
+     .first_off = 31},
     {.head = {"15 channels", SEQS(1, 1, 2), AUX(0, 1, 2), .bound = LAYER},
      .width = 15,
      .eps = 1e-5,
@@ -198,7 +201,7 @@ static void layer_direct(const op_run *run, double *const *ret)
 
 static const norm_case gate_cases[] = {
     {.head = {"one value", SEQS(1), .bound = GATE}, .width = 1},
-    {.head = {"prime", SEQS(2, 0, 3), AUX(1, 3, 0), .bound = GATE}, .width = 31, .first_off = 5},
+    {.head = {"prime", SEQS(0, 2, 0, 0, 3, 0), AUX(3, 1, 3, 2, 0, 3), .bound = GATE}, .width = 31, .first_off = 5},
     {.head = {"flow", SEQS(1, 7, 2), AUX(2, 0, 1), .bound = GATE}, .width = 1024, .first_off = 2048},
     {.head = {"residual of 1436", SEQS(3, 1), AUX(0, 3), .bound = GATE},
      .width = 1024,

@@ -29,7 +29,7 @@ typedef struct lerp_case {
 static const lerp_case lerp_cases[] = {
     {.head = {"one row to one", SEQS(1), AUX(1), .bound = LERP}, .width = 1},
     {.head = {"one row to five", SEQS(1, 2), AUX(5, 7), .bound = LERP}, .width = 3},
-    {.head = {"prime", SEQS(13, 0, 5), AUX(29, 0, 3), .bound = LERP}, .width = 17},
+    {.head = {"prime", SEQS(0, 13, 0, 0, 5, 0), AUX(0, 29, 0, 0, 3, 0), .bound = LERP}, .width = 17},
     {.head = {"mel at 1.25", SEQS(50, 1, 33), AUX(40, 1, 26), .bound = LERP}, .width = 80},
     {.head = {"mel at 0.5", SEQS(21), AUX(42), .bound = LERP}, .width = 80},
     {.head = {"to nothing", SEQS(3, 4), AUX(0, 4), .bound = LERP}, .width = 5},
@@ -90,7 +90,7 @@ typedef struct source_case {
 
 static const source_case source_cases[] = {
     {.head = {"one frame", SEQS(1), .bound = SOURCE}, .noise_samples = 480, .lowest_hz = 200, .span_hz = 1},
-    {.head = {"speech", SEQS(7, 0, 1, 19), .bound = SOURCE}, .noise_samples = 9121},
+    {.head = {"speech", SEQS(0, 7, 0, 0, 1, 19, 0), .bound = SOURCE}, .noise_samples = 9121},
     {.head = {"unvoiced", SEQS(3, 2), .bound = SOURCE}, .noise_samples = 1440, .lowest_hz = 1, .span_hz = 9},
     {.head = {"around 10 Hz", SEQS(11), .bound = SOURCE}, .noise_samples = 6000, .lowest_hz = 9.9, .span_hz = 0.2},
     {.head = {"a minute", SEQS(60, 41), .bound = SOURCE}, .noise_samples = 28800, .lowest_hz = 2000, .span_hz = 500},
@@ -172,7 +172,7 @@ static const signal_case *signal_of(const suite_case *c)
 
 static const signal_case stft_cases[] = {
     {.head = {"12 samples", SEQS(12), .bound = TRANSFORM}},
-    {.head = {"edges that meet", SEQS(12, 0, 16, 20), .bound = TRANSFORM}},
+    {.head = {"edges that meet", SEQS(0, 12, 0, 0, 16, 20, 0), .bound = TRANSFORM}},
     {.head = {"a frame of speech", SEQS(480, 964), .bound = TRANSFORM}, .amplitude = 0.1},
     {.head = {"over a task", SEQS(4804, 12, 2920), .bound = TRANSFORM}, .amplitude = 0.5},
 };
@@ -238,7 +238,7 @@ static void stft_direct(const op_run *run, double *const *ret)
 
 static const signal_case istft_cases[] = {
     {.head = {"two frames", SEQS(2), .bound = INVERSE}, .limit = 0.99},
-    {.head = {"edges that meet", SEQS(2, 0, 3, 4), .bound = INVERSE}, .limit = 50},
+    {.head = {"edges that meet", SEQS(0, 2, 0, 0, 3, 4, 0), .bound = INVERSE}, .limit = 50},
     {.head = {"one frame gives nothing", SEQS(1, 5), .bound = INVERSE}, .limit = 50},
     {.head = {"a frame of speech", SEQS(121, 241), .bound = INVERSE}, .amplitude = 5, .limit = 0.99},
     {.head = {"samples left out", SEQS(61, 10), .bound = INVERSE}, .amplitude = 2, .limit = 9, .fewer = 7},

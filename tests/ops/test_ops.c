@@ -59,9 +59,14 @@ static opened open_for(const subject *on, int threads)
 {
     opened o = {0};
     assert_ok(on->open(on, threads, &o.be));
-    for (int p = 0; p < now.data.port_count; p++)
-        if (now.data.ports[p].role == PORT_WEIGHT)
-            assert_ok(now.data.d->pack(now.c, o.be, now.data.host[p], &o.w));
+    for (int p = 0; p < now.data.port_count; p++) {
+        const port *q = &now.data.ports[p];
+        if (q->role != PORT_WEIGHT)
+            continue;
+        assert_ok(now.data.d->pack(now.c, o.be, now.data.host[p], &o.w));
+        /* What a worker's memory plan counts: no form of a weight is smaller than two bytes a value. */
+        assert_true(backend_weight_bytes(o.be) >= (size_t)(q->table_rows * q->width) * sizeof(uint16_t));
+    }
     return o;
 }
 
