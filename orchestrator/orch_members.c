@@ -62,7 +62,7 @@ static void refuse(orch *o, int conn_idx, cf_err code, const char *text)
               o->conns[conn_idx].instance, (long)o->conns[conn_idx].pid, err_name(code), text);
     json *m = wire_new(WIRE_refuse);
     json_put_str(m, "code", err_name(code));
-    json_put_str(m, "text", text);
+    json_put_text(m, "text", text);
     send_to(o, conn_idx, m, NULL, 0);
     members_lose(o, conn_idx, "refused");
 }

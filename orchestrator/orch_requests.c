@@ -28,7 +28,7 @@ static void put_error(json *m, cf_err code, const char *stage, const char *text)
     json *e = json_object();
     json_put_str(e, "code", err_name(code));
     json_put_str(e, "stage", stage);
-    json_put_str(e, "text", text);
+    json_put_text(e, "text", text);
     json_put(m, "error", e);
 }
 

@@ -1,5 +1,8 @@
 /*
  * err.c - error names and the thread's error text. Any process, any thread. Owns one thread-local line.
+ *
+ * Texts quote file names and the bytes of strangers, and may be cut. They end in logs, messages and terminals, so what
+ * is not valid UTF-8 and every control character becomes '?' here, once, for all of them.
  */
 #include "common/base/err.h"
 
@@ -7,6 +10,8 @@
 #include <stdarg.h>
 #include <stdio.h>
 #include <string.h>
+
+#include "common/base/utf8.h"
 
 #define ERR_TEXT_BYTES 1024
 
@@ -33,12 +38,29 @@ cf_err err_from_name(const char *name)
     return CF_ERR_INVALID;
 }
 
+/* Makes err_line one line of valid UTF-8. */
+static void settle(void)
+{
+    size_t left = strlen(err_line);
+    for (char *p = err_line; left > 0;) {
+        uint32_t code_point = 0;
+        size_t bytes = utf8_decode(p, left, &code_point);
+        if (bytes == 0 || code_point < 0x20 || (code_point >= 0x7F && code_point < 0xA0)) {
+            memset(p, '?', bytes ? bytes : 1);
+            bytes = bytes ? bytes : 1;
+        }
+        p += bytes;
+        left -= bytes;
+    }
+}
+
 cf_err err_set(cf_err code, const char *fmt, ...)
 {
     va_list ap;
     va_start(ap, fmt);
     vsnprintf(err_line, sizeof err_line, fmt, ap);
     va_end(ap);
+    settle();
     return code;
 }
 
@@ -51,6 +73,7 @@ cf_err err_sys(const char *fmt, ...)
     va_end(ap);
     if (n >= 0 && (size_t)n < sizeof err_line)
         snprintf(err_line + n, sizeof err_line - (size_t)n, ": %s", strerror(saved));
+    settle();
     errno = saved;
     return saved == ENOSPC || saved == EDQUOT || saved == EROFS ? CF_ERR_STORAGE : CF_ERR_SYS;
 }
@@ -65,6 +88,7 @@ cf_err err_context(cf_err code, const char *fmt, ...)
     va_end(ap);
     if (n >= 0 && (size_t)n < sizeof err_line)
         snprintf(err_line + n, sizeof err_line - (size_t)n, ": %s", old);
+    settle();
     return code;
 }
 

@@ -3,7 +3,8 @@
  *
  * A function that can fail because of the world returns cf_err. The code says what kind of failure it was;
  * err_text() says what, where, expected and found, in one line for a person. The text belongs to the thread
- * and is set once, where the failure is seen; callers may prepend context with err_context().
+ * and is set once, where the failure is seen; callers may prepend context with err_context(). Whatever is quoted, the
+ * text is one line of valid UTF-8 without control characters.
  * What only our own code could break is asserted instead (check.h).
  */
 #ifndef CF_BASE_ERR_H

@@ -76,6 +76,14 @@ cf_err fault_arm(const char *spec)
     return CF_OK;
 }
 
+unsigned fault_hits(const char *point)
+{
+    for (int i = 0; i < fault_count; i++)
+        if (strcmp(fault_points[i].name, point) == 0)
+            return atomic_load(&fault_points[i].hits);
+    return 0;
+}
+
 bool fault_hit(const char *point)
 {
     for (int i = 0; i < fault_count; i++) {

@@ -21,6 +21,9 @@ extern "C" {
  * call before threads start. */
 CF_MUST_CHECK cf_err fault_arm(const char *spec);
 
+/* How often an armed point was passed since it was armed; 0 for others. Sweeps ask whether their failure happened. */
+unsigned fault_hits(const char *point);
+
 /* True when an armed "fail" fires here; does not return when an armed kill or exit fires. One load when disarmed. */
 bool fault_hit(const char *point);
 

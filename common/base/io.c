@@ -22,7 +22,7 @@
 static cf_err open_regular(const char *path, int *ret_fd, size_t *ret_bytes)
 {
     struct stat st;
-    const int fd = open(path, O_RDONLY | O_CLOEXEC);
+    const int fd = fault_hit("io.open") ? (errno = EMFILE, -1) : open(path, O_RDONLY | O_CLOEXEC);
     if (fd < 0)
         return errno == ENOENT ? err_set(CF_ERR_NOTFOUND, "%s: no such file", path) : err_sys("%s: open", path);
     if (fstat(fd, &st) != 0 || !S_ISREG(st.st_mode)) {
@@ -42,7 +42,7 @@ cf_err io_map_file(const char *path, io_map *ret_map)
     TRY(open_regular(path, &fd, &bytes));
     const unsigned char *data = NULL;
     if (bytes > 0) {
-        void *p = mmap(NULL, bytes, PROT_READ, MAP_PRIVATE, fd, 0);
+        void *p = fault_hit("io.map") ? (errno = ENOMEM, MAP_FAILED) : mmap(NULL, bytes, PROT_READ, MAP_PRIVATE, fd, 0);
         if (p == MAP_FAILED) {
             err = err_sys("%s: mmap of %zu bytes", path, bytes);
             goto out;
@@ -74,7 +74,7 @@ cf_err io_read_file(const char *path, size_t bytes_max, char **ret_text, size_t 
     TRY(mem_alloc(bytes + 1, 1, &text));
     size_t done = 0;
     while (done < bytes) {
-        const ssize_t n = read(fd, text + done, bytes - done);
+        const ssize_t n = fault_hit("io.read") ? (errno = EIO, -1) : read(fd, text + done, bytes - done);
         if (n < 0 && errno == EINTR)
             continue;
         if (n <= 0) {
@@ -107,6 +107,11 @@ cf_err io_write_all(int fd, const void *data, size_t bytes)
     return CF_OK;
 }
 
+static int sync_fd(int fd)
+{
+    return fault_hit("io.fsync") ? (errno = EIO, -1) : fsync(fd);
+}
+
 cf_err io_sync_folder_of(const char *path)
 {
     char folder[IO_PATH_BYTES];
@@ -121,26 +126,55 @@ cf_err io_sync_folder_of(const char *path)
     int fd = open(folder, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
     if (fd < 0)
         return err_sys("%s: open", folder);
-    const int failed = fault_hit("io.fsync") ? (errno = EIO, -1) : fsync(fd);
+    const int failed = sync_fd(fd);
     io_close(&fd);
     return failed ? err_sys("%s: fsync", folder) : CF_OK;
 }
 
-static void temp_path(const char *path, char ret_temp[IO_PATH_BYTES])
+static cf_err temp_path(const char *path, char ret_temp[IO_PATH_BYTES])
 {
-    snprintf(ret_temp, IO_PATH_BYTES, "%.4000s.tmp.%ld", path, (long)getpid());
+    if (snprintf(ret_temp, IO_PATH_BYTES, "%s.tmp.%ld", path, (long)getpid()) >= IO_PATH_BYTES)
+        return err_set(CF_ERR_LIMIT, "%s: path longer than %d bytes", path, IO_PATH_BYTES);
+    return CF_OK;
+}
+
+cf_err io_create_beside(const char *path, char ret_temp[IO_PATH_BYTES], int *ret_fd)
+{
+    cf_err err;
+    TRY(temp_path(path, ret_temp));
+    const int fd =
+        fault_hit("io.create") ? (errno = EDQUOT, -1) : open(ret_temp, O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, 0644);
+    if (fd < 0) {
+        err = err_sys("%s: create", ret_temp);
+        goto out;
+    }
+    *ret_fd = fd;
+out:
+    return err;
+}
+
+/* fsync and rename; the folder is the caller's. */
+static cf_err put_in_place(int fd, const char *temp, const char *path)
+{
+    if (sync_fd(fd) != 0)
+        return err_sys("%s: fsync", temp);
+    if ((fault_hit("io.rename") ? (errno = EIO, -1) : rename(temp, path)) != 0)
+        return err_sys("%s: rename", path);
+    return CF_OK;
+}
+
+cf_err io_commit(int fd, const char *temp, const char *path)
+{
+    const cf_err err = put_in_place(fd, temp, path);
+    return err == CF_OK ? io_sync_folder_of(path) : err;
 }
 
 cf_err io_file_begin(const char *path, const void *data, size_t bytes, int *ret_fd)
 {
     cf_err err;
+    int fd = -1;
     char temp[IO_PATH_BYTES];
-    if (strlen(path) > 4000)
-        return err_set(CF_ERR_LIMIT, "%.100s...: path longer than 4000 bytes", path);
-    temp_path(path, temp);
-    int fd = fault_hit("io.create") ? (errno = EACCES, -1) : open(temp, O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, 0644);
-    if (fd < 0)
-        return err_sys("%s: create", path);
+    TRY(io_create_beside(path, temp, &fd));
     err = io_write_all(fd, data, bytes);
     if (err != CF_OK) {
         unlink(temp);
@@ -149,20 +183,19 @@ cf_err io_file_begin(const char *path, const void *data, size_t bytes, int *ret_
     }
     (void)sync_file_range(fd, 0, 0, SYNC_FILE_RANGE_WRITE); /* starts it; io_file_commit waits and sees errors */
     *ret_fd = fd;
-    return CF_OK;
+out:
+    return err;
 }
 
 cf_err io_file_commit(const char *path, int *fd)
 {
-    cf_err err = CF_OK;
+    cf_err err;
     char temp[IO_PATH_BYTES];
-    temp_path(path, temp);
-    if (fault_hit("io.fsync") ? (errno = EIO, -1) : fsync(*fd))
-        err = err_sys("%s: fsync", path);
-    else if (fault_hit("io.rename") ? (errno = EACCES, -1) : rename(temp, path))
-        err = err_sys("%s: rename", path);
+    TRY(temp_path(path, temp));
+    err = put_in_place(*fd, temp, path);
     if (err != CF_OK)
         unlink(temp);
+out:
     io_close(fd);
     return err;
 }
@@ -188,7 +221,7 @@ cf_err io_make_dirs(const char *path, mode_t mode)
             continue;
         const char saved = *p;
         *p = '\0';
-        if (mkdir(part, mode) != 0 && errno != EEXIST)
+        if ((fault_hit("io.mkdir") ? (errno = EROFS, -1) : mkdir(part, mode)) != 0 && errno != EEXIST)
             return err_sys("%s: mkdir", part);
         if (saved == '\0')
             break;

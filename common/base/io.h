@@ -16,6 +16,8 @@
 extern "C" {
 #endif
 
+#define IO_PATH_BYTES 4096
+
 /* A file mapped read-only. data is NULL for an empty file. The mapping outlives nothing: io_unmap before exit. */
 typedef struct io_map {
     const unsigned char *data; /* owned mapping */
@@ -30,6 +32,11 @@ CF_MUST_CHECK cf_err io_read_file(const char *path, size_t bytes_max, char **ret
 
 /* Temporary file in the same folder, fsync, rename, fsync of the folder: readers see all of it or none. */
 CF_MUST_CHECK cf_err io_write_file(const char *path, const void *data, size_t bytes);
+
+/* The halves of an atomic write: a new temporary file beside path; fsync, rename to path, fsync of the folder. The
+ * caller closes fd and, after a failure, unlinks temp. */
+CF_MUST_CHECK cf_err io_create_beside(const char *path, char ret_temp[IO_PATH_BYTES], int *ret_fd);
+CF_MUST_CHECK cf_err io_commit(int fd, const char *temp, const char *path);
 
 /* The steps of io_write_file, so that the waiting of many files overlaps: begin all (a temporary file each, its writing
  * back started), commit all (fsync, rename), then io_sync_folder_of each folder. A failed step leaves no file behind. */
@@ -59,8 +66,6 @@ void io_close(int *fd);
 
 /* path = a "/" b, checked against the buffer; CF_ERR_LIMIT when it does not fit. */
 CF_MUST_CHECK cf_err io_join(char *ret_path, size_t path_bytes, const char *a, const char *b);
-
-#define IO_PATH_BYTES 4096
 
 #ifdef __cplusplus
 }

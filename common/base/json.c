@@ -1,8 +1,9 @@
 /*
  * json.c - the only file that includes cJSON.h. Any thread; a document belongs to one.
  *
- * cJSON saturates integers silently, accepts trailing bytes and duplicate keys, and stores every number as a double;
- * each of these is checked here. Fails: CF_ERR_INVALID for the world's bytes, CF_ERR_NOMEM.
+ * cJSON saturates integers silently, accepts trailing bytes, duplicate keys, 01, "1." and any control character as
+ * white space, and stores every number as a double, which it prints with 15 digits; each of these is checked here.
+ * Fails: CF_ERR_INVALID for the world's bytes, CF_ERR_NOMEM.
  */
 #include "common/base/json.h"
 
@@ -14,15 +15,16 @@
 #include <string.h>
 
 #include "common/base/check.h"
+#include "common/base/json_scan.h"
 #include "common/base/mem.h"
 #include "common/base/utf8.h"
 
 #define EXACT_MAX 9007199254740992.0 /* 2^53: up to here a double holds every integer */
 /* cJSON prints 15 digits and calls that equal when the difference is below a relative epsilon: longer integers lose
  * their last digit now and then (docs/PITFALLS.md). */
-#define PRINTED_EXACTLY_MAX 999999999999999u
-#define JSON_BROKEN         (1 << 16) /* our flag, above cJSON's own: a child is missing for want of memory */
-#define DUPLICATE_SCAN_MAX  64        /* objects with more members are sorted to find duplicates */
+#define PRINTED_MAX        999999999999999u
+#define JSON_BROKEN        (1 << 16) /* our flag, above cJSON's own: a child is missing for want of memory */
+#define DUPLICATE_SCAN_MAX 64        /* objects with more members are sorted to find duplicates */
 
 /* Depth and control characters are checked on the bytes, before cJSON recurses. */
 static cf_err scan(const char *text, size_t text_bytes, int depth_max)
@@ -51,6 +53,17 @@ static cf_err scan(const char *text, size_t text_bytes, int depth_max)
             depth--;
         }
     }
+    return CF_OK;
+}
+
+/* Exactly one value of RFC 8259; cJSON, which comes after, is more forgiving. */
+static cf_err check_syntax(const char *text, size_t text_bytes, int depth_max)
+{
+    json_scan s = {.text = text, .text_bytes = text_bytes};
+    if (json_scan_skip(&s, depth_max + 1) != CF_OK) /* a number in the deepest container is a level of its own there */
+        return err_set(CF_ERR_INVALID, "JSON: syntax error at byte %zu", s.off);
+    if (!json_scan_end(&s))
+        return err_set(CF_ERR_INVALID, "JSON: unexpected byte %zu after the value", s.off);
     return CF_OK;
 }
 
@@ -109,13 +122,10 @@ cf_err json_parse(const char *text, size_t text_bytes, int depth_max, json **ret
     size_t bad_off;
     if (!utf8_valid(text, text_bytes, &bad_off))
         FAIL(CF_ERR_INVALID, "JSON: invalid UTF-8 at byte %zu", bad_off);
-    const char *end = NULL;
-    root = cJSON_ParseWithLengthOpts(text, text_bytes, &end, 0);
-    if (!root)
-        FAIL(CF_ERR_INVALID, "JSON: syntax error at byte %zu", end ? (size_t)(end - text) : 0);
-    for (; end < text + text_bytes; end++)
-        if (*end != ' ' && *end != '\n' && *end != '\r' && *end != '\t')
-            FAIL(CF_ERR_INVALID, "JSON: unexpected byte %zu after the value", (size_t)(end - text));
+    TRY(check_syntax(text, text_bytes, depth_max));
+    root = cJSON_ParseWithLength(text, text_bytes);
+    if (!root) /* not its syntax */
+        FAIL(CF_ERR_NOMEM, "out of memory for %zu bytes of JSON", text_bytes);
     TRY(refuse_duplicates(root));
     *ret_root = root;
     root = NULL;
@@ -193,7 +203,7 @@ static cf_err u64_from_text(const char *text, const char *what, uint64_t *ret_va
 cf_err json_as_u64(const json *v, const char *what, uint64_t min, uint64_t max, uint64_t *ret_value)
 {
     uint64_t value;
-    if (cJSON_IsString(v)) {
+    if (cJSON_IsString(v) || cJSON_IsRaw(v)) { /* raw: json_put_u64 */
         cf_err err = u64_from_text(v->valuestring, what, &value);
         if (err != CF_OK)
             return err;
@@ -317,12 +327,12 @@ out:
     return err;
 }
 
-/* Levenshtein distance of two short keys, for "did you mean". */
+/* Levenshtein distance of two keys of less than 64 bytes (others: far), for "did you mean". */
 static size_t edit_distance(const char *a, const char *b)
 {
     size_t row[64];
     const size_t n = strlen(b);
-    if (n >= CF_COUNT(row))
+    if (n >= CF_COUNT(row) || strlen(a) >= CF_COUNT(row))
         return SIZE_MAX;
     for (size_t j = 0; j <= n; j++)
         row[j] = j;
@@ -391,15 +401,36 @@ void json_put_str(json *obj, const char *key, const char *text)
     json_put(obj, key, text ? cJSON_CreateString(text) : cJSON_CreateNull());
 }
 
-void json_put_u64(json *obj, const char *key, uint64_t value)
+void json_put_text(json *obj, const char *key, const char *text)
 {
-    if (value <= PRINTED_EXACTLY_MAX) {
-        json_put(obj, key, cJSON_CreateNumber((double)value));
+    char *copy = NULL;
+    size_t left = strlen(text);
+    if (mem_strndup(text, left, &copy) != CF_OK) {
+        json_put(obj, key, NULL);
         return;
     }
+    for (char *p = copy; left > 0;) {
+        uint32_t code_point;
+        const size_t bytes = utf8_decode(p, left, &code_point);
+        if (bytes == 0)
+            *p = '?';
+        p += bytes ? bytes : 1;
+        left -= bytes ? bytes : 1;
+    }
+    json_put_str(obj, key, copy);
+    mem_free(copy);
+}
+
+void json_put_u64(json *obj, const char *key, uint64_t value)
+{
     char text[24];
     snprintf(text, sizeof text, "%" PRIu64, value);
-    json_put_str(obj, key, text);
+    if (value > (uint64_t)EXACT_MAX)
+        json_put_str(obj, key, text);
+    else if (value > PRINTED_MAX) /* as a number, cJSON would print 9007199254740991 as 9.00719925474099e+15 */
+        json_put(obj, key, cJSON_CreateRaw(text));
+    else
+        json_put(obj, key, cJSON_CreateNumber((double)value));
 }
 
 void json_put_f64(json *obj, const char *key, double value)
@@ -472,6 +503,12 @@ cf_err json_print(const json *root, bool indented, char **ret_text)
     char *text = indented ? cJSON_Print(root) : cJSON_PrintUnformatted(root);
     if (!text)
         return err_set(CF_ERR_NOMEM, "out of memory while printing JSON");
+    size_t bad_off;
+    if (!utf8_valid(text, strlen(text), &bad_off)) {
+        const cf_err err = err_set(CF_ERR_INVALID, "JSON: invalid UTF-8 before \"%.40s\"", text + bad_off);
+        cJSON_free(text);
+        return err;
+    }
     *ret_text = text; /* cJSON allocates with malloc, which mem_free releases */
     return CF_OK;
 }

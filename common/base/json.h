@@ -2,7 +2,7 @@
  * json.h - JSON with limits: the only door to cJSON.
  *
  * Parsing refuses what cJSON would let pass: bytes after the value, too much depth, invalid UTF-8, NUL characters,
- * duplicate keys. Getters check type and range and name the key in the error text. Values borrowed from a document
+ * duplicate keys, and whatever else RFC 8259 does not allow. Getters check type and range and name the key in the error text. Values borrowed from a document
  * live until json_close of its root.
  */
 #ifndef CF_BASE_JSON_H
@@ -64,15 +64,18 @@ json *json_object(void);
 json *json_array(void);
 void json_put(json *obj, const char *key, json *value);          /* takes value */
 void json_put_str(json *obj, const char *key, const char *text); /* NULL text: JSON null */
-void json_put_u64(json *obj, const char *key, uint64_t value);   /* a string above 15 digits */
-void json_put_f64(json *obj, const char *key, double value);     /* printed with 15 to 17 digits, last bits may go */
+/* A text for people, an error's: bytes that are not UTF-8 (it may have been cut within a character) become '?'. */
+void json_put_text(json *obj, const char *key, const char *text);
+void json_put_u64(json *obj, const char *key, uint64_t value); /* a string above 2^53 */
+void json_put_f64(json *obj, const char *key, double value);   /* printed with 15 to 17 digits, last bits may go */
 void json_put_bool(json *obj, const char *key, bool value);
 void json_put_i32s(json *obj, const char *key, const int32_t *items, size_t count);
 void json_push(json *arr, json *value); /* takes value */
 json *json_str(const char *text);
 json *json_num(double value);
 
-/* One line, or indented for people. CF_ERR_NOMEM if any step of the building failed. Caller owns the text: mem_free. */
+/* One line, or indented for people. CF_ERR_NOMEM if any step of the building failed, CF_ERR_INVALID for a string that
+ * is not UTF-8: what is printed can be parsed. Caller owns the text: mem_free. */
 CF_MUST_CHECK cf_err json_print(const json *root, bool indented, char **ret_text);
 
 #ifdef __cplusplus

@@ -8,6 +8,8 @@
 
 #include "common/base/utf8.h"
 
+#define NUMBER_BYTES_MAX 63 /* what cJSON reads, and far more than any number of ours needs */
+
 static void skip_space(json_scan *s)
 {
     while (s->off < s->text_bytes &&
@@ -156,9 +158,10 @@ static bool next_is(const json_scan *s, const char *set)
     return s->off < s->text_bytes && s->text[s->off] && strchr(set, s->text[s->off]);
 }
 
-/* -? (0 | [1-9][0-9]*) (. [0-9]+)? ([eE] [+-]? [0-9]+)? */
+/* -? (0 | [1-9][0-9]*) (. [0-9]+)? ([eE] [+-]? [0-9]+)?, in at most NUMBER_BYTES_MAX bytes. */
 static bool skip_number(json_scan *s)
 {
+    const size_t first = s->off;
     if (next_is(s, "-"))
         s->off++;
     const size_t start = s->off;
@@ -177,7 +180,7 @@ static bool skip_number(json_scan *s)
         if (skip_digits(s) == 0)
             return false;
     }
-    return true;
+    return s->off - first <= NUMBER_BYTES_MAX;
 }
 
 static bool skip_literal(json_scan *s)

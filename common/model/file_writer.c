@@ -5,8 +5,7 @@
 #define _GNU_SOURCE
 #include "common/model/file_writer.h"
 
-#include <fcntl.h>
-#include <stdio.h>
+#include <stdbool.h>
 #include <string.h>
 #include <unistd.h>
 
@@ -17,8 +16,9 @@
 
 struct file_writer {
     char path[IO_PATH_BYTES];
-    char temp[IO_PATH_BYTES]; /* empty once renamed */
-    int fd;
+    char temp[IO_PATH_BYTES];
+    int fd; /* -1 until temp exists */
+    bool is_finished;
     uint64_t off;
     size_t buffered_bytes;
     unsigned char buffer[BUFFER_BYTES];
@@ -30,17 +30,8 @@ cf_err file_writer_create(const char *path, file_writer **ret_writer)
     file_writer *w = NULL;
     TRY(mem_alloc(1, sizeof *w, &w));
     w->fd = -1;
-    if (snprintf(w->path, sizeof w->path, "%s", path) >= (int)sizeof w->path ||
-        snprintf(w->temp, sizeof w->temp, "%s.tmp.%ld", path, (long)getpid()) >= (int)sizeof w->temp) {
-        w->temp[0] = '\0';
-        FAIL(CF_ERR_LIMIT, "%s: path longer than %d bytes", path, IO_PATH_BYTES);
-    }
-    w->fd = open(w->temp, O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, 0644);
-    if (w->fd < 0) {
-        err = err_sys("%s: create", w->temp);
-        w->temp[0] = '\0';
-        goto out;
-    }
+    TRY(io_create_beside(path, w->temp, &w->fd));
+    memcpy(w->path, path, strlen(path) + 1); /* shorter than the temporary name */
     *ret_writer = w;
     w = NULL;
 out:
@@ -79,37 +70,12 @@ uint64_t file_writer_off(const file_writer *w)
     return w->off;
 }
 
-static cf_err sync_folder(const char *path)
-{
-    char folder[IO_PATH_BYTES];
-    snprintf(folder, sizeof folder, "%s", path);
-    char *slash = strrchr(folder, '/');
-    if (slash)
-        slash[slash == folder ? 1 : 0] = '\0';
-    else
-        snprintf(folder, sizeof folder, ".");
-    int fd = open(folder, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
-    if (fd < 0)
-        return err_sys("%s: open", folder);
-    const cf_err err = fsync(fd) == 0 ? CF_OK : err_sys("%s: fsync", folder);
-    io_close(&fd);
-    return err;
-}
-
 cf_err file_writer_finish(file_writer *w)
 {
     cf_err err;
     TRY(flush(w));
-    if (fsync(w->fd) != 0) {
-        err = err_sys("%s: fsync", w->temp);
-        goto out;
-    }
-    if (rename(w->temp, w->path) != 0) {
-        err = err_sys("%s: rename", w->path);
-        goto out;
-    }
-    w->temp[0] = '\0';
-    TRY(sync_folder(w->path));
+    TRY(io_commit(w->fd, w->temp, w->path));
+    w->is_finished = true;
 out:
     return err;
 }
@@ -118,8 +84,8 @@ void file_writer_close(file_writer *w)
 {
     if (!w)
         return;
-    io_close(&w->fd);
-    if (w->temp[0])
+    if (w->fd >= 0 && !w->is_finished)
         unlink(w->temp);
+    io_close(&w->fd);
     mem_free(w);
 }

@@ -329,7 +329,7 @@ static cf_err send_failed(worker *w, uint64_t job_id, cf_err code, const char *t
     json_put_u64(m, "gen", w->gen);
     json_put_u64(m, "job", job_id);
     json_put_str(m, "code", err_name(code));
-    json_put_str(m, "text", text);
+    json_put_text(m, "text", text);
     return bus_send(w->b, NULL, m);
 }
 

@@ -28,6 +28,35 @@ static void test_err_context_prepends(void **state)
     assert_string_equal(err_text(), "file 7: too many");
 }
 
+static void test_err_text_is_one_clean_line(void **state)
+{
+    (void)state;
+    static const struct {
+        const char *given, *want;
+    } cases[] = {
+        {"caf\xc3\xa9 \xe4\xb8\xad", "caf\xc3\xa9 \xe4\xb8\xad"},
+        {"a\nforged=line\r\t", "a?forged=line??"},
+        {"\x1b[31mred\x7f", "?[31mred?"},
+        {"\xc2\x9b[31m", "??[31m"}, /* U+009B: what ESC [ is in one character */
+        {"half \xe4\xb8", "half ??"},
+        {"\xff\xc0\x80", "???"},
+    };
+    for (size_t i = 0; i < sizeof cases / sizeof cases[0]; i++) {
+        cf_err err = err_set(CF_ERR_INVALID, "%s", cases[i].given);
+        assert_string_equal(err_text(), cases[i].want);
+        err = err_context(err, "%s", cases[i].given);
+        assert_int_equal(err, CF_ERR_INVALID);
+        assert_int_equal(strlen(err_text()), 2 * strlen(cases[i].want) + 2);
+        assert_memory_equal(err_text(), cases[i].want, strlen(cases[i].want));
+    }
+    char longest[2000]; /* cut in the middle of a character */
+    for (size_t i = 0; i + 3 <= sizeof longest - 1; i += 3)
+        memcpy(longest + i, "\xe4\xb8\xad", 4);
+    assert_int_equal(err_set(CF_ERR_LIMIT, "%s", longest), CF_ERR_LIMIT);
+    assert_int_equal(strlen(err_text()), 1023);
+    assert_true(utf8_valid(err_text(), strlen(err_text()), NULL));
+}
+
 static void refuse(const char *text, const char *part)
 {
     json *root = NULL;
@@ -229,6 +258,8 @@ static void test_faults(void **state)
     assert_false(fault_hit("y"));
     assert_true(fault_hit("x"));
     assert_false(fault_hit("x"));
+    assert_int_equal(fault_hits("x"), 3);
+    assert_int_equal(fault_hits("y"), 0);
     assert_err(CF_ERR_INVALID, "action", fault_arm("x=explode"));
     assert_err(CF_ERR_INVALID, "hit", fault_arm("x#0=fail"));
     assert_ok(fault_arm(NULL));
@@ -255,6 +286,7 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_err_names_round_trip),
         cmocka_unit_test(test_err_context_prepends),
+        cmocka_unit_test(test_err_text_is_one_clean_line),
         cmocka_unit_test(test_json_refuses),
         cmocka_unit_test(test_json_integers_are_exact),
         cmocka_unit_test(test_json_ranges),
