@@ -9,6 +9,7 @@
 #define _GNU_SOURCE
 #include "common/transport/outbox.h"
 
+#include <errno.h>
 #include <fcntl.h>
 #include <stdio.h>
 #include <sys/mman.h>
@@ -19,6 +20,8 @@
 #include "common/base/io.h"
 #include "common/base/mem.h"
 
+#define OUTBOX_BYTES_MAX (1ull << 40) /* no message may ask for more: wire.c */
+
 struct outbox {
     uint32_t outbox_id;
     uint64_t bytes;
@@ -26,13 +29,22 @@ struct outbox {
     int is_mapping;
 };
 
+static cf_err check_bytes(uint32_t outbox_id, uint64_t bytes)
+{
+    if (bytes == 0 || bytes > OUTBOX_BYTES_MAX)
+        return err_set(CF_ERR_INVALID, "outbox %u: %llu bytes, expected 1..%llu", outbox_id, (unsigned long long)bytes,
+                       (unsigned long long)OUTBOX_BYTES_MAX);
+    return CF_OK;
+}
+
 cf_err outbox_make_memfd(uint32_t outbox_id, uint64_t bytes, int *ret_write_fd, int *ret_read_fd)
 {
-    cf_err err = CF_OK;
+    cf_err err;
     char name[64];
     int fd = -1, read_fd = -1;
+    TRY(check_bytes(outbox_id, bytes));
     snprintf(name, sizeof name, "cosyfarm-outbox-%u", outbox_id);
-    fd = fault_hit("outbox.make") ? -1 : memfd_create(name, MFD_CLOEXEC | MFD_ALLOW_SEALING);
+    fd = fault_hit("outbox.make") ? (errno = ENOMEM, -1) : memfd_create(name, MFD_CLOEXEC | MFD_ALLOW_SEALING);
     if (fd < 0 || ftruncate(fd, (off_t)bytes) != 0 ||
         fcntl(fd, F_ADD_SEALS, F_SEAL_SHRINK | F_SEAL_GROW | F_SEAL_SEAL) != 0) {
         err = err_sys("outbox %u: memfd of %llu bytes", outbox_id, (unsigned long long)bytes);
@@ -56,8 +68,12 @@ out:
 static cf_err map_memfd(const outbox_grant *grant, outbox_access access, outbox *box)
 {
     struct stat st;
-    if (fault_hit("outbox.open") || fstat(grant->fd, &st) != 0)
+    if ((fault_hit("outbox.open") ? (errno = EMFILE, -1) : fstat(grant->fd, &st)) != 0)
         return err_sys("outbox %u: fstat", grant->outbox_id);
+    const int seals = fcntl(grant->fd, F_GET_SEALS);
+    if (seals < 0 || !(seals & F_SEAL_SHRINK)) /* whoever cut it could kill its readers with SIGBUS */
+        return err_set(CF_ERR_MISMATCH, "outbox %u: the descriptor is no memory sealed against shrinking",
+                       grant->outbox_id);
     if ((uint64_t)st.st_size != grant->bytes)
         return err_set(CF_ERR_MISMATCH, "outbox %u: expected %llu bytes, descriptor has %llu", grant->outbox_id,
                        (unsigned long long)grant->bytes, (unsigned long long)st.st_size);
@@ -74,6 +90,7 @@ cf_err outbox_open(const outbox_grant *grant, outbox_access access, outbox **ret
 {
     cf_err err;
     outbox *box = NULL;
+    TRY(check_bytes(grant->outbox_id, grant->bytes));
     TRY(mem_alloc(1, sizeof *box, &box));
     box->outbox_id = grant->outbox_id;
     box->bytes = grant->bytes;

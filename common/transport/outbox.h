@@ -32,7 +32,7 @@ typedef struct outbox outbox;
 /* Keeper's side: a sealed memfd of exactly `bytes` and a second descriptor of it that can only be read. Both owned. */
 CF_MUST_CHECK cf_err outbox_make_memfd(uint32_t outbox_id, uint64_t bytes, int *ret_write_fd, int *ret_read_fd);
 
-/* Maps a grant. Sizes are checked against the descriptor first: CF_ERR_MISMATCH. OUTBOX_WRITE through a read-only
+/* Maps a grant. Size and seals are checked at the descriptor first: CF_ERR_MISMATCH. OUTBOX_WRITE through a read-only
  * descriptor is CF_ERR_SYS. */
 CF_MUST_CHECK cf_err outbox_open(const outbox_grant *grant, outbox_access access, outbox **ret_outbox);
 void outbox_close(outbox *box); /* NULL is fine */

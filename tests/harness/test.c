@@ -2,6 +2,7 @@
 #define _GNU_SOURCE
 #include "tests/harness/test.h"
 
+#include <dirent.h>
 #include <ftw.h>
 #include <math.h>
 #include <stdio.h>
@@ -72,6 +73,17 @@ const char *test_temp_dir(void)
     snprintf(temp_dirs[temp_count], sizeof temp_dirs[0], "/tmp/cosyfarm-test-XXXXXX");
     assert_non_null(mkdtemp(temp_dirs[temp_count]));
     return temp_dirs[temp_count++];
+}
+
+int test_open_fds(void)
+{
+    int count = 0;
+    DIR *dir = opendir("/proc/self/fd");
+    assert_non_null(dir);
+    while (readdir(dir))
+        count++;
+    closedir(dir);
+    return count;
 }
 
 test_diff test_compare(const float *got, const float *want, size_t count)

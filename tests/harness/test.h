@@ -38,6 +38,9 @@ const char *test_path(const char *relative);
 /* A fresh private folder, removed with its contents when the program ends. Four paths stay valid at once. */
 const char *test_temp_dir(void);
 
+/* Open descriptors of this process: the same number before and after says that none leaked. */
+int test_open_fds(void);
+
 /* How two float arrays differ. */
 typedef struct test_diff {
     double max_abs; /* max |got - want| */
