@@ -1,7 +1,7 @@
 /*
  * lifeline.c - SEQPACKET sockets with descriptor passing. Any process; a connection belongs to one thread.
- * Fails: CF_ERR_GONE at end of file, CF_ERR_BUSY when the socket's buffer is full, CF_ERR_INVALID for a truncated
- * message (it is consumed, and its descriptors closed), CF_ERR_SYS.
+ * Fails: CF_ERR_GONE at end of file, CF_ERR_BUSY when the socket's buffer is full, CF_ERR_INVALID for a message that is
+ * too long or has too many descriptors (it is consumed, and its descriptors closed), CF_ERR_SYS.
  */
 #define _GNU_SOURCE
 #include "common/transport/lifeline.h"
@@ -175,8 +175,12 @@ cf_err lifeline_recv(int fd, char **ret_text, size_t *ret_bytes, int ret_fds[LIF
     take_fds(&header, ret_fds);
     if (n == 0)
         err = err_set(CF_ERR_GONE, "the peer has closed its lifeline");
-    else if (header.msg_flags & (MSG_TRUNC | MSG_CTRUNC))
+    else if (header.msg_flags & MSG_TRUNC)
         err = err_set(CF_ERR_INVALID, "lifeline message longer than %d bytes", MESSAGE_BYTES_MAX);
+    else if (header.msg_flags & MSG_CTRUNC)
+        err = err_set(CF_ERR_INVALID,
+                      "lifeline message with more than %d descriptors, or more than this process may open",
+                      LIFELINE_FDS_MAX);
     if (err != CF_OK) {
         for (int i = 0; i < LIFELINE_FDS_MAX; i++)
             io_close(&ret_fds[i]);
