@@ -31,7 +31,8 @@ void bus_close(bus *b); /* NULL is fine; unsent messages are dropped */
 CF_MUST_CHECK cf_err bus_send(bus *b, const char *peer_id, json *msg);
 
 /* Receives without waiting: CF_ERR_TIMEOUT when nothing is there. On a ROUTER ret_peer_id gets the sender ("" else).
- * *ret_text is owned by the caller (mem_free). Oversized or multi-part messages are CF_ERR_INVALID and consumed. */
+ * *ret_text is owned by the caller (mem_free). Messages of several parts are CF_ERR_INVALID and consumed; whoever sends
+ * one above MESSAGE_BYTES_MAX is disconnected by zmq, and it never gets here. */
 CF_MUST_CHECK cf_err bus_recv(bus *b, char ret_peer_id[BUS_ID_BYTES], char **ret_text, size_t *ret_bytes);
 
 /* Waits until the bus or one of fds is readable, at most until deadline_us. *ret_bus_ready tells of the bus;
