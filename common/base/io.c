@@ -134,7 +134,7 @@ cf_err io_sync_folder_of(const char *path)
 static cf_err temp_path(const char *path, char ret_temp[IO_PATH_BYTES])
 {
     if (snprintf(ret_temp, IO_PATH_BYTES, "%s.tmp.%ld", path, (long)getpid()) >= IO_PATH_BYTES)
-        return err_set(CF_ERR_LIMIT, "%s: path longer than %d bytes", path, IO_PATH_BYTES);
+        return err_set(CF_ERR_LIMIT, "%.80s...: path longer than %d bytes", path, IO_PATH_BYTES);
     return CF_OK;
 }
 
@@ -215,7 +215,7 @@ cf_err io_make_dirs(const char *path, mode_t mode)
 {
     char part[IO_PATH_BYTES];
     if (snprintf(part, sizeof part, "%s", path) >= (int)sizeof part)
-        return err_set(CF_ERR_LIMIT, "%s: path longer than %d bytes", path, IO_PATH_BYTES);
+        return err_set(CF_ERR_LIMIT, "%.80s...: path longer than %d bytes", path, IO_PATH_BYTES);
     for (char *p = part + 1;; p++) {
         if (*p != '/' && *p != '\0')
             continue;
@@ -276,6 +276,6 @@ void io_close(int *fd)
 cf_err io_join(char *ret_path, size_t path_bytes, const char *a, const char *b)
 {
     if (snprintf(ret_path, path_bytes, "%s/%s", a, b) >= (int)path_bytes)
-        return err_set(CF_ERR_LIMIT, "%s/%s: path longer than %zu bytes", a, b, path_bytes);
+        return err_set(CF_ERR_LIMIT, "%.80s/%.80s: path longer than %zu bytes", a, b, path_bytes);
     return CF_OK;
 }
