@@ -25,9 +25,11 @@ static void keep_text(const char *path, char *ret_text, size_t text_bytes)
 int command_run(int (*verb)(int, char **), char *const *argv)
 {
     FILE *const streams[2] = {stdout, stderr};
-    const char *dir = test_temp_dir();
+    static char dir[256]; /* one for all calls of a program */
     char paths[2][512], *args[64];
     int saved[2], argc = 0;
+    if (!dir[0])
+        snprintf(dir, sizeof dir, "%s", test_temp_dir());
     for (; argv[argc]; argc++) {
         assert_true(argc < 63);
         args[argc] = argv[argc];
@@ -37,7 +39,7 @@ int command_run(int (*verb)(int, char **), char *const *argv)
         snprintf(paths[i], sizeof paths[i], "%s/stream-%d", dir, i);
         fflush(streams[i]);
         saved[i] = dup(i + 1);
-        const int fd = open(paths[i], O_CREAT | O_WRONLY | O_CLOEXEC, 0600);
+        const int fd = open(paths[i], O_CREAT | O_TRUNC | O_WRONLY | O_CLOEXEC, 0600);
         assert_true(saved[i] >= 0 && fd >= 0);
         dup2(fd, i + 1);
         close(fd);
