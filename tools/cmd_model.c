@@ -59,6 +59,12 @@ static int usage(const char *fmt, const char *what)
     return EXIT_USAGE;
 }
 
+static int show_help(void)
+{
+    fputs(HELP, stdout);
+    return EXIT_DONE;
+}
+
 static int fail(cf_err err)
 {
     fprintf(stderr, "cosyfarm model: %s\n", err_text());
@@ -162,8 +168,10 @@ static int model_make(int argc, char **argv)
     };
     arguments a;
     const int code = parse_arguments(argc, argv, options, &a);
-    if (code != EXIT_DONE || a.help)
-        return a.help && code == EXIT_DONE ? (fputs(HELP, stdout), EXIT_DONE) : code;
+    if (code != EXIT_DONE)
+        return code;
+    if (a.help)
+        return show_help();
     const cf_err err = recipe_make_dir(&a.recipe, a.format, a.tokenizer_path, a.path);
     return err == CF_OK ? EXIT_DONE : fail(err);
 }
@@ -237,8 +245,10 @@ static int model_ls(int argc, char **argv)
     };
     arguments a;
     const int code = parse_arguments(argc, argv, options, &a);
-    if (code != EXIT_DONE || a.help)
-        return a.help && code == EXIT_DONE ? (fputs(HELP, stdout), EXIT_DONE) : code;
+    if (code != EXIT_DONE)
+        return code;
+    if (a.help)
+        return show_help();
     const cf_err err = list_path(&a);
     return err == CF_OK ? EXIT_DONE : fail(err);
 }
@@ -249,8 +259,10 @@ static int model_check_verb(int argc, char **argv)
         {"verify", no_argument, NULL, OPT_VERIFY}, {"help", no_argument, NULL, 'h'}, {NULL, 0, NULL, 0}};
     arguments a;
     const int code = parse_arguments(argc, argv, options, &a);
-    if (code != EXIT_DONE || a.help)
-        return a.help && code == EXIT_DONE ? (fputs(HELP, stdout), EXIT_DONE) : code;
+    if (code != EXIT_DONE)
+        return code;
+    if (a.help)
+        return show_help();
     size_t problems;
     const cf_err err = model_check(a.path, a.verify, stdout, stderr, &problems);
     if (err != CF_OK)
@@ -266,10 +278,8 @@ int cmd_model(int argc, char **argv)
     } VERBS[] = {{"make", model_make}, {"ls", model_ls}, {"check", model_check_verb}};
     if (argc < 2)
         return usage("expected make, ls or check%s", "");
-    if (strcmp(argv[1], "--help") == 0 || strcmp(argv[1], "-h") == 0) {
-        fputs(HELP, stdout);
-        return EXIT_DONE;
-    }
+    if (strcmp(argv[1], "--help") == 0 || strcmp(argv[1], "-h") == 0)
+        return show_help();
     for (size_t i = 0; i < CF_COUNT(VERBS); i++)
         if (strcmp(argv[1], VERBS[i].name) == 0)
             return VERBS[i].run(argc - 1, argv + 1);
