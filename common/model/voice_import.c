@@ -186,7 +186,7 @@ cf_err voices_import(const char *path, voice ***ret_voices, size_t *ret_count)
     cf_err err;
     tensor_file *f = NULL;
     TRY(tensor_file_open(path, &f));
-    if (tensor_file_find(f, "embedding")) {
+    if (tensor_file_find(f, "embedding") || tensor_file_find(f, "prompt_token")) {
         TRY(import_single(f, ret_voices));
         *ret_count = 1;
     } else {

@@ -272,6 +272,8 @@ static void test_refuses_inconsistent_entries(void **state)
     refuse_import(CF_ERR_MISMATCH, "differ; a voice has one prompt", differ, 4);
     const safetensors_item lies[] = {token, feat, spk, {"a/flow_prompt_speech_token_len", ENTRY_I32, 1, {1}, &length}};
     refuse_import(CF_ERR_INVALID, "length 5 of 4 values", lies, 4);
+    const safetensors_item alone[] = {d->items[0], d->items[1]}; /* no saved voices, but one voice file */
+    refuse_import(CF_ERR_INVALID, "voice spk: embedding is missing", alone, 2);
     const safetensors_item no_embedding[] = {token, feat};
     refuse_import(CF_ERR_INVALID, "voice a: embedding is missing", no_embedding, 2);
     const safetensors_item batch[] = {{"a/flow_prompt_speech_token", ENTRY_I32, 2, {2, 2}, d->token}, feat, spk};
