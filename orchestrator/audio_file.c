@@ -18,8 +18,17 @@ typedef struct audio_format {
     int type; /* libsndfile's */
 } audio_format;
 
-/* SF_FORMAT_MPEG | SF_FORMAT_MPEG_LAYER_III as a number: libsndfile before 1.1 lacks the names, and refuses the format. */
-#define FORMAT_MP3 (0x230000 | 0x0082)
+/* SF_FORMAT_MPEG | SF_FORMAT_MPEG_LAYER_III by number: enumerators that libsndfile has since 1.1, and knows no format
+ * for before. */
+#define FORMAT_MP3 0x230082
+
+#define BLOCK_SAMPLES 4096
+
+#define OGG_SERIAL     0x63666f67u
+#define OGG_HEADER     27u /* bytes of a page in front of its segment table */
+#define OGG_SERIAL_OFF 14u
+#define OGG_CRC_OFF    22u
+#define OGG_POLYNOMIAL 0x04C11DB7u
 
 static const audio_format formats[] = {
     {"wav", "wav", SF_FORMAT_WAV | SF_FORMAT_PCM_16},
@@ -124,12 +133,79 @@ static sf_count_t file_tell(void *user)
     return ((memory_file *)user)->at;
 }
 
+static cf_err write_block(SNDFILE *snd, const float *block, sf_count_t count)
+{
+    return sf_write_float(snd, block, count) == count ? CF_OK : err_set(CF_ERR_SYS, "libsndfile: %s", sf_strerror(snd));
+}
+
+/* In blocks of one size, wherever the pieces end: encoders that look ahead decide by what they are given at once. */
 static cf_err write_pieces(SNDFILE *snd, const audio_piece *pieces, size_t count)
 {
+    cf_err err;
+    float block[BLOCK_SAMPLES];
+    int64_t filled = 0;
     for (size_t i = 0; i < count; i++)
-        if (sf_write_float(snd, pieces[i].samples, pieces[i].count) != pieces[i].count)
-            return err_set(CF_ERR_SYS, "libsndfile: %s", sf_strerror(snd));
-    return CF_OK;
+        for (int64_t done = 0; done < pieces[i].count;) {
+            const int64_t left = pieces[i].count - done, room = BLOCK_SAMPLES - filled, n = left < room ? left : room;
+            memcpy(block + filled, pieces[i].samples + done, (size_t)n * sizeof *block);
+            done += n;
+            filled += n;
+            if (filled < BLOCK_SAMPLES)
+                continue;
+            TRY(write_block(snd, block, filled));
+            filled = 0;
+        }
+    err = write_block(snd, block, filled);
+out:
+    return err;
+}
+
+static void put_u32(unsigned char *p, uint32_t value)
+{
+    for (int i = 0; i < 4; i++)
+        p[i] = (unsigned char)(value >> (8 * i));
+}
+
+static uint32_t ogg_crc(const unsigned char *data, size_t bytes)
+{
+    uint32_t crc = 0;
+    for (size_t i = 0; i < bytes; i++) {
+        crc ^= (uint32_t)data[i] << 24;
+        for (int bit = 0; bit < 8; bit++)
+            crc = crc << 1 ^ (crc >> 31 ? OGG_POLYNOMIAL : 0);
+    }
+    return crc;
+}
+
+/* libsndfile numbers each Ogg stream at random: the same samples would give other bytes every time. Every page gets a
+ * fixed number, and its checksum again. Source: RFC 3533, section 6. */
+static void settle_ogg(unsigned char *data, size_t bytes)
+{
+    for (size_t off = 0; off < bytes;) {
+        unsigned char *page = data + off;
+        CF_ASSERT(bytes - off >= OGG_HEADER && memcmp(page, "OggS", 4) == 0);
+        size_t page_bytes = OGG_HEADER + page[OGG_HEADER - 1];
+        CF_ASSERT(page_bytes <= bytes - off);
+        for (size_t i = OGG_HEADER, end = page_bytes; i < end; i++)
+            page_bytes += page[i];
+        CF_ASSERT(page_bytes <= bytes - off);
+        put_u32(page + OGG_SERIAL_OFF, OGG_SERIAL);
+        put_u32(page + OGG_CRC_OFF, 0);
+        put_u32(page + OGG_CRC_OFF, ogg_crc(page, page_bytes));
+        off += page_bytes;
+    }
+}
+
+/* Writes everything and closes snd. */
+static cf_err fill(SNDFILE *snd, const audio_piece *pieces, size_t count)
+{
+    sf_command(snd, SFC_SET_CLIPPING, NULL, SF_TRUE);
+    sf_command(snd, SFC_SET_ADD_PEAK_CHUNK, NULL, SF_FALSE); /* it holds the time of day: bytes must repeat */
+    const cf_err err = write_pieces(snd, pieces, count);
+    const int closed = sf_close(snd);
+    if (err == CF_OK && closed != 0)
+        return err_set(CF_ERR_SYS, "libsndfile: the encoder cannot finish (%d)", closed);
+    return err;
 }
 
 cf_err audio_encode(const audio_piece *pieces, size_t count, const char *format, void **ret_data, size_t *ret_bytes)
@@ -140,18 +216,13 @@ cf_err audio_encode(const audio_piece *pieces, size_t count, const char *format,
     TRY(audio_format_check(format));
     SF_INFO info = info_of(find_format(format));
     SNDFILE *snd = sf_open_virtual(&io, SFM_WRITE, &info, &file);
-    if (!snd)
-        FAIL(CF_ERR_SYS, "libsndfile: %s", sf_strerror(NULL));
-    sf_command(snd, SFC_SET_CLIPPING, NULL, SF_TRUE);
-    sf_command(snd, SFC_SET_ADD_PEAK_CHUNK, NULL, SF_FALSE); /* it holds the time of day: bytes must repeat */
-    err = write_pieces(snd, pieces, count);
-    const int closed = sf_close(snd);
-    if (err == CF_OK && closed != 0)
-        err = err_set(CF_ERR_SYS, "libsndfile: %s", sf_error_number(closed));
-    if (err == CF_OK && file.failed)
+    err = snd ? fill(snd, pieces, count) : err_set(CF_ERR_SYS, "libsndfile: %s", sf_strerror(NULL));
+    if (file.failed) /* whatever libsndfile made of it */
         err = err_set(CF_ERR_NOMEM, "out of memory while encoding");
     if (err != CF_OK)
         goto out;
+    if ((info.format & SF_FORMAT_TYPEMASK) == SF_FORMAT_OGG)
+        settle_ogg(file.data, (size_t)file.bytes);
     *ret_data = file.data;
     *ret_bytes = (size_t)file.bytes;
     file.data = NULL;
