@@ -107,17 +107,25 @@ static sf_count_t file_read(void *ptr, sf_count_t count, void *user)
     return n;
 }
 
+/* Makes room for `end` bytes; marks the file when there is none. */
+static bool reserve(memory_file *f, sf_count_t end)
+{
+    const sf_count_t capacity = end > 2 * f->capacity ? end : 2 * f->capacity;
+    if (end <= f->capacity || f->failed)
+        return !f->failed;
+    f->failed = mem_resize(&f->data, (size_t)capacity, 1) != CF_OK;
+    f->capacity = f->failed ? f->capacity : capacity;
+    return !f->failed;
+}
+
+/* Without memory the encoder writes on into nothing: libsndfile does not release its own when a write fails. */
 static sf_count_t file_write(const void *ptr, sf_count_t count, void *user)
 {
     memory_file *f = user;
     const sf_count_t end = f->at + count;
-    if (end > f->capacity) {
-        const sf_count_t capacity = end > 2 * f->capacity ? end : 2 * f->capacity;
-        if (mem_resize(&f->data, (size_t)capacity, 1) != CF_OK) {
-            f->failed = true;
-            return 0;
-        }
-        f->capacity = capacity;
+    if (!reserve(f, end)) {
+        f->at = end;
+        return count;
     }
     if (f->at > f->bytes)
         memset(f->data + f->bytes, 0, (size_t)(f->at - f->bytes));

@@ -55,7 +55,9 @@ void mem_free(void *ptr)
 
 cf_err arena_open(size_t reserved_bytes, arena *ret_arena)
 {
-    void *p = mmap(NULL, reserved_bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+    void *p = fault_hit("mem.arena") ? MAP_FAILED
+                                     : mmap(NULL, reserved_bytes, PROT_READ | PROT_WRITE,
+                                            MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
     if (p == MAP_FAILED)
         return err_set(CF_ERR_NOMEM, "cannot reserve %zu bytes of address space", reserved_bytes);
     madvise(p, reserved_bytes, MADV_HUGEPAGE); /* a hint; its failure changes speed alone */
