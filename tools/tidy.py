@@ -183,6 +183,13 @@ def check_ops(ops_h, suite):
             yield 1, "op %s has no case in tests/ops" % name
 
 
+def check_faults(sources, tests):
+    """Every fault point of the sources has to be armed by a test: a path that nobody has walked is a guess."""
+    for name in sorted(set(re.findall(r'\bfault_hit\("([\w.]+)"\)', sources))):
+        if not re.search(r'"(?:[^"\n]*,)?%s[#="]' % re.escape(name), tests):
+            yield 1, "fault point %s is armed by no test" % name
+
+
 def read(path):
     with open(os.path.join(ROOT, path), encoding="utf-8") as file:
         return file.read()
@@ -240,6 +247,10 @@ def check_tree():
     suite = "".join(read(p) for p in tree() if p.startswith("tests/ops/") and p.endswith((".c", ".h")))
     for line, message in check_ops(read("common/compute/ops.h"), suite):
         yield "common/compute/ops.h", line, message
+    code = {p: read(p) for p in tree() if p.startswith(FOLDERS) and p.endswith(".c")}
+    tests = "".join(text for p, text in code.items() if p.startswith("tests/"))
+    for line, message in check_faults("".join(t for p, t in code.items() if not p.startswith("tests/")), tests):
+        yield "common/base/fault.h", line, message
     yield from check_ratchet(read_ratchet(), sizes)
 
 

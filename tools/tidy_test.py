@@ -112,6 +112,15 @@ def check_ops(tidy):
     }
 
 
+def check_faults(tidy):
+    code = 'if (fault_hit("io.read") || fault_hit("io.open"))'
+    return {
+        "a fault point that no test arms": [m for _, m in tidy.check_faults(code, 'sweep(&s, "io.open", 1)')] ==
+                                           ["fault point io.read is armed by no test"],
+        "fault points armed alone and in a list": list(tidy.check_faults(code, '"a=kill,io.open#2=fail" "io.read=fail"')) == [],
+    }
+
+
 def run(tidy):
     rules = tidy.Rules(tidy.read("tools/include_rules.txt"))
     results = {}
@@ -125,6 +134,7 @@ def run(tidy):
         results["text %d of %s" % (number, path)] = check_one([m for _, m in tidy.check_text(path, text)], want)
     results.update(check_sizes(tidy))
     results.update(check_ops(tidy))
+    results.update(check_faults(tidy))
     failed = [name for name, good in results.items() if not good]
     for name in failed:
         print("self-test: %s: not as expected" % name)

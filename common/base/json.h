@@ -2,8 +2,8 @@
  * json.h - JSON with limits: the only door to cJSON.
  *
  * Parsing refuses what cJSON would let pass: bytes after the value, too much depth, invalid UTF-8, NUL characters,
- * duplicate keys, and whatever else RFC 8259 does not allow. Getters check type and range and name the key in the error text. Values borrowed from a document
- * live until json_close of its root.
+ * duplicate keys, and whatever else RFC 8259 does not allow. Getters check type and range and name the key in the error
+ * text. Values borrowed from a document live until json_close of its root.
  */
 #ifndef CF_BASE_JSON_H
 #define CF_BASE_JSON_H

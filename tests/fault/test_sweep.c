@@ -1,8 +1,8 @@
 /*
  * test_sweep.c - the nth allocation, open, map, read, write, fsync, rename fails, for every n: of loading a model
- * directory in both formats, of importing a voice, of writing an audio file, of reading a configuration and of messages.
- * Each failure ends in a code and a text, leaves no temporary file and no half a file, and leaks nothing (with
- * SAN=address the leak sanitizer looks). The allocations of cJSON are swept too, through its own hooks.
+ * directory in both formats, importing a voice, writing an audio file, reading a configuration, sending a message. Each
+ * failure ends in a code and a text, leaves no temporary file and no half a file, and leaks nothing (with SAN=address
+ * the leak sanitizer looks). The allocations of cJSON are swept too, through its own hooks.
  */
 #define _GNU_SOURCE
 #include "tests/harness/test.h"

@@ -1,6 +1,6 @@
 /*
- * fuzz_st.c - safetensors files of strangers. What is read lies inside the bytes, tiles the data without a hole, and can
- * be hashed, converted and checked value by value.
+ * fuzz_st.c - safetensors files of strangers. What is read lies inside the bytes, tiles the data without a hole, and
+ * can be hashed, converted and checked value by value.
  */
 #include "tests/fuzz/fuzz.h"
 

@@ -1,6 +1,7 @@
 /*
- * test_bus.c - the ZeroMQ bus at both ends, and what strangers may do to it with libzmq or with a bare socket: deadlines,
- * peers that are not there, full queues, messages too long, of several parts, of nothing, and bytes that are no message.
+ * test_bus.c - the ZeroMQ bus at both ends, and what strangers may do to it with libzmq or with a bare socket:
+ * deadlines, peers that are not there, full queues, messages too long, of several parts, of nothing, and bytes that are
+ * no message.
  */
 #define _GNU_SOURCE
 #include "tests/harness/test.h"

@@ -1,4 +1,4 @@
-/* test_audio_file.c - samples to files of every format: what libsndfile reads back, the same bytes each time and however
+/* test_audio_file.c - samples to files of every format: what libsndfile reads back, the same bytes each time, however
  * the samples are cut into pieces, and formats that are none. */
 #include "tests/harness/test.h"
 

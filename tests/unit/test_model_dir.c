@@ -408,6 +408,14 @@ static void test_refuses_shapes_and_types(void **state)
          CF_ERR_MISMATCH,
          "tensor decoder.estimator.rotary_embed.inv_freq: expected [32] f32, found [64]",
          {.tensor = "decoder.estimator.rotary_embed.inv_freq", SHAPE(ENTRY_F32, 64)}},
+    };
+    refuse_edits(CASES, CF_COUNT(CASES));
+}
+
+static void test_refuses_shapes_of_other_models(void **state)
+{
+    (void)state;
+    static const edit_case CASES[] = {
         {MODEL_LLM,
          CF_ERR_MISMATCH,
          "tensor llm_decoder.weight: expected [6761, 128] f32, found [6561, 128]",
@@ -575,13 +583,21 @@ static void test_knows_the_released_files(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_detects_the_model),         cmocka_unit_test(test_ranks_the_files),
-        cmocka_unit_test(test_says_what_is_missing),      cmocka_unit_test(test_refuses_configurations),
-        cmocka_unit_test(test_refuses_configured_values), cmocka_unit_test(test_accepts_good_files),
-        cmocka_unit_test(test_accepts_files_of_torch),    cmocka_unit_test(test_accepts_names_of_converters),
-        cmocka_unit_test(test_refuses_missing_and_extra), cmocka_unit_test(test_refuses_shapes_and_types),
-        cmocka_unit_test(test_refuses_too_many_blocks),   cmocka_unit_test(test_names_foreign_files),
-        cmocka_unit_test(test_refuses_truncated_files),   cmocka_unit_test(test_refuses_swapped_stages),
+        cmocka_unit_test(test_detects_the_model),
+        cmocka_unit_test(test_ranks_the_files),
+        cmocka_unit_test(test_says_what_is_missing),
+        cmocka_unit_test(test_refuses_configurations),
+        cmocka_unit_test(test_refuses_configured_values),
+        cmocka_unit_test(test_accepts_good_files),
+        cmocka_unit_test(test_accepts_files_of_torch),
+        cmocka_unit_test(test_accepts_names_of_converters),
+        cmocka_unit_test(test_refuses_missing_and_extra),
+        cmocka_unit_test(test_refuses_shapes_and_types),
+        cmocka_unit_test(test_refuses_shapes_of_other_models),
+        cmocka_unit_test(test_refuses_too_many_blocks),
+        cmocka_unit_test(test_names_foreign_files),
+        cmocka_unit_test(test_refuses_truncated_files),
+        cmocka_unit_test(test_refuses_swapped_stages),
         cmocka_unit_test(test_knows_the_released_files),
     };
     return cmocka_run_group_tests_name("model_dir", tests, NULL, NULL);
