@@ -96,5 +96,7 @@ cf_err naive_pack_conv_f64(backend *be, const double *w, weight *out);
 
 /* Frames and samples of the signal ops; both variants share them. */
 double source_frame(float f0, const float *w, float *phase_turns);
+/* Where row t of the output reads the input: max(0, ratio (t + 0.5) - 0.5), rounded once. */
+float lerp_position(float ratio, int32_t t);
 
 #endif

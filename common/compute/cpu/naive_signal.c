@@ -8,6 +8,12 @@
 
 #include "common/compute/cpu/cpu_impl.h"
 
+float lerp_position(float ratio, int32_t t)
+{
+    const float at = fmaf(ratio, (float)t + 0.5f, -0.5f);
+    return at < 0.0f ? 0.0f : at;
+}
+
 cf_err naive_lerp_time(backend *be, const op_lerp_time_args *a)
 {
     (void)be;
@@ -19,9 +25,7 @@ cf_err naive_lerp_time(backend *be, const op_lerp_time_args *a)
         float *y = tensor_f32(a->y) + a->rows_out->offs[b] * width;
         const float ratio = (float)in / (float)out;
         for (int32_t t = 0; t < out; t++) {
-            float at = ratio * ((float)t + 0.5f) - 0.5f;
-            if (at < 0.0f)
-                at = 0.0f;
+            const float at = lerp_position(ratio, t);
             const int32_t low = (int32_t)at < in - 1 ? (int32_t)at : in - 1;
             const int32_t high = low + (low < in - 1);
             const float part = at - (float)low < 1.0f ? at - (float)low : 1.0f;

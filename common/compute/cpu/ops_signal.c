@@ -213,8 +213,7 @@ static void lerp_rows(const cpu_state *cpu, const void *args, int64_t first, int
             b++;
         const int32_t in = rows_length(a->rows_in, b);
         const float ratio = (float)in / (float)rows_length(a->rows_out, b);
-        float at = ratio * ((float)(r - a->rows_out->offs[b]) + 0.5f) - 0.5f;
-        at = at < 0.0f ? 0.0f : at;
+        const float at = lerp_position(ratio, (int32_t)(r - a->rows_out->offs[b]));
         const int32_t low = (int32_t)at < in - 1 ? (int32_t)at : in - 1;
         const int32_t high = low + (low < in - 1);
         const float part = at - (float)low < 1.0f ? at - (float)low : 1.0f;
