@@ -6,7 +6,7 @@
 
 CHECKOUT is a clone of FunAudioLLM/CosyVoice whose requirements are installed in the Python that runs this script; DIR holds
 llm.pt (or llm.rl.pt, which cosyfarm prefers), flow.pt, hift.pt, CosyVoice-BlankEN/ and, for released weights,
-cosyvoice3.yaml. Everything runs in f32 with TF32 off. Names, layouts and bounds of the tensors: docs/PARITY.md.
+cosyvoice3.yaml. Everything runs in f32 with TF32 off. Names, layouts and bounds of the tensors: docs/model/cases.md.
 
 What the cases say:
   llm-*     teacher-forced logits; the forced tokens were sampled by the original sampler under --seed

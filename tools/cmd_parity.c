@@ -19,7 +19,7 @@ static const char HELP[] =
     "usage: cosyfarm parity -m MODEL_DIR [options] CASE...\n"
     "\n"
     "Runs each case (.safetensors) through the code the workers use, alone and in a batch, and compares every tensor\n"
-    "with the reference's (docs/PARITY.md). The last line is `N passed, M failed`.\n"
+    "with the reference's (docs/model/cases.md). The last line is `N passed, M failed`.\n"
     "\n"
     "  -m, --model DIR       model directory (or COSYFARM_MODEL)\n"
     "      --device DEV      cpu (default) or cuda:N\n"

@@ -1,5 +1,5 @@
 /*
- * probe.h - a window into a forward pass. Stage code calls probe_emit at the places that docs/model/cases.md names; without
+ * probe.h - a window into a forward pass. Stage code calls probe_emit at the places that model/cases.md names; without
  * a probe it costs one test of a pointer. Parity runs and captures use it, workers do not.
  */
 #ifndef CF_COMPUTE_PROBE_H

@@ -34,6 +34,7 @@ void *hift_fixture_stage(const hift_fixture_config *cfg)
     assert_ok(hift_stage.open(&(stage_config){.model_dir = dir,
                                               .device = "cpu",
                                               .threads = cfg->threads,
+                                              .operands = cfg->operands,
                                               .naive = cfg->naive,
                                               .rows_max = cfg->rows_max ? cfg->rows_max : 16,
                                               .frames_max = cfg->frames_max ? cfg->frames_max : 2000},

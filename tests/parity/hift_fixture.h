@@ -10,9 +10,10 @@
 /* A model directory with seed 0, tiny or small, made on the first call and removed when the program ends. */
 const char *hift_fixture_model(recipe_size size);
 
-/* How a stage is opened; zero members: fast backend, all threads, 16 rows, 2000 frames, the tiny model. */
+/* How a stage is opened; zero members: f32, fast backend, all threads, 16 rows, 2000 frames, the tiny model. */
 typedef struct hift_fixture_config {
     const char *model_dir;
+    precision operands;
     bool naive;
     int threads;
     int32_t rows_max, frames_max;

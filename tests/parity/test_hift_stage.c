@@ -44,9 +44,9 @@ static void render_alone(void *stage, hift_fixture_job *jobs, size_t count)
 }
 
 /* Neighbours of other lengths, final and not, in two orders, and alone: the same bytes. */
-static void check_batch(bool naive, const size_t *order, size_t count)
+static void check_batch(precision operands, bool naive, const size_t *order, size_t count)
 {
-    void *stage = hift_fixture_stage(&(hift_fixture_config){.naive = naive});
+    void *stage = hift_fixture_stage(&(hift_fixture_config){.operands = operands, .naive = naive});
     init_mix(jobs_a);
     init_mix(jobs_b);
     render_alone(stage, jobs_a, count);
@@ -62,16 +62,24 @@ static void check_batch(bool naive, const size_t *order, size_t count)
     hift_stage.close(stage);
 }
 
+static const size_t SHUFFLED[ROWS] = {9, 2, 14, 0, 7, 12, 5, 11, 3, 15, 1, 8, 13, 4, 10, 6};
+
 static void test_batch_is_alone(void **state)
 {
     (void)state;
-    check_batch(false, (const size_t[]){9, 2, 14, 0, 7, 12, 5, 11, 3, 15, 1, 8, 13, 4, 10, 6}, ROWS);
+    check_batch(PRECISION_F32, false, SHUFFLED, ROWS);
+}
+
+static void test_batch_is_alone_bf16(void **state)
+{
+    (void)state;
+    check_batch(PRECISION_BF16, false, SHUFFLED, ROWS);
 }
 
 static void test_batch_is_alone_naive(void **state)
 {
     (void)state;
-    check_batch(true, (const size_t[]){4, 1, 3, 0, 5, 2}, 6);
+    check_batch(PRECISION_F32, true, (const size_t[]){4, 1, 3, 0, 5, 2}, 6);
 }
 
 static void test_threads_change_nothing(void **state)
@@ -532,6 +540,7 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_batch_is_alone),
+        cmocka_unit_test(test_batch_is_alone_bf16),
         cmocka_unit_test(test_batch_is_alone_naive),
         cmocka_unit_test(test_threads_change_nothing),
         cmocka_unit_test(test_lengths),

@@ -158,6 +158,47 @@ static void test_joining_and_leaving(void **state)
     voice_close(v);
 }
 
+/* Sixteen at once, given in four orders: every row has the tokens that it has alone. */
+static void check_company(precision operands)
+{
+    enum { COMPANY = 16 };
+    static const int strides[] = {1, 15, 5, 11}; /* coprime to 16: as they lie, backwards, two shuffles */
+    static outcome alone[COMPANY], company[COMPANY];
+    voice *v = load_voice();
+    void *st = open_stage(operands, COMPANY);
+    for (int32_t i = 0; i < COMPANY; i++) {
+        outcome_init(&alone[i], 200 + (uint64_t)i, 1 + i % 9, v);
+        run_alone(st, &alone[i]);
+        assert_true(alone[i].code == CF_OK && alone[i].count > 0);
+    }
+    for (size_t s = 0; s < sizeof strides / sizeof strides[0]; s++) {
+        int32_t done = 0;
+        for (int32_t i = 0; i < COMPANY; i++)
+            outcome_init(&company[i], 200 + (uint64_t)i, 1 + i % 9, v);
+        for (int32_t i = 0; i < COMPANY; i++)
+            assert_ok(llm_stage.accept(st, &company[i * strides[s] % COMPANY].job));
+        assert_int_equal(llm_stage.held(st), COMPANY);
+        for (int n = 0; n < STEPS_MAX && done < COMPANY; n++)
+            done += step(st, company, COMPANY, ROWS);
+        for (int32_t i = 0; i < COMPANY; i++)
+            assert_same_tokens(&alone[i], &company[i]);
+    }
+    llm_stage.close(st);
+    voice_close(v);
+}
+
+static void test_sixteen_in_any_order_f32(void **state)
+{
+    (void)state;
+    check_company(PRECISION_F32);
+}
+
+static void test_sixteen_in_any_order_bf16(void **state)
+{
+    (void)state;
+    check_company(PRECISION_BF16);
+}
+
 static void test_seed_and_segment_decide(void **state)
 {
     (void)state;
@@ -428,6 +469,8 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_joining_and_leaving),
+        cmocka_unit_test(test_sixteen_in_any_order_f32),
+        cmocka_unit_test(test_sixteen_in_any_order_bf16),
         cmocka_unit_test(test_seed_and_segment_decide),
         cmocka_unit_test(test_lengths),
         cmocka_unit_test(test_silence_filter),
