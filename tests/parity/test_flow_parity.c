@@ -69,13 +69,24 @@ static size_t run_shared(const run_setup *setup, const char *folder, const char 
 }
 
 /* What a clone without the shared data has. */
-static void test_cases_of_the_clone(void **state)
+static void run_clone(precision operands)
 {
-    (void)state;
-    run_setup setup = {flow_fixture_model(RECIPE_TINY, false), PRECISION_F32, false, &parity_flow};
+    run_setup setup = {flow_fixture_model(RECIPE_TINY, false), operands, false, &parity_flow};
     assert_true(run_glob(&setup, test_path("tests/golden/tiny-0/flow-*.safetensors")) >= 24);
     setup.model_dir = flow_fixture_model(RECIPE_TINY, true);
     assert_true(run_glob(&setup, test_path("tests/golden/tiny-0-harsh/flow-*.safetensors")) >= 4);
+}
+
+static void test_cases_of_the_clone(void **state)
+{
+    (void)state;
+    run_clone(PRECISION_F32);
+}
+
+static void test_cases_of_the_clone_bf16(void **state)
+{
+    (void)state;
+    run_clone(PRECISION_BF16);
 }
 
 static void test_naive_backend(void **state)
@@ -140,9 +151,15 @@ static void test_stream(void **state)
     (void)state;
     run_setup setup = {flow_fixture_model(RECIPE_TINY, false), PRECISION_F32, false, &parity_stream};
     assert_true(run_glob(&setup, test_path("tests/golden/tiny-0/stream-*.safetensors")) >= 8);
-    run_shared(&setup, "golden/tiny-0", "stream-echo.safetensors");
     setup.operands = PRECISION_BF16;
     run_glob(&setup, test_path("tests/golden/tiny-0/stream-short.safetensors"));
+}
+
+static void test_stream_shared(void **state)
+{
+    (void)state;
+    run_setup setup = {flow_fixture_model(RECIPE_TINY, false), PRECISION_F32, false, &parity_stream};
+    run_shared(&setup, "golden/tiny-0", "stream-echo.safetensors");
 }
 
 /* The comparison can fail: plain cases on a harsh model. */
@@ -166,12 +183,14 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_cases_of_the_clone),
+        cmocka_unit_test(test_cases_of_the_clone_bf16),
         cmocka_unit_test(test_naive_backend),
         cmocka_unit_test(test_f32),
         cmocka_unit_test(test_bf16),
         cmocka_unit_test(test_full_size),
         cmocka_unit_test(test_speed),
         cmocka_unit_test(test_stream),
+        cmocka_unit_test(test_stream_shared),
         cmocka_unit_test(test_wrong_model_fails),
     };
     return cmocka_run_group_tests_name("flow_parity", tests, NULL, NULL);

@@ -70,10 +70,16 @@ static void assert_cases_pass(const char *model, const char *const *paths, size_
 static void test_cases_in_the_repository(void **state)
 {
     (void)state;
-    char paths[2][IO_PATH_BYTES];
-    snprintf(paths[0], IO_PATH_BYTES, "%s", test_path("tests/golden/tiny-0/llm-instruct.safetensors"));
-    snprintf(paths[1], IO_PATH_BYTES, "%s", test_path("tests/golden/tiny-0/debug_llm_data.safetensors"));
-    assert_cases_pass(tiny_model_dir(), (const char *const[]){paths[0], paths[1]}, 2, true);
+    static const char *const names[] = {"llm-instruct", "llm-zero-shot", "debug_llm_data"};
+    enum { CASES = sizeof names / sizeof names[0] };
+    char paths[CASES][IO_PATH_BYTES], relative[128];
+    const char *list[CASES];
+    for (size_t i = 0; i < CASES; i++) {
+        snprintf(relative, sizeof relative, "tests/golden/tiny-0/%s.safetensors", names[i]);
+        snprintf(paths[i], IO_PATH_BYTES, "%s", test_path(relative));
+        list[i] = paths[i];
+    }
+    assert_cases_pass(tiny_model_dir(), list, CASES, true);
 }
 
 static void test_tiny_cases(void **state)
