@@ -62,6 +62,7 @@ def import_original(checkout):
         for name in names:
             sys.modules[name] = types.ModuleType(name)
         sys.modules[names[-1]].BASECFM = Base
+        sys.modules["matcha"].is_stand_in = True
         print("note: third_party/Matcha-TTS is absent; its base class is replaced by one that keeps its arguments")
 
 
@@ -211,6 +212,8 @@ def prompt_from_wav(original, args):
         sys.exit("--prompt-wav needs the released cosyvoice3.yaml in the model directory")
     if not args.prompt_text:
         sys.exit("--prompt-wav needs --prompt-text: what is said in it")
+    if getattr(sys.modules.get("matcha"), "is_stand_in", False):
+        sys.exit("--prompt-wav needs the original's mel: third_party/Matcha-TTS (git submodule update --init)")
     blocks = re.split(r"(?m)^(?=[A-Za-z_])", original.yaml_text)
     extractor = load_hyperpyyaml("".join(b for b in blocks if b.startswith(("sample_rate", "feat_extractor"))))
     front = CosyVoiceFrontEnd(lambda: original.tokenizer, extractor["feat_extractor"],
@@ -232,7 +235,10 @@ def prompt_from_voice(path, name):
         return {"token": v["prompt_token"].long(), "feat": v["prompt_feat"], "embedding": v["embedding"].flatten(),
                 "text": text, "text_ids": v.get("prompt_text_id", v.get("prompt_text"))}
     voices = torch.load(path, map_location="cpu", weights_only=True)
-    v = voices[name or next(iter(voices))]
+    name = name or next(iter(voices))
+    if "flow_prompt_speech_token" not in voices[name]:
+        sys.exit(f"{path}: {name} has no prompt, only a speaker vector; name another with --voice-name")
+    v = voices[name]
     return {"token": v["flow_prompt_speech_token"][0].long(), "feat": v["prompt_speech_feat"][0].float(),
             "embedding": v["flow_embedding"].flatten().float(), "text": None, "text_ids": v["prompt_text"][0]}
 
