@@ -28,6 +28,7 @@
 #define BACKOFF_MAX_US   (5 * CLOCK_SECOND_US)
 #define STEADY_US        CLOCK_SECOND_US /* a child that lived this long starts again at once; faster deaths are a loop */
 #define ENV_MAX          512
+#define RETRY_START_US   CLOCK_SECOND_US
 #define CONNECT_US       100000 /* between two attempts to reach the orchestrator */
 
 typedef enum child_role { CHILD_KEEPER, CHILD_ORCHESTRATOR, CHILD_WORKER } child_role;
@@ -321,7 +322,6 @@ static void listen_to_orchestrator(spawn *s, uint64_t now_us)
 
 cf_err spawn_progress(spawn *s, uint64_t now_us)
 {
-    cf_err err = CF_OK;
     listen_to_orchestrator(s, now_us);
     for (size_t i = 0; i < s->count; i++) {
         child *c = &s->children[i];
@@ -335,11 +335,15 @@ cf_err spawn_progress(spawn *s, uint64_t now_us)
         }
         if (c->pid == 0 && !s->stopping && !c->surplus && now_us >= c->restart_us) {
             c->restart_us = UINT64_MAX;
-            TRY(start_child(s, c, now_us));
+            if (start_child(s, c, now_us) !=
+                CF_OK) { /* its file is being replaced, or the system is short of something */
+                log_warn("child.not_started", "program=%s instance=%d text=\"%s\"", c->program, c->instance,
+                         err_text());
+                c->restart_us = now_us + RETRY_START_US;
+            }
         }
     }
-out:
-    return err;
+    return CF_OK;
 }
 
 static size_t alive(const spawn *s)
