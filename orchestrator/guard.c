@@ -17,7 +17,8 @@
  *              A recording has a third of a second at either end: 1.5 s is several times that.
  *   level      3000 ppm = -50 dBFS: between speech (-15 to -45) and the pauses of a clean recording (-60 and below).
  *   clipping   1 % of samples at the clamp of the vocoder is audible; loud healthy speech touches it a few times.
- *   dc         50 % of the RMS; recorded and vocoded speech has below 0.5 %, untrained weights 14 to 35 %: a decoder that
+ *   dc         50 % of the RMS; recorded and vocoded speech has below 0.5 %, untrained weights 14 to 35 %: a decoder
+ *   that
  *              drifts away goes beyond both.
  *
  * Fails: guard_limits_of with CF_ERR_INVALID. Asserts what segments claim: they are ours.

@@ -1,7 +1,8 @@
 /*
  * ledger.c - an append-only file under a lock. Runs in the command. Owns the descriptor, which carries the lock; after
  * a rewrite the new file's descriptor carries it, locked before it got the name.
- * Fails: CF_ERR_BUSY (locked), CF_ERR_STORAGE (disk full), CF_ERR_CORRUPT with file and line, CF_ERR_GONE, CF_ERR_SYS, CF_ERR_LIMIT.
+ * Fails: CF_ERR_BUSY (locked), CF_ERR_STORAGE (disk full), CF_ERR_CORRUPT with file and line, CF_ERR_GONE,
+ * CF_ERR_SYS, CF_ERR_LIMIT.
  */
 #define _GNU_SOURCE
 #include "orchestrator/ledger.h"

@@ -229,7 +229,8 @@ static bool blame(orch_core *core, const core_member *m)
     return false;
 }
 
-/* Suspected after deaths_max - 1 deaths, it runs alone; given up when two deaths hit it alone. One may come from outside. */
+/* Suspected after deaths_max - 1 deaths, it runs alone; given up when two deaths hit it alone. One may come from
+ * outside. */
 static bool is_poison(const orch_core *core, const core_segment *s)
 {
     return s->deaths >= core->deaths_max && s->alone_deaths >= ALONE_DEATHS_MAX;

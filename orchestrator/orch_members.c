@@ -474,7 +474,8 @@ void members_on_bus(orch *o, const char *peer, const wire_msg *msg)
     o->messages_bad++; /* an old generation, or nobody we know */
 }
 
-/* Ends a process that does not do its part; whoever supervises it starts it again. Its death is then seen as any other. */
+/* Ends a process that does not do its part; whoever supervises it starts it again. Its death is then seen as any
+ * other. */
 static void end_process(orch *o, int conn_idx, const char *why)
 {
     const conn *c = &o->conns[conn_idx];

@@ -26,7 +26,7 @@
 
 #define BACKOFF_FIRST_US 100000
 #define BACKOFF_MAX_US   (5 * CLOCK_SECOND_US)
-#define STEADY_US        CLOCK_SECOND_US /* a child that lived this long starts again at once; faster deaths are a loop */
+#define STEADY_US        CLOCK_SECOND_US /* who lived this long starts again at once; faster deaths are a loop */
 #define ENV_MAX          512
 #define RETRY_START_US   CLOCK_SECOND_US
 #define CONNECT_US       100000 /* between two attempts to reach the orchestrator */

@@ -175,7 +175,8 @@ static void write_group(const writer *w, session *const *group, int count)
     }
 }
 
-/* Full or read-only storage may recover: those rows are kept and tried again, which holds up new ones; that is the pause. */
+/* Full or read-only storage may recover: those rows are kept and tried again, which holds up new ones; that is the
+ * pause. */
 static void write_until_done(writer *w, session **group, int count)
 {
     uint64_t since_us = 0;

@@ -1,5 +1,6 @@
 /*
- * cmd_status.c - `cosyfarm status` and `cosyfarm top`: who serves, what waits, how much is done. Fails: exit codes of tools/cmd.h.
+ * cmd_status.c - `cosyfarm status` and `cosyfarm top`: who serves, what waits, how much is done. Fails: exit codes of
+ * tools/cmd.h.
  */
 #define _GNU_SOURCE
 #include <getopt.h>

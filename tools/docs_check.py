@@ -78,7 +78,10 @@ def constants():
 
 
 def number(text, names):
-    """An integer for "1e9", "999" or a name; a float stays one when it is not whole."""
+    """An integer for "1e9", "999", a name or "NAME - 1"; a float stays one when it is not whole."""
+    minus_one = re.fullmatch(r"\s*([A-Z_]+)\s*-\s*1\s*", text)
+    if minus_one:
+        return names[minus_one.group(1)] - 1
     value = names.get(text.strip(), None)
     if value is None:
         value = float(text) if not re.fullmatch(r"\s*\d+\s*", text) else int(text)

@@ -39,7 +39,8 @@ CF_MUST_CHECK cf_err io_create_beside(const char *path, char ret_temp[IO_PATH_BY
 CF_MUST_CHECK cf_err io_commit(int fd, const char *temp, const char *path);
 
 /* The steps of io_write_file, so that the waiting of many files overlaps: begin all (a temporary file each, its writing
- * back started), commit all (fsync, rename), then io_sync_folder_of each folder. A failed step leaves no file behind. */
+ * back started), commit all (fsync, rename), then io_sync_folder_of each folder. A failed step leaves no file behind.
+ * */
 CF_MUST_CHECK cf_err io_file_begin(const char *path, const void *data, size_t bytes, int *ret_fd);
 CF_MUST_CHECK cf_err io_file_commit(const char *path, int *fd);
 CF_MUST_CHECK cf_err io_sync_folder_of(const char *path);

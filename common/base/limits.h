@@ -47,8 +47,8 @@
 /* Control plane. */
 #define MESSAGE_BYTES_MAX   65536 /* one control message; 7500 token ids in JSON take at most 37 KiB */
 #define MESSAGE_DEPTH_MAX   8
-#define MEMBERS_MAX         64 /* workers of all stages on one orchestrator */
-#define STAFF_MAX           60 /* workers that one supervisor starts; with keeper, orchestrator and callers below MEMBERS_MAX */
+#define MEMBERS_MAX         64   /* workers of all stages on one orchestrator */
+#define STAFF_MAX           60   /* workers of one supervisor; with keeper and callers below MEMBERS_MAX */
 #define INSTANCES_MAX       1000 /* numbers of one stage's workers: 0..999 */
 #define UNPROVEN_DEATHS_MAX 3    /* deaths before a first finished job that end the feeding of an instance */
 #define ALONE_DEATHS_MAX    2    /* deaths that hit a row alone before it is given up: one may come from outside */
