@@ -186,6 +186,10 @@ static void test_lists_checkpoints(void **state)
     assert_int_equal(MODEL("ls", path), EXIT_DONE); /* nobody asked */
     expect_failure(MODEL("ls", path, "--verify"), EXIT_CONFIG, "checksum: expected");
     expect_in(command_errors, "record data/");
+    assert_int_equal(MODEL("check", (char *)(uintptr_t)dir), EXIT_DONE);
+    assert_int_equal(MODEL("check", (char *)(uintptr_t)dir, "--verify"), EXIT_CONFIG);
+    expect_in(command_errors, "hift.pt: record data/");
+    assert_int_equal(count_lines(command_errors), 1);
 }
 
 /* ---- check ---- */
