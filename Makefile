@@ -93,6 +93,7 @@ $(B)/obj/%.o: %.c
 # Tests: each tests/<folder>/test_*.c is one cmocka program; tests/libs.mk names the archives it links.
 include tests/libs.mk
 include tests/check.mk
+include tests/bench/bench.mk
 
 -include $(shell find $(B) -name '*.d' 2>/dev/null)
 

@@ -122,6 +122,6 @@ compile_commands.json: FORCE
 	        '$(subst ",\",$(CC) $(CPPFLAGS) $(CFLAGS)) -c '"$$f"; done | sed '1s/^/[/; $$s/,$$/]/' >$@
 
 help:
-	@sed -n 's/^#: //p' tests/check.mk
+	@sed -n 's/^#: //p' tests/check.mk tests/bench/bench.mk
 
 .PHONY: install help headers format format-check tidy docs-check fuzz fuzz-all

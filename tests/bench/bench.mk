@@ -1,0 +1,17 @@
+# Measurements that are no tests. Included by the Makefile after tests/check.mk.
+#
+#: make bench-orch ROWS=100000   rows a second through stages that compute nothing; memory of orchestrator and batch
+#: make kill-test ROWS=2000 INTERVAL=0.5 SEED=1    a batch whose processes are killed at random, against an undisturbed one
+ROWS ?= 2000
+INTERVAL ?= 0.5
+SEED ?= 1
+NULL_WORKER := $(B)/tests/bench/null_worker
+$(NULL_WORKER): $(B)/obj/tests/bench/null_worker.o $(STAGE_LIBS)
+	@mkdir -p $(@D)
+	$(CC) $(LDFLAGS) -o $@ $(filter %.o,$^) -Wl,--start-group $(filter %.a,$^) -Wl,--end-group $(STAGE_EXT)
+
+bench-orch: $(PROG) $(NULL_WORKER)
+	tests/bench/bench_orch.sh $(B)/bin $(NULL_WORKER) $(B)/bench-orch $(ROWS)
+kill-test: $(PROG)
+	$(NEED_PYTHON) tests/e2e/kill_test.py --bin $(B)/bin --rows $(ROWS) --interval $(INTERVAL) --seed $(SEED) --also-batch
+.PHONY: bench-orch kill-test
