@@ -30,7 +30,7 @@ LDFLAGS := -Wl,--build-id -Wl,--as-needed $(SANFLAGS)
 
 # One archive per folder; a program names the archives it needs, lower layers last.
 FOLDERS := common/base common/compute common/model common/text common/transport common/worker \
-           llm_worker flow_worker hift_worker orchestrator tools
+           llm_worker flow_worker hift_worker enroll orchestrator tools
 src = $(filter-out %/main.c %/keeper.c %/cosyfarm.c,$(wildcard $(1)/*.c $(1)/cpu/*.c))
 lib = $(B)/lib/$(subst /,_,$(1)).a
 
@@ -44,6 +44,7 @@ ORCH := $(call lib,orchestrator)
 LLM := $(call lib,llm_worker)
 FLOW := $(call lib,flow_worker)
 HIFT := $(call lib,hift_worker)
+ENROLL := $(call lib,enroll)
 TOOLS := $(call lib,tools)
 
 EXT_BASE := -lcjson -lcrypto -lsystemd -lm -lpthread
@@ -51,6 +52,7 @@ EXT_TEXT := -licui18n -licuuc
 EXT_COMPUTE := -ldnnl -lgomp
 EXT_TRANSPORT := -lzmq
 EXT_ORCH := -lsndfile
+EXT_ENROLL := -lsndfile
 
 PROGRAMS := llm_worker flow_worker hift_worker orchestrator exchange_keeper cosyfarm
 PROG := $(addprefix $(B)/bin/,$(PROGRAMS))

@@ -14,8 +14,8 @@ import sys
 sys.dont_write_bytecode = True
 
 ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
-FOLDERS = ("common", "llm_worker", "flow_worker", "hift_worker", "orchestrator", "tools", "tests")
-WORKERS = ("llm_worker/", "flow_worker/", "hift_worker/")
+FOLDERS = ("common", "llm_worker", "flow_worker", "hift_worker", "enroll", "orchestrator", "tools", "tests")
+WORKERS = ("llm_worker/", "flow_worker/", "hift_worker/", "enroll/")
 
 FUNCTION_LINES_MAX = 70
 FILE_LINES_MAX = 800
