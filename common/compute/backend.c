@@ -264,6 +264,86 @@ out:
     return err;
 }
 
+/* The parts as one array [n_out, k_in], for a device that packs. */
+static cf_err gather_parts(const weight *shape, float **ret_values)
+{
+    cf_err err;
+    float *values = NULL;
+    int64_t first = 0;
+
+    TRY(mem_alloc((size_t)(shape->n_out * shape->k_in * shape->kernel), sizeof *values, &values));
+    for (int p = 0; p < shape->part_count; p++) {
+        const unsigned char *from = shape->parts[p].data;
+        const int64_t n_out = shape->parts[p].n_out, row = shape->k_in * shape->kernel;
+        if (shape->order == ORDER_OUT_IN)
+            memcpy(values + first * row, from, (size_t)(n_out * row) * sizeof *values);
+        for (int64_t k = 0; k < row && shape->order == ORDER_IN_OUT; k++)
+            for (int64_t n = 0; n < n_out; n++)
+                memcpy(values + (first + n) * row + k, from + (size_t)(k * n_out + n) * sizeof *values, sizeof *values);
+        first += n_out;
+    }
+    *ret_values = values;
+out:
+    return err;
+}
+
+static cf_err weight_map(backend *be, const weight *shape, weight **ret_weight)
+{
+    cf_err err;
+    weight *mapped;
+    float *values = NULL;
+
+    if (be->device->map) {
+        TRY(weight_new(be, shape, &mapped));
+        TRY(weight_finish(be, be->device->map(be, mapped), mapped, ret_weight));
+        goto out;
+    }
+    TRY(gather_parts(shape, &values));
+    if (shape->form == WEIGHT_LINEAR)
+        TRY(backend_pack_linear(be, values, shape->n_out, shape->k_in, shape->operands, shape->kinds, ret_weight));
+    else
+        TRY(backend_pack_conv(be, values, shape->n_out, shape->k_in, shape->kernel, 1, shape->operands, ret_weight));
+out:
+    mem_free(values);
+    return err;
+}
+
+cf_err backend_map_linear(backend *be, const weight_part *parts, int part_count, weight_order order, int64_t k_in,
+                          weight **ret_weight)
+{
+    weight shape = {.form = WEIGHT_LINEAR,
+                    .k_in = k_in,
+                    .kernel = 1,
+                    .groups = 1,
+                    .operands = PRECISION_F32,
+                    .kinds = GEMM_BULK_BIT,
+                    .part_count = part_count,
+                    .order = order};
+
+    CF_ASSERT(part_count >= 1 && part_count <= WEIGHT_PARTS_MAX);
+    for (int p = 0; p < part_count; p++) {
+        CF_ASSERT(parts[p].n_out > 0);
+        shape.parts[p] = parts[p];
+        shape.n_out += parts[p].n_out;
+    }
+    return weight_map(be, &shape, ret_weight);
+}
+
+cf_err backend_map_conv(backend *be, const void *w, int64_t c_out, int64_t c_in, int64_t kernel, weight **ret_weight)
+{
+    const weight shape = {.form = WEIGHT_CONV,
+                          .n_out = c_out,
+                          .k_in = c_in,
+                          .kernel = kernel,
+                          .groups = 1,
+                          .operands = PRECISION_F32,
+                          .kinds = GEMM_BULK_BIT,
+                          .parts = {{.data = w, .n_out = c_out}},
+                          .part_count = 1,
+                          .order = ORDER_OUT_IN};
+    return weight_map(be, &shape, ret_weight);
+}
+
 size_t backend_weight_bytes(const backend *be)
 {
     return be->weight_bytes;

@@ -99,6 +99,29 @@ CF_MUST_CHECK cf_err backend_pack_conv(backend *be, const float *w, int64_t c_ou
 CF_MUST_CHECK cf_err backend_pack_conv_f64(backend *be, const double *w, int64_t c_out, int64_t c_in, int64_t kernel,
                                            weight **ret_weight);
 
+/* One piece of a matrix that lies in somebody else's memory. */
+typedef struct weight_part {
+    const void *data; /* f32, little-endian, any alignment */
+    int64_t n_out;
+} weight_part;
+
+#define WEIGHT_PARTS_MAX 4
+
+/* How a matrix lies there: [k_in, n_out] as ONNX keeps operands of MatMul, or [n_out, k_in] as torch keeps layers. */
+typedef enum weight_order { ORDER_IN_OUT, ORDER_OUT_IN } weight_order;
+
+/*
+ * For weights that are used once: nothing is packed ahead; a product packs what it needs, in scratch, and forgets it.
+ * The parts' bytes (a mapped file) have to stay until the backend closes. f32 operands, GEMM_BULK. The parts stand
+ * side by side: y = [x W_0^T | x W_1^T | ...]. A backend without such weights packs them ahead. Results are those of
+ * packed weights of the same values on the engine that multiplies mapped ones.
+ */
+CF_MUST_CHECK cf_err backend_map_linear(backend *be, const weight_part *parts, int part_count, weight_order order,
+                                        int64_t k_in, weight **ret_weight);
+/* A filter bank [c_out, c_in, kernel] that stays where it is. */
+CF_MUST_CHECK cf_err backend_map_conv(backend *be, const void *w, int64_t c_out, int64_t c_in, int64_t kernel,
+                                      weight **ret_weight);
+
 size_t backend_weight_bytes(const backend *be); /* sum over all packed weights */
 
 #ifdef __cplusplus

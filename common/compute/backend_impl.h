@@ -28,6 +28,10 @@ struct weight {
     size_t bytes;
     void *data; /* in the backend's kept memory */
     void *impl; /* the device's own; freed by weight_close */
+    /* Of mapped weights; part_count 0: packed. */
+    weight_part parts[WEIGHT_PARTS_MAX]; /* data borrowed until the backend closes */
+    int part_count;
+    weight_order order;
 };
 
 /* What a device implements besides ops. */
@@ -41,6 +45,7 @@ typedef struct backend_device {
     cf_err (*pack_linear)(backend *be, const float *w, weight *out);
     cf_err (*pack_conv)(backend *be, const float *w, weight *out);
     cf_err (*pack_conv_f64)(backend *be, const double *w, weight *out);
+    cf_err (*map)(backend *be, weight *out);      /* NULL: mapped weights are packed */
     void (*weight_close)(backend *be, weight *w); /* NULL: nothing to do */
     void (*close)(backend *be);                   /* the device's part of the object */
 } backend_device;

@@ -101,6 +101,20 @@ static void check_conv1d(const op_conv1d_args *a)
     check_bias(a->bias, type, a->w->n_out);
 }
 
+static void check_conv2d(const op_conv2d_args *a)
+{
+    CF_ASSERT(a->w->form == WEIGHT_CONV && a->w->groups == 1 && a->w->operands == PRECISION_F32);
+    CF_ASSERT(a->kernel == 1 || a->kernel == 3);
+    CF_ASSERT(a->w->kernel == (int64_t)a->kernel * a->kernel);
+    CF_ASSERT(a->stride >= 1 && a->freq_in >= 1 && a->freq_out == (a->freq_in - 1) / a->stride + 1);
+    CF_ASSERT(is_f32(a->x, 2) && a->x->dims[1] == a->freq_in * a->w->k_in);
+    CF_ASSERT(is_f32(a->y, 2) && a->y->dims[1] == a->freq_out * a->w->n_out);
+    CF_ASSERT(a->x->dims[0] == a->y->dims[0]);
+    CF_ASSERT(apart(a->x, a->y));
+    check_rows(a->rows, a->x->dims[0]);
+    check_bias(a->bias, DTYPE_F32, a->w->n_out);
+}
+
 static void check_embedding(const op_embedding_args *a)
 {
     CF_ASSERT(is_f32(a->table, 2) && is_f32(a->y, 2));
@@ -149,6 +163,61 @@ static void check_rms_norm(const op_rms_norm_args *a)
     CF_ASSERT(is_f32(a->x, 2) && same_shape(a->x, a->y));
     CF_ASSERT(is_f32(a->gain, 1) && a->gain->dims[0] == a->x->dims[1]);
     CF_ASSERT(apart(a->x, a->y) && apart(a->gain, a->y));
+}
+
+static void check_layer_norm(const op_layer_norm_args *a)
+{
+    CF_ASSERT(is_f32(a->x, 2) && same_shape(a->x, a->y));
+    CF_ASSERT(is_f32(a->gain, 1) && a->gain->dims[0] == a->x->dims[1]);
+    CF_ASSERT(same_shape(a->gain, a->bias));
+    CF_ASSERT(apart(a->x, a->y) && apart(a->gain, a->y) && apart(a->bias, a->y));
+}
+
+static void check_affine(const op_affine_args *a)
+{
+    CF_ASSERT(is_f32(a->x, 2) && is_f32(a->y, 2));
+    CF_ASSERT(a->x->dims[0] == a->y->dims[0] && a->x->dims[1] >= a->y->dims[1]);
+    CF_ASSERT(is_f32(a->scale, 1) && a->scale->dims[0] == a->y->dims[1]);
+    CF_ASSERT(same_shape(a->scale, a->shift));
+    CF_ASSERT(apart(a->x, a->y) && apart(a->scale, a->y) && apart(a->shift, a->y));
+}
+
+static void check_fsmn(const op_fsmn_args *a)
+{
+    CF_ASSERT(is_f32(a->x, 2) && is_f32(a->y, 2) && is_f32(a->w, 2));
+    CF_ASSERT(a->w->dims[0] % 2 == 1 && a->w->dims[1] == a->y->dims[1]);
+    CF_ASSERT(a->x->dims[0] == a->y->dims[0]);
+    CF_ASSERT(a->first_channel >= 0 && a->first_channel + a->y->dims[1] <= a->x->dims[1]);
+    CF_ASSERT(apart(a->x, a->y) && apart(a->w, a->y));
+    check_rows(a->rows, a->x->dims[0]);
+}
+
+static void check_segments(const op_rows *rows, const op_rows *segments, int32_t segment)
+{
+    CF_ASSERT(segment >= 1);
+    CF_ASSERT(rows->count == segments->count);
+    for (int32_t b = 0; b < rows->count; b++)
+        CF_ASSERT(rows_length(segments, b) == (rows_length(rows, b) + segment - 1) / segment);
+}
+
+static void check_segment_mean(const op_segment_mean_args *a)
+{
+    CF_ASSERT(is_f32(a->x, 2) && is_f32(a->y, 2) && a->x->dims[1] == a->y->dims[1]);
+    CF_ASSERT(apart(a->x, a->y));
+    check_rows(a->rows_in, a->x->dims[0]);
+    check_rows(a->rows_out, a->y->dims[0]);
+    check_segments(a->rows_in, a->rows_out, a->segment);
+}
+
+static void check_segment_gate(const op_segment_gate_args *a)
+{
+    CF_ASSERT(is_f32(a->x, 2) && is_f32(a->gate, 2) && is_f32(a->y, 2));
+    CF_ASSERT(a->x->dims[1] == a->gate->dims[1] && a->x->dims[0] == a->y->dims[0]);
+    CF_ASSERT(a->first_channel >= 0 && a->first_channel + a->x->dims[1] <= a->y->dims[1]);
+    CF_ASSERT(apart(a->x, a->y) && apart(a->gate, a->y));
+    check_rows(a->rows, a->x->dims[0]);
+    check_rows(a->segments, a->gate->dims[0]);
+    check_segments(a->rows, a->segments, a->segment);
 }
 
 static void check_layer_norm_mod(const op_layer_norm_mod_args *a)

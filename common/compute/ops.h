@@ -23,7 +23,10 @@ typedef enum act_kind {
     ACT_MISH,      /* x * tanh(log1p(exp(x)))                                x for large x */
     ACT_SILU,      /* x / (1 + exp(-x)) */
     ACT_GELU_TANH, /* 0.5 x (1 + tanh(sqrt(2/pi) (x + 0.044715 x^3))) */
-    ACT_ABS
+    ACT_ABS,
+    ACT_GELU,   /* 0.5 x (1 + erf(x / sqrt(2))) */
+    ACT_RELU,   /* x < 0 ? 0 : x */
+    ACT_SIGMOID /* 1 / (1 + exp(-x)) */
 } act_kind;
 
 /* y = act(x W^T + bias).   x: [R, K]   W: [N, K]   bias: [N] or NULL   y: [R, N] */
@@ -56,6 +59,24 @@ typedef struct op_conv1d_args {
     act_kind act;
     float slope;
 } op_conv1d_args;
+
+/*
+ * Two-dimensional convolution over (frequency, time) with a square kernel and half of it as padding on every side, zero
+ * fill; frequency may be strided, time never is. A row holds one time step, frequency by frequency:
+ *   y[b,t,f,o] = act( bias[o] + sum_p sum_q sum_i W[o,i,p*K+q] * x[b, t + q - K/2, stride*f + p - K/2, i] )
+ *   x: [R, F_in * C_in]   W: [C_out, C_in, K*K]   bias: [C_out] or NULL   y: [R, F_out * C_out]
+ * K is 1 or 3; F_out = (F_in - 1) / stride + 1.   Source: 3D-Speaker campplus layers.py BasicResBlock
+ */
+typedef struct op_conv2d_args {
+    const tensor *x;
+    const weight *w;
+    const tensor *bias;
+    tensor *y;
+    const op_rows *rows;
+    int32_t kernel, stride, freq_in, freq_out;
+    act_kind act;
+    float slope;
+} op_conv2d_args;
 
 /* y[r] = table[ids[r]], zeros where ids[r] < 0.   table: [V, C]   ids: [R] i32   y: [R, C].  Ids >= V are asserted. */
 typedef struct op_embedding_args {
@@ -104,6 +125,54 @@ typedef struct op_rms_norm_args {
     tensor *y;
     float eps;
 } op_rms_norm_args;
+
+/* y = (x - mean) / sqrt(var + eps) * gain + bias, statistics per row, biased variance.   x, y: [R, C]   gain, bias: [C]
+ * Source: S3Tokenizer model_v2.py LayerNorm */
+typedef struct op_layer_norm_args {
+    const tensor *x, *gain, *bias;
+    tensor *y;
+    float eps;
+} op_layer_norm_args;
+
+/* y = act(x[:, 0..C) * scale + shift): a normalisation by fixed statistics.   x: [R, W], W >= C   scale, shift: [C]
+ * y: [R, C] */
+typedef struct op_affine_args {
+    const tensor *x, *scale, *shift;
+    tensor *y;
+    act_kind act;
+    float slope;
+} op_affine_args;
+
+/* y += (memory + v): v is columns [first_channel, +C) of x, memory its depthwise convolution over time inside each
+ * sequence, K taps centred, zero fill.   x: [R, W]   w: [K, C], K odd   y: [R, C].
+ * Source: S3Tokenizer model_v2.py FSMNMultiHeadAttention.forward_fsmn */
+typedef struct op_fsmn_args {
+    const tensor *x, *w;
+    tensor *y;
+    const op_rows *rows;
+    int32_t first_channel;
+} op_fsmn_args;
+
+/* y[s] = mean of the sequence + mean of its segment s of `segment` rows; the last segment may be shorter, and its sum is
+ * divided by its own length, or by `segment` when whole is set.   x: [R, C]   y: [S, C], lengths ceil(T / segment)
+ * Sums in f64.   Source: 3D-Speaker campplus layers.py CAMLayer.forward, seg_pooling */
+typedef struct op_segment_mean_args {
+    const tensor *x;
+    const op_rows *rows_in;
+    tensor *y;
+    const op_rows *rows_out;
+    int32_t segment;
+    bool whole;
+} op_segment_mean_args;
+
+/* y[t, first_channel + c] = x[t, c] * gate[t / segment, c], counted from the start of each sequence.
+ *   x: [R, C]   gate: [S, C], lengths ceil(T / segment)   y: [R, W] */
+typedef struct op_segment_gate_args {
+    const tensor *x, *gate;
+    const op_rows *rows, *segments;
+    tensor *y;
+    int32_t segment, first_channel;
+} op_segment_gate_args;
 
 /*
  * A modulation table holds one line of M values per solver step; sequence b of the packed rows is at step steps[b].
@@ -248,6 +317,7 @@ typedef struct op_cast_args {
 #define CF_OPS(X)                             \
     X(linear, op_linear_args)                 \
     X(conv1d, op_conv1d_args)                 \
+    X(conv2d, op_conv2d_args)                 \
     X(embedding, op_embedding_args)           \
     X(act, op_act_args)                       \
     X(add, op_add_args)                       \
@@ -255,6 +325,11 @@ typedef struct op_cast_args {
     X(snake, op_snake_args)                   \
     X(swiglu, op_swiglu_args)                 \
     X(rms_norm, op_rms_norm_args)             \
+    X(layer_norm, op_layer_norm_args)         \
+    X(affine, op_affine_args)                 \
+    X(fsmn, op_fsmn_args)                     \
+    X(segment_mean, op_segment_mean_args)     \
+    X(segment_gate, op_segment_gate_args)     \
     X(layer_norm_mod, op_layer_norm_mod_args) \
     X(gate_add, op_gate_add_args)             \
     X(rope, op_rope_args)                     \

@@ -106,6 +106,7 @@ static const backend_device fast_device = {
     .pack_linear = gemm_pack,
     .pack_conv = gemm_pack,
     .pack_conv_f64 = gemm_pack_f64,
+    .map = gemm_map,
     .weight_close = fast_weight_close,
     .close = fast_close,
 };
@@ -116,10 +117,11 @@ static const backend_ops naive_ops = {
 #undef CF_OP_SLOT
 };
 
-/* Copies of rows are bound by memory and small: the plain loops serve. */
+/* Copies of rows are bound by memory and small, segments are few: the plain loops serve. */
 static const backend_ops fast_ops = {
     .linear = fast_linear,
     .conv1d = fast_conv1d,
+    .conv2d = fast_conv2d,
     .embedding = naive_embedding,
     .act = fast_act,
     .add = fast_add,
@@ -127,6 +129,11 @@ static const backend_ops fast_ops = {
     .snake = fast_snake,
     .swiglu = fast_swiglu,
     .rms_norm = fast_rms_norm,
+    .layer_norm = fast_layer_norm,
+    .affine = fast_affine,
+    .fsmn = fast_fsmn,
+    .segment_mean = naive_segment_mean,
+    .segment_gate = naive_segment_gate,
     .layer_norm_mod = fast_layer_norm_mod,
     .gate_add = fast_gate_add,
     .rope = fast_rope,

@@ -23,6 +23,7 @@ typedef struct gather_line {
     int64_t first_row; /* of its sequence in x */
     int64_t span;      /* rows of its sequence, repeats counted */
     int64_t at;        /* row that tap 0 reads; may be negative */
+    int64_t freq;      /* conv2d: frequency that tap 0 reads; may be negative */
 } gather_line;
 
 #define GATHER_LINES_MAX 128

@@ -8,7 +8,7 @@
  * its panels, the block and one panel staying in the caches. A row's sums run over depth ascending in one chain (kept
  * in y between blocks), hence its bytes are the same in any tile, on any thread, in any batch.
  *
- * Fails: CF_ERR_NOMEM while packing; oneDNN's refusals as CF_ERR_DEVICE. Source: ops.h linear, conv1d.
+ * Fails: CF_ERR_NOMEM while packing; oneDNN's refusals as CF_ERR_DEVICE. Source: ops.h linear, conv1d, conv2d.
  */
 #include "common/compute/cpu/gemm.h"
 
@@ -20,8 +20,27 @@
 #define TASK_COLS_MIN    64                   /* narrower tiles gather more than they multiply */
 #define INLINE_WORK_MAX  ((int64_t)128 << 10) /* multiplications below which waking threads costs more */
 
+/* Cell `first` and those behind it: time steps of freq_out frequencies each. */
+static void locate_2d(const op_conv2d_args *a, int64_t first, int64_t count, gather_line *lines)
+{
+    int32_t b = rows_find(a->rows, first / a->freq_out);
+    for (int64_t r = 0; r < count; r++) {
+        const int64_t t = (first + r) / a->freq_out, f = (first + r) % a->freq_out;
+        while (t >= a->rows->offs[b + 1])
+            b++;
+        lines[r] = (gather_line){.first_row = a->rows->offs[b],
+                                 .span = rows_length(a->rows, b),
+                                 .at = t - a->rows->offs[b] - a->kernel / 2,
+                                 .freq = a->stride * f - a->kernel / 2};
+    }
+}
+
 void gemm_locate(const gemm_job *job, int64_t first, int64_t count, gather_line *lines)
 {
+    if (job->conv2d) {
+        locate_2d(job->conv2d, first, count, lines);
+        return;
+    }
     if (!job->conv) {
         for (int64_t r = 0; r < count; r++)
             lines[r] = (gather_line){.first_row = 0, .span = job->rows, .at = first + r};
@@ -35,6 +54,28 @@ void gemm_locate(const gemm_job *job, int64_t first, int64_t count, gather_line 
         lines[r].first_row = a->rows_in->offs[low];
         lines[r].span = (int64_t)rows_length(a->rows_in, low) * a->repeat;
         lines[r].at = a->stride * (first + r - a->rows_out->offs[low]) - a->pad_left;
+    }
+}
+
+/* As gather_row below for taps over frequency and time. */
+static void gather_row_2d(const gemm_job *job, const gather_line *line, int64_t from, int64_t count, unsigned char *dst)
+{
+    const op_conv2d_args *a = job->conv2d;
+    int64_t tap = from / job->inner, channel = from % job->inner;
+
+    while (count > 0) {
+        const int64_t n = min_i64(job->inner - channel, count);
+        const int64_t at = line->at + tap % a->kernel, freq = line->freq + tap / a->kernel;
+        const size_t bytes = (size_t)n * sizeof(float);
+        if (at < 0 || at >= line->span || freq < 0 || freq >= a->freq_in)
+            memset(dst, 0, bytes);
+        else
+            memcpy(dst, tensor_f32(job->x) + ((line->first_row + at) * a->freq_in + freq) * job->inner + channel,
+                   bytes);
+        dst += bytes;
+        count -= n;
+        channel = 0;
+        tap++;
     }
 }
 
@@ -67,7 +108,10 @@ void gemm_gather(const gemm_job *job, const gather_line *lines, int64_t rows, in
 {
     for (int64_t r = 0; r < rows; r++) {
         unsigned char *dst = (unsigned char *)block + (size_t)(r * pitch) * job->item_bytes;
-        gather_row(job, &lines[r], group, from, count, dst);
+        if (job->conv2d)
+            gather_row_2d(job, &lines[r], from, count, dst);
+        else
+            gather_row(job, &lines[r], group, from, count, dst);
         if (job->w->operands == PRECISION_BF16)
             job->cpu->vec->round_bf16(count, (float *)(void *)dst);
     }
@@ -79,13 +123,13 @@ static void multiply(const gemm_job *job, int rows, int64_t depth, const unsigne
 {
     const gemm_kernels *k = job->cpu->kernels;
     if (job->wide)
-        k->f64(rows, depth, (const double *)(const void *)a, a_pitch, (const double *)job->w->data + b_idx,
+        k->f64(rows, depth, (const double *)(const void *)a, a_pitch, (const double *)job->packed + b_idx,
                (double *)(void *)c, c_pitch, fresh);
     else if (job->w->operands == PRECISION_BF16)
-        k->bf16(rows, depth, (const float *)(const void *)a, a_pitch, (const uint16_t *)job->w->data + b_idx,
+        k->bf16(rows, depth, (const float *)(const void *)a, a_pitch, (const uint16_t *)job->packed + b_idx,
                 (float *)(void *)c, c_pitch, fresh);
     else
-        k->f32(rows, depth, (const float *)(const void *)a, a_pitch, (const float *)job->w->data + b_idx,
+        k->f32(rows, depth, (const float *)(const void *)a, a_pitch, (const float *)job->packed + b_idx,
                (float *)(void *)c, c_pitch, fresh);
 }
 
@@ -182,11 +226,27 @@ static void plan_tasks(gemm_job *job)
     job->col_tiles = div_ceil(job->group_cols, job->tile_cols);
 }
 
-static cf_err run_job(gemm_job *job)
+static void run_tiles(gemm_job *job)
 {
-    const weight *w = job->w;
+    plan_tasks(job);
+    const int64_t tasks = job->row_tiles * job->col_tiles * job->w->groups;
+    CF_ASSERT(tasks <= POOL_TASKS_MAX);
+    if (job->rows * job->depth * job->w->n_out >= INLINE_WORK_MAX) {
+        pool_run(job->cpu->threads, (int32_t)tasks, run_tile, job);
+        return;
+    }
+    for (int32_t i = 0; i < tasks; i++)
+        run_tile(job, i, 0);
+}
 
-    job->rows = job->y->dims[0];
+static cf_err run_job(backend *be, gemm_job *job)
+{
+    cf_err err = CF_OK;
+    const weight *w = job->w;
+    const size_t mark = backend_scratch_mark(be);
+
+    job->cpu = cpu_of(be);
+    job->rows = job->conv2d ? job->y->dims[0] * job->conv2d->freq_out : job->y->dims[0];
     if (job->rows == 0)
         return CF_OK;
     job->wide = w->form == WEIGHT_CONV_F64;
@@ -198,35 +258,25 @@ static cf_err run_job(gemm_job *job)
     job->panels = div_ceil(job->group_cols, job->panel_cols);
     if (w->impl)
         return gemm_dnnl_run(job);
-    plan_tasks(job);
-    const int64_t tasks = job->row_tiles * job->col_tiles * w->groups;
-    CF_ASSERT(tasks <= POOL_TASKS_MAX);
-    if (job->rows * job->depth * w->n_out < INLINE_WORK_MAX) {
-        for (int32_t i = 0; i < tasks; i++)
-            run_tile(job, i, 0);
-        return CF_OK;
-    }
-    pool_run(job->cpu->threads, (int32_t)tasks, run_tile, job);
-    return CF_OK;
+    job->packed = w->data;
+    if (w->part_count > 0)
+        TRY(gemm_map_pack(be, w, &job->packed));
+    run_tiles(job);
+out:
+    backend_scratch_reset(be, mark);
+    return err;
 }
 
 cf_err fast_linear(backend *be, const op_linear_args *a)
 {
-    gemm_job job = {.cpu = cpu_of(be),
-                    .w = a->w,
-                    .x = a->x,
-                    .bias = a->bias,
-                    .y = a->y,
-                    .act = a->act,
-                    .slope = a->slope,
-                    .kind = a->kind};
-    return run_job(&job);
+    gemm_job job = {
+        .w = a->w, .x = a->x, .bias = a->bias, .y = a->y, .act = a->act, .slope = a->slope, .kind = a->kind};
+    return run_job(be, &job);
 }
 
 cf_err fast_conv1d(backend *be, const op_conv1d_args *a)
 {
-    gemm_job job = {.cpu = cpu_of(be),
-                    .w = a->w,
+    gemm_job job = {.w = a->w,
                     .conv = a,
                     .x = a->x,
                     .bias = a->bias,
@@ -234,7 +284,20 @@ cf_err fast_conv1d(backend *be, const op_conv1d_args *a)
                     .act = a->act,
                     .slope = a->slope,
                     .kind = GEMM_BULK};
-    return run_job(&job);
+    return run_job(be, &job);
+}
+
+cf_err fast_conv2d(backend *be, const op_conv2d_args *a)
+{
+    gemm_job job = {.w = a->w,
+                    .conv2d = a,
+                    .x = a->x,
+                    .bias = a->bias,
+                    .y = a->y,
+                    .act = a->act,
+                    .slope = a->slope,
+                    .kind = GEMM_BULK};
+    return run_job(be, &job);
 }
 
 /* Where w[o][i][k] goes in the packed order, counted in items. */

@@ -1,5 +1,5 @@
 /*
- * gemm.h - y = act(gather(x) W + bias): what op_linear and op_conv1d have in common on the CPU.
+ * gemm.h - y = act(gather(x) W + bias): what op_linear, op_conv1d and op_conv2d have in common on the CPU.
  *
  * The left operand is never built as a whole: a tile of rows gathers the values it needs, tap by tap, in a thread's own
  * buffer. Two engines multiply: our own kernels (gemm_kernels.h), and oneDNN where it has better ones (dnnl_matmul.h).
@@ -28,8 +28,10 @@
 typedef struct gemm_job {
     cpu_state *cpu;
     const weight *w;
-    const op_conv1d_args *conv; /* NULL: a linear layer, row r reads row r of x */
-    const tensor *x, *bias;     /* bias may be NULL */
+    const op_conv1d_args *conv; /* this, the next, or neither: a linear layer, row r reads row r of x */
+    const op_conv2d_args *conv2d;
+    const void *packed;     /* the weight in our kernels' order: kept, or made for this product */
+    const tensor *x, *bias; /* bias may be NULL */
     tensor *y;
     act_kind act;
     float slope;
@@ -68,6 +70,10 @@ void gemm_gather(const gemm_job *job, const gather_line *lines, int64_t rows, in
 
 /* Adds the bias and applies the activation to the tile's part of y. */
 void gemm_finish(const gemm_job *job, const gemm_tile *t);
+
+/* Packs a mapped weight for our kernels, in scratch: gemm_map.c. */
+cf_err gemm_map(backend *be, weight *out);
+cf_err gemm_map_pack(backend *be, const weight *w, const void **ret_packed);
 
 /* Packs w [n_out, k_in / groups, kernel] for the engine of this backend. */
 cf_err gemm_pack(backend *be, const float *w, weight *out);

@@ -28,6 +28,12 @@ double act_f64(double x, act_kind act, float slope)
         return 0.5 * x * (1.0 + tanh(sqrt(2.0 / M_PI) * (x + 0.044715 * x * x * x)));
     case ACT_ABS:
         return fabs(x);
+    case ACT_GELU:
+        return 0.5 * x * erfc(-x * M_SQRT1_2);
+    case ACT_RELU:
+        return x < 0.0 ? 0.0 : x;
+    case ACT_SIGMOID:
+        return 1.0 / (1.0 + exp(-x));
     }
     cf_panic(__FILE__, __LINE__, "unknown activation");
 }

@@ -1,5 +1,5 @@
 /*
- * ops_norm.c - fast variant: the two norms, rows spread over the pool; a row's sums run in 16 fixed lanes (vec.h).
+ * ops_norm.c - fast variant: the norms, rows spread over the pool; a row's sums run in 16 fixed lanes (vec.h).
  * Owns nothing. Fails: never. Source: the citations in ops.h.
  */
 #include "common/compute/cpu/cpu_impl.h"
@@ -39,5 +39,38 @@ static void layer_norm_rows(const cpu_state *cpu, const void *args, int64_t firs
 cf_err fast_layer_norm_mod(backend *be, const op_layer_norm_mod_args *a)
 {
     cpu_run_rows(be, a->x->dims[0], a->x->dims[1] * COST_NORM, layer_norm_rows, a);
+    return CF_OK;
+}
+
+static void layer_norm_gain_rows(const cpu_state *cpu, const void *args, int64_t first, int64_t count)
+{
+    const op_layer_norm_args *a = args;
+    const int64_t width = a->x->dims[1];
+    for (int64_t r = first; r < first + count; r++)
+        cpu->vec->layer_norm_gain(tensor_f32(a->x) + r * width, tensor_f32(a->gain), tensor_f32(a->bias), a->eps, width,
+                                  tensor_f32(a->y) + r * width);
+}
+
+cf_err fast_layer_norm(backend *be, const op_layer_norm_args *a)
+{
+    cpu_run_rows(be, a->x->dims[0], a->x->dims[1] * COST_NORM, layer_norm_gain_rows, a);
+    return CF_OK;
+}
+
+static void affine_rows(const cpu_state *cpu, const void *args, int64_t first, int64_t count)
+{
+    const op_affine_args *a = args;
+    const int64_t width = a->y->dims[1];
+    for (int64_t r = first; r < first + count; r++) {
+        float *y = tensor_f32(a->y) + r * width;
+        cpu->vec->affine(tensor_f32(a->x) + r * a->x->dims[1], tensor_f32(a->scale), tensor_f32(a->shift), width, y);
+        if (a->act != ACT_NONE)
+            cpu->vec->act(y, width, a->act, a->slope, y);
+    }
+}
+
+cf_err fast_affine(backend *be, const op_affine_args *a)
+{
+    cpu_run_rows(be, a->x->dims[0], a->y->dims[1] * COST_NORM, affine_rows, a);
     return CF_OK;
 }

@@ -106,6 +106,18 @@ static void loop_act(const float *x, int64_t count, act_kind act, float slope, f
         for (int64_t i = 0; i < count; i++)
             y[i] = bits_f32(f32_bits(x[i]) & 0x7FFFFFFF);
         return;
+    case ACT_GELU:
+        for (int64_t i = 0; i < count; i++)
+            y[i] = vgelu(x[i]);
+        return;
+    case ACT_RELU:
+        for (int64_t i = 0; i < count; i++)
+            y[i] = x[i] < 0.0f ? 0.0f : x[i];
+        return;
+    case ACT_SIGMOID:
+        for (int64_t i = 0; i < count; i++)
+            y[i] = vsigmoid(x[i]);
+        return;
     }
     cf_panic(__FILE__, __LINE__, "unknown activation");
 }
@@ -183,6 +195,21 @@ static void loop_layer_norm(const float *x, const float *scale, const float *shi
     const float inverse = 1.0f / sqrtf(lane_squares(x, mean, count) / (float)count + eps);
     for (int64_t i = 0; i < count; i++)
         y[i] = ((x[i] - mean) * inverse) * (1.0f + scale[i]) + shift[i];
+}
+
+static void loop_layer_norm_gain(const float *x, const float *gain, const float *bias, float eps, int64_t count,
+                                 float *y)
+{
+    const float mean = lane_sum(x, count) / (float)count;
+    const float inverse = 1.0f / sqrtf(lane_squares(x, mean, count) / (float)count + eps);
+    for (int64_t i = 0; i < count; i++)
+        y[i] = ((x[i] - mean) * inverse) * gain[i] + bias[i];
+}
+
+static void loop_affine(const float *x, const float *scale, const float *shift, int64_t count, float *y)
+{
+    for (int64_t i = 0; i < count; i++)
+        y[i] = x[i] * scale[i] + shift[i];
 }
 
 static void loop_gate_add(const float *gate, const float *y, int64_t count, float *x)
@@ -276,6 +303,8 @@ const vec_ops VEC_TABLE = {
     .swiglu = loop_swiglu,
     .rms_norm = loop_rms_norm,
     .layer_norm = loop_layer_norm,
+    .layer_norm_gain = loop_layer_norm_gain,
+    .affine = loop_affine,
     .gate_add = loop_gate_add,
     .cfg_euler = loop_cfg_euler,
     .lerp = loop_lerp,
