@@ -165,8 +165,8 @@ typedef struct op_segment_mean_args {
     bool whole;
 } op_segment_mean_args;
 
-/* y[t, first_channel + c] = x[t, c] * gate[t / segment, c], counted from the start of each sequence.
- *   x: [R, C]   gate: [S, C], lengths ceil(T / segment)   y: [R, W] */
+/* y[t, first_channel + c] = x[t, c] * gate[t / segment, c], counted from the start of each sequence; the other columns
+ * of y stay.   x: [R, C]   gate: [S, C], lengths ceil(T / segment), or NULL with segments NULL: x itself   y: [R, W] */
 typedef struct op_segment_gate_args {
     const tensor *x, *gate;
     const op_rows *rows, *segments;

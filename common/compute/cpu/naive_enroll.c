@@ -4,6 +4,7 @@
  * Fails: never. Source: the citations in ops.h.
  */
 #include <math.h>
+#include <string.h>
 
 #include "common/compute/cpu/cpu_impl.h"
 
@@ -116,10 +117,15 @@ cf_err naive_segment_gate(backend *be, const op_segment_gate_args *a)
     for (int32_t b = 0; b < a->rows->count; b++)
         for (int64_t t = 0; t < rows_length(a->rows, b); t++) {
             const int64_t r = a->rows->offs[b] + t;
-            const float *gate = tensor_f32(a->gate) + (a->segments->offs[b] + t / a->segment) * width;
+            const float *x = tensor_f32(a->x) + r * width;
             float *y = tensor_f32(a->y) + r * a->y->dims[1] + a->first_channel;
+            if (!a->gate) {
+                memcpy(y, x, (size_t)width * sizeof *y);
+                continue;
+            }
+            const float *gate = tensor_f32(a->gate) + (a->segments->offs[b] + t / a->segment) * width;
             for (int64_t c = 0; c < width; c++)
-                y[c] = tensor_f32(a->x)[r * width + c] * gate[c];
+                y[c] = x[c] * gate[c];
         }
     return CF_OK;
 }
