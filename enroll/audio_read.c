@@ -105,8 +105,7 @@ static cf_err check_format(const char *path, const SF_INFO *info)
         return err_set(CF_ERR_LIMIT, "%s: %d Hz, at most %d Hz are read", path, info->samplerate,
                        RECORDING_RATE_HZ_MAX);
     if (info->channels < 1 || info->channels > RECORDING_CHANNELS_MAX)
-        return err_set(CF_ERR_LIMIT, "%s: %d channels, expected 1 to %d", path, info->channels,
-                       RECORDING_CHANNELS_MAX);
+        return err_set(CF_ERR_LIMIT, "%s: %d channels, expected 1 to %d", path, info->channels, RECORDING_CHANNELS_MAX);
     if (info->frames > (sf_count_t)RECORDING_SECONDS_MAX * info->samplerate)
         return err_set(CF_ERR_LIMIT, "%s: %.1f s, a voice is made from at most %d s", path,
                        (double)info->frames / info->samplerate, RECORDING_SECONDS_MAX);

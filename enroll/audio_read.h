@@ -21,7 +21,7 @@ extern "C" {
 #define RECORDING_RATE_HZ_MIN  16000 /* upstream refuses less: the networks hear up to 8 kHz */
 #define RECORDING_RATE_HZ_MAX  768000
 #define RECORDING_CHANNELS_MAX 64
-#define RECORDING_SECONDS_MAX  30 /* upstream's bound; the tokens of more would not fit a prompt */
+#define RECORDING_SECONDS_MAX  30                  /* upstream's bound; the tokens of more would not fit a prompt */
 #define RECORDING_BYTES_MAX    ((size_t)256 << 20) /* of the file: 30 s of 64 channels at 32 kHz and 4 bytes */
 
 typedef struct recording {
@@ -29,8 +29,8 @@ typedef struct recording {
     int64_t sample_count;
     int32_t rate_hz, channels;
     double seconds;
-    float peak;          /* largest magnitude of any channel */
-    double rms;          /* of the mixed samples */
+    float peak;           /* largest magnitude of any channel */
+    double rms;           /* of the mixed samples */
     int64_t clipped_runs; /* places where a channel stays at full scale for CLIPPED_SAMPLES_MIN samples or more */
     char sha256[SHA256_HEX_BYTES]; /* of the file's bytes */
 } recording;

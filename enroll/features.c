@@ -24,12 +24,12 @@
 #define TOKEN_HOP    160
 #define TOKEN_PAD    200
 
-#define FBANK_FRAME     400
-#define FBANK_POINTS    512
-#define FBANK_HOP       160
-#define FBANK_LOW_HZ    20.0
-#define PREEMPHASIS     0.97f
-#define POVEY_EXPONENT  0.85
+#define FBANK_FRAME    400
+#define FBANK_POINTS   512
+#define FBANK_HOP      160
+#define FBANK_LOW_HZ   20.0
+#define PREEMPHASIS    0.97f
+#define POVEY_EXPONENT 0.85
 
 #define PROMPT_POINTS 1920
 #define PROMPT_HOP    SAMPLES_PER_FRAME

@@ -21,9 +21,9 @@ extern "C" {
 #define BIND_CONSTANT   (-1) /* of wanted.slot: whichever input is a tensor of the file */
 
 typedef struct onnx_binder {
-    const onnx *file; /* borrowed */
-    bool *used;       /* [tensors], owned */
-    bool named;       /* nodes have names */
+    const onnx *file;  /* borrowed */
+    bool *used;        /* [tensors], owned */
+    bool named;        /* nodes have names */
     size_t *anonymous; /* [anonymous_count], owned: initializers without a parameter's name, in the file's order */
     size_t anonymous_count;
 } onnx_binder;

@@ -30,9 +30,9 @@ typedef struct scaling {
 } scaling;
 
 typedef struct dense_layer {
-    scaling before;           /* over all channels so far */
-    filter narrow;            /* to `bottleneck` channels, with its normalisation folded in */
-    filter local;             /* 3 taps, to `growth` channels */
+    scaling before;            /* over all channels so far */
+    filter narrow;             /* to `bottleneck` channels, with its normalisation folded in */
+    filter local;              /* 3 taps, to `growth` channels */
     filter context1, context2; /* of the mask */
 } dense_layer;
 

@@ -102,10 +102,10 @@ static cf_err run_head(speaker_network *s, const frame_table *fbank, const op_ro
     map x = {.freqs = FBANK_BANDS};
     TRY(backend_take_2d(s->be, DTYPE_F32, fbank->frames, FBANK_BANDS, &x.values));
     TRY(backend_upload(s->be, fbank->values, &x.values));
-    TRY(conv_map(s, 0, 3, 1, ACT_RELU, &x, rows, &x));  /* [T, 80] -> [T, 80 C] */
-    TRY(residual(s, 1, 2, &x, rows, &x));               /* [T, 40 C] */
+    TRY(conv_map(s, 0, 3, 1, ACT_RELU, &x, rows, &x)); /* [T, 80] -> [T, 80 C] */
+    TRY(residual(s, 1, 2, &x, rows, &x));              /* [T, 40 C] */
     TRY(residual(s, 4, 1, &x, rows, &x));
-    TRY(residual(s, 6, 2, &x, rows, &x));               /* [T, 20 C] */
+    TRY(residual(s, 6, 2, &x, rows, &x)); /* [T, 20 C] */
     TRY(residual(s, 9, 1, &x, rows, &x));
     TRY(conv_map(s, 11, 3, 2, ACT_RELU, &x, rows, ret_map)); /* [T, 10 C] */
 out:
@@ -118,12 +118,10 @@ static cf_err linear(speaker_network *s, const filter *f, const tensor *x, act_k
 {
     cf_err err;
     TRY(backend_take_2d(s->be, DTYPE_F32, x->dims[0], f->n_out, ret_y));
-    TRY(op_linear(s->be, &(op_linear_args){.x = x,
-                                           .w = f->w,
-                                           .bias = f->bias.data ? &f->bias : NULL,
-                                           .y = ret_y,
-                                           .act = act,
-                                           .kind = GEMM_BULK}));
+    TRY(op_linear(
+        s->be,
+        &(op_linear_args){
+            .x = x, .w = f->w, .bias = f->bias.data ? &f->bias : NULL, .y = ret_y, .act = act, .kind = GEMM_BULK}));
 out:
     return err;
 }
@@ -147,8 +145,8 @@ static cf_err scale_relu(speaker_network *s, const scaling *n, const tensor *x, 
 {
     cf_err err;
     TRY(backend_take_2d(s->be, DTYPE_F32, x->dims[0], n->scale.dims[0], ret_y));
-    TRY(op_affine(s->be, &(op_affine_args){
-                             .x = x, .scale = &n->scale, .shift = &n->shift, .y = ret_y, .act = ACT_RELU}));
+    TRY(op_affine(s->be,
+                  &(op_affine_args){.x = x, .scale = &n->scale, .shift = &n->shift, .y = ret_y, .act = ACT_RELU}));
 out:
     return err;
 }
@@ -160,9 +158,9 @@ static cf_err run_dense_layer(speaker_network *s, const dense_layer *l, const de
     cf_err err;
     const size_t mark = backend_scratch_mark(s->be);
     tensor scaled, u, local, mean, context, mask;
-    TRY(scale_relu(s, &l->before, x, &scaled));         /* [R, channels] */
-    TRY(linear(s, &l->narrow, &scaled, ACT_RELU, &u));  /* [R, bottleneck] */
-    TRY(conv(s, &l->local,                              /* [R, growth] */
+    TRY(scale_relu(s, &l->before, x, &scaled));        /* [R, channels] */
+    TRY(linear(s, &l->narrow, &scaled, ACT_RELU, &u)); /* [R, bottleneck] */
+    TRY(conv(s, &l->local,                             /* [R, growth] */
              &(op_conv1d_args){.x = &u,
                                .rows_in = rows,
                                .rows_out = rows,

@@ -25,7 +25,8 @@ void speaker_network_close(speaker_network *s); /* NULL is fine */
 
 /* fbank: [frames, 80], mean removed -> ret_vector, as the network gives it, not normalised. CF_ERR_INVALID below
  * SPEAKER_FRAMES_MIN frames, CF_ERR_NUMERIC when the output is not finite. */
-CF_MUST_CHECK cf_err speaker_network_run(speaker_network *s, const frame_table *fbank, float ret_vector[SPEAKER_VALUES]);
+CF_MUST_CHECK cf_err speaker_network_run(speaker_network *s, const frame_table *fbank,
+                                         float ret_vector[SPEAKER_VALUES]);
 
 /* "12+24+16 layers, growth 32, last segment divided by its own length" for a log line. */
 void speaker_network_describe(const speaker_network *s, char *ret_text, size_t text_bytes);

@@ -29,9 +29,9 @@ out:
 
 /* A convolution along time: what it has to look like. */
 typedef struct conv_want {
-    const char *path;  /* without "/Conv" */
-    const char *name;  /* of its weight where nodes have none; NULL: anonymous */
-    int order;         /* of its weight; the bias follows */
+    const char *path; /* without "/Conv" */
+    const char *name; /* of its weight where nodes have none; NULL: anonymous */
+    int order;        /* of its weight; the bias follows */
     int64_t n_out, c_in, kernel;
     int64_t stride, pad, dilation;
     bool has_bias;
@@ -128,8 +128,7 @@ static cf_err bind_head_conv(speaker_network *s, onnx_binder *b, int idx)
     const int64_t kernel = HEAD[idx].kernel, pad = kernel / 2, channels = s->head_channels;
     const conv_want w = {.path = HEAD[idx].path, .order = 2 * idx, .has_bias = true};
     snprintf(path, sizeof path, "%s/Conv", HEAD[idx].path);
-    const wanted find = {
-        "Conv", path, 1, NULL, 2 * idx, 4, {idx ? channels : -1, idx ? channels : 1, kernel, kernel}};
+    const wanted find = {"Conv", path, 1, NULL, 2 * idx, 4, {idx ? channels : -1, idx ? channels : 1, kernel, kernel}};
     TRY(binder_find(b, &find, &found));
     s->head_channels = (int32_t)found.tensor->dims[0];
     TRY(binder_check_ints(b, found.node, "strides", (const int64_t[]){HEAD[idx].stride, 1}, 2, 1));
@@ -151,8 +150,15 @@ static cf_err bind_tdnn(speaker_network *s, onnx_binder *b)
     bound found;
     float *values = NULL, *swapped = NULL;
     const int64_t freqs = FBANK_BANDS / 8, channels = s->head_channels, kernel = 5, c_in = freqs * channels;
-    const conv_want w = {.path = "xvector/tdnn/linear", .order = ORDER_TDNN, .n_out = -1, .c_in = c_in, .kernel = 5,
-                         .stride = 2, .pad = 2, .dilation = 1, .has_bias = true};
+    const conv_want w = {.path = "xvector/tdnn/linear",
+                         .order = ORDER_TDNN,
+                         .n_out = -1,
+                         .c_in = c_in,
+                         .kernel = 5,
+                         .stride = 2,
+                         .pad = 2,
+                         .dilation = 1,
+                         .has_bias = true};
     TRY(find_conv(b, &w, &found));
     const int64_t n_out = found.tensor->dims[0];
     TRY(binder_values(b, found.tensor, &values));
@@ -281,18 +287,36 @@ static cf_err bind_dense_layer(speaker_network *s, onnx_binder *b, int block_idx
     layer_path(block_idx, layer_idx, "nonlinear1/batchnorm", path, name);
     TRY(bind_scaling(s, b, path, channels, &l->before));
     layer_path(block_idx, layer_idx, "linear1", path, name);
-    conv_want w = {.path = path, .order = order, .n_out = s->bottleneck ? s->bottleneck : -1, .c_in = channels,
-                   .kernel = 1, .stride = 1, .dilation = 1, .has_bias = true};
+    conv_want w = {.path = path,
+                   .order = order,
+                   .n_out = s->bottleneck ? s->bottleneck : -1,
+                   .c_in = channels,
+                   .kernel = 1,
+                   .stride = 1,
+                   .dilation = 1,
+                   .has_bias = true};
     TRY(bind_conv(s, b, &w, &l->narrow));
     s->bottleneck = l->narrow.n_out;
     layer_path(block_idx, layer_idx, "cam_layer/linear_local", path, name);
-    w = (conv_want){.path = path, .name = name, .n_out = s->growth ? s->growth : -1, .c_in = s->bottleneck, .kernel = 3,
-                    .stride = 1, .pad = block->dilation, .dilation = block->dilation};
+    w = (conv_want){.path = path,
+                    .name = name,
+                    .n_out = s->growth ? s->growth : -1,
+                    .c_in = s->bottleneck,
+                    .kernel = 3,
+                    .stride = 1,
+                    .pad = block->dilation,
+                    .dilation = block->dilation};
     TRY(bind_conv(s, b, &w, &l->local));
     s->growth = l->local.n_out;
     layer_path(block_idx, layer_idx, "cam_layer/linear1", path, name);
-    w = (conv_want){.path = path, .name = name, .n_out = -1, .c_in = s->bottleneck, .kernel = 1, .stride = 1,
-                    .dilation = 1, .has_bias = true};
+    w = (conv_want){.path = path,
+                    .name = name,
+                    .n_out = -1,
+                    .c_in = s->bottleneck,
+                    .kernel = 1,
+                    .stride = 1,
+                    .dilation = 1,
+                    .has_bias = true};
     TRY(bind_conv(s, b, &w, &l->context1));
     layer_path(block_idx, layer_idx, "cam_layer/linear2", path, name);
     w.n_out = s->growth;
@@ -337,9 +361,16 @@ static cf_err bind_dense_block(speaker_network *s, onnx_binder *b, int block_idx
     snprintf(path, sizeof path, "xvector/transit%d/linear", block_idx + 1);
     snprintf(name, sizeof name, "xvector.transit%d.linear.weight", block_idx + 1);
     /* The last one has the closing normalisation folded in, hence a bias and no name. */
-    TRY(bind_conv(s, b, &(conv_want){.path = path, .name = last ? NULL : name, .order = *order, .n_out = -1,
-                                     .c_in = block->channels_out, .kernel = 1, .stride = 1, .dilation = 1,
-                                     .has_bias = last},
+    TRY(bind_conv(s, b,
+                  &(conv_want){.path = path,
+                               .name = last ? NULL : name,
+                               .order = *order,
+                               .n_out = -1,
+                               .c_in = block->channels_out,
+                               .kernel = 1,
+                               .stride = 1,
+                               .dilation = 1,
+                               .has_bias = last},
                   &block->transit_out));
 out:
     return err;
@@ -352,8 +383,13 @@ static cf_err bind_dense(speaker_network *s, onnx_binder *b)
     bound found;
     float *values = NULL, *both = NULL;
     const int64_t c_in = 2 * s->blocks[DENSE_BLOCKS - 1].transit_out.n_out;
-    const conv_want w = {.path = "xvector/dense/linear", .name = "xvector.dense.linear.weight",
-                         .n_out = SPEAKER_VALUES, .c_in = c_in, .kernel = 1, .stride = 1, .dilation = 1};
+    const conv_want w = {.path = "xvector/dense/linear",
+                         .name = "xvector.dense.linear.weight",
+                         .n_out = SPEAKER_VALUES,
+                         .c_in = c_in,
+                         .kernel = 1,
+                         .stride = 1,
+                         .dilation = 1};
     TRY(find_conv(b, &w, &found));
     TRY(binder_values(b, found.tensor, &values));
     TRY(mem_alloc(2 * SPEAKER_VALUES, sizeof *both, &both));

@@ -119,7 +119,8 @@ out:
 }
 
 /* A matrix of MatMul, [k_in, n_out], left where it is. */
-static cf_err bind_matrix(onnx_binder *b, const char *path, int order, int64_t k_in, int64_t n_out, weight_part *ret_part)
+static cf_err bind_matrix(onnx_binder *b, const char *path, int order, int64_t k_in, int64_t n_out,
+                          weight_part *ret_part)
 {
     cf_err err;
     char full[BIND_PATH_BYTES];
@@ -131,7 +132,8 @@ out:
     return err;
 }
 
-static cf_err bind_bias(onnx_binder *b, const char *path, const char *name, int order, int64_t n_out, float **ret_values)
+static cf_err bind_bias(onnx_binder *b, const char *path, const char *name, int order, int64_t n_out,
+                        float **ret_values)
 {
     cf_err err;
     char full[BIND_PATH_BYTES];
@@ -413,21 +415,22 @@ static cf_err encode_front(run *r, const frame_table *mel)
     TRY(backend_take_2d(r->be, DTYPE_F32, frames, TOKEN_MEL_BANDS, &x));
     TRY(backend_take_2d(r->be, DTYPE_F32, halved, r->t->width, &half));
     TRY(backend_upload(r->be, mel->values, &x));
-    TRY(strided_conv(r, &r->t->conv1, &x, &mel_rows, &half_rows, &half));     /* [T, 128] -> [T/2, C] */
-    TRY(strided_conv(r, &r->t->conv2, &half, &half_rows, &r->rows, &r->h));   /* [T/2, C] -> [T/4, C] */
+    TRY(strided_conv(r, &r->t->conv1, &x, &mel_rows, &half_rows, &half));   /* [T, 128] -> [T/2, C] */
+    TRY(strided_conv(r, &r->t->conv2, &half, &half_rows, &r->rows, &r->h)); /* [T/2, C] -> [T/4, C] */
 out:
     return err;
 }
 
 static cf_err linear(run *r, const layer *l, const tensor *x, act_kind act, tensor *y)
 {
-    return op_linear(
-        r->be, &(op_linear_args){.x = x, .w = l->w, .bias = &l->bias, .y = y, .act = act, .kind = GEMM_BULK});
+    return op_linear(r->be,
+                     &(op_linear_args){.x = x, .w = l->w, .bias = &l->bias, .y = y, .act = act, .kind = GEMM_BULK});
 }
 
 static cf_err normalize(run *r, const norm *n, const tensor *x, tensor *y)
 {
-    return op_layer_norm(r->be, &(op_layer_norm_args){.x = x, .gain = &n->gain, .bias = &n->bias, .y = y, .eps = n->eps});
+    return op_layer_norm(r->be,
+                         &(op_layer_norm_args){.x = x, .gain = &n->gain, .bias = &n->bias, .y = y, .eps = n->eps});
 }
 
 static cf_err add_to_stream(run *r, const tensor *y)
@@ -446,9 +449,9 @@ static cf_err attend(run *r, const block *k)
     TRY(backend_take_2d(r->be, DTYPE_F32, count, 3 * width, &qkv));
     TRY(backend_take_2d(r->be, DTYPE_F32, count, width, &seen));
     TRY(backend_take_2d(r->be, DTYPE_F32, count, width, &y));
-    TRY(normalize(r, &k->attn_norm, &r->h, &x));              /* [T, C] */
-    TRY(linear(r, &k->qkv, &x, ACT_NONE, &qkv));              /* [T, 3C] */
-    TRY(op_rope(r->be, &(op_rope_args){.x = &qkv,             /* queries and keys */
+    TRY(normalize(r, &k->attn_norm, &r->h, &x));  /* [T, C] */
+    TRY(linear(r, &k->qkv, &x, ACT_NONE, &qkv));  /* [T, 3C] */
+    TRY(op_rope(r->be, &(op_rope_args){.x = &qkv, /* queries and keys */
                                        .cos_table = &r->cosine,
                                        .sin_table = &r->sine,
                                        .pos = &r->positions,
@@ -457,8 +460,8 @@ static cf_err attend(run *r, const block *k)
                                        .adjacent = false}));
     TRY(op_attn_block(r->be, &(op_attn_block_args){
                                  .qkv = &qkv, .y = &seen, .rows = &r->rows, .block = &whole, .heads = r->t->heads}));
-    TRY(linear(r, &k->out, &seen, ACT_NONE, &y));             /* [T, C] */
-    TRY(op_fsmn(r->be, &(op_fsmn_args){.x = &qkv,             /* the values, not rotated */
+    TRY(linear(r, &k->out, &seen, ACT_NONE, &y)); /* [T, C] */
+    TRY(op_fsmn(r->be, &(op_fsmn_args){.x = &qkv, /* the values, not rotated */
                                        .w = &k->memory,
                                        .y = &y,
                                        .rows = &r->rows,
@@ -477,9 +480,9 @@ static cf_err think(run *r, const block *k)
     tensor x, up;
     TRY(backend_take_2d(r->be, DTYPE_F32, count, r->t->width, &x));
     TRY(backend_take_2d(r->be, DTYPE_F32, count, r->t->hidden, &up));
-    TRY(normalize(r, &k->mlp_norm, &r->h, &x));       /* [T, C] */
-    TRY(linear(r, &k->up, &x, ACT_GELU, &up));        /* [T, F] */
-    TRY(linear(r, &k->down, &up, ACT_NONE, &x));      /* [T, C] */
+    TRY(normalize(r, &k->mlp_norm, &r->h, &x));  /* [T, C] */
+    TRY(linear(r, &k->up, &x, ACT_GELU, &up));   /* [T, F] */
+    TRY(linear(r, &k->down, &up, ACT_NONE, &x)); /* [T, C] */
     TRY(add_to_stream(r, &x));
 out:
     backend_scratch_reset(r->be, mark);
@@ -494,7 +497,8 @@ static cf_err quantize(const float *z, int64_t count, int32_t *ret_tokens)
         for (int d = DIGITS - 1; d >= 0; d--) {
             const float value = z[i * DIGITS + d];
             if (!isfinite(value))
-                return err_set(CF_ERR_NUMERIC, "speech tokenizer: the output of token %lld is not finite", (long long)i);
+                return err_set(CF_ERR_NUMERIC, "speech tokenizer: the output of token %lld is not finite",
+                               (long long)i);
             const float level = rintf((float)tanh((double)value) * LEVEL_SCALE) + 1.0f;
             token = token * 3 + (int32_t)level;
         }

@@ -237,7 +237,7 @@ def check_exit_codes():
 
 def check_variables():
     code = set()
-    for path in sources("common", "llm_worker", "flow_worker", "hift_worker", "orchestrator", "tools"):
+    for path in sources("common", "llm_worker", "flow_worker", "hift_worker", "enroll", "orchestrator", "tools"):
         code |= set(re.findall(r"\b(?:getenv|setenv|unsetenv)\(\s*\"(\w+)\"", read(path)))
     yield from differ("variable", code, OPERATIONS, first_cells(section(read(OPERATIONS), "Environment variables")))
     yield from differ("variable", TEST_VARIABLES, "docs/TESTING.md",
@@ -286,7 +286,7 @@ def check_citations():
     pages = {os.path.basename(p): "docs/model/" + os.path.basename(p) for p in glob.glob(os.path.join(ROOT, "docs/model/*.md"))}
     pages["interface.md"] = "docs/INTERFACE.md"
     sections = {page: set(re.findall(r"^#+ (\d+(?:\.\d+)?)\.? ", read(path), re.M)) for page, path in pages.items()}
-    for path in list(sources("common", "llm_worker", "flow_worker", "hift_worker", "orchestrator", "tools", "tests")):
+    for path in list(sources("common", "llm_worker", "flow_worker", "hift_worker", "enroll", "orchestrator", "tools", "tests")):
         text = read(path)
         for page, number in re.findall(r"\b([a-z]+\.md)(?: (\d+(?:\.\d+)?))?", text):
             if page not in pages:

@@ -153,8 +153,8 @@ typedef struct op_fsmn_args {
     int32_t first_channel;
 } op_fsmn_args;
 
-/* y[s] = mean of the sequence + mean of its segment s of `segment` rows; the last segment may be shorter, and its sum is
- * divided by its own length, or by `segment` when whole is set.   x: [R, C]   y: [S, C], lengths ceil(T / segment)
+/* y[s] = mean of the sequence + mean of its segment s of `segment` rows; the last segment may be shorter, and its sum
+ * is divided by its own length, or by `segment` when whole is set.   x: [R, C]   y: [S, C], lengths ceil(T / segment)
  * Sums in f64.   Source: 3D-Speaker campplus layers.py CAMLayer.forward, seg_pooling */
 typedef struct op_segment_mean_args {
     const tensor *x;

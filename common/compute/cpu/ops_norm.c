@@ -2,6 +2,8 @@
  * ops_norm.c - fast variant: the norms, rows spread over the pool; a row's sums run in 16 fixed lanes (vec.h).
  * Owns nothing. Fails: never. Source: the citations in ops.h.
  */
+#include <string.h>
+
 #include "common/compute/cpu/cpu_impl.h"
 
 #define COST_NORM 3 /* passes over a row */
@@ -63,7 +65,8 @@ static void affine_rows(const cpu_state *cpu, const void *args, int64_t first, i
     const int64_t width = a->y->dims[1];
     for (int64_t r = first; r < first + count; r++) {
         float *y = tensor_f32(a->y) + r * width;
-        cpu->vec->affine(tensor_f32(a->x) + r * a->x->dims[1], tensor_f32(a->scale), tensor_f32(a->shift), width, y);
+        memcpy(y, tensor_f32(a->shift), (size_t)width * sizeof *y);
+        cpu->vec->gate_add(tensor_f32(a->scale), tensor_f32(a->x) + r * a->x->dims[1], width, y);
         if (a->act != ACT_NONE)
             cpu->vec->act(y, width, a->act, a->slope, y);
     }

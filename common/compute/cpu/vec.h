@@ -24,8 +24,6 @@ typedef struct vec_ops {
     void (*rms_norm)(const float *x, const float *gain, float eps, int64_t count, float *y);
     void (*layer_norm)(const float *x, const float *scale, const float *shift, float eps, int64_t count, float *y);
     void (*layer_norm_gain)(const float *x, const float *gain, const float *bias, float eps, int64_t count, float *y);
-    /* y = x * scale + shift */
-    void (*affine)(const float *x, const float *scale, const float *shift, int64_t count, float *y);
     /* x += gate * y */
     void (*gate_add)(const float *gate, const float *y, int64_t count, float *x);
     /* x += dt (1.7 cond - 0.7 uncond) */

@@ -76,6 +76,12 @@ static void elu(const float *x, int64_t count, float *y)
         y[i] = x[i] > 0.0f ? x[i] : (float)expm1((double)x[i]);
 }
 
+/* One loop over the array for each function. */
+#define EACH(value)                     \
+    for (int64_t i = 0; i < count; i++) \
+        y[i] = (value);                 \
+    return
+
 static void loop_act(const float *x, int64_t count, act_kind act, float slope, float *y)
 {
     switch (act) {
@@ -84,40 +90,24 @@ static void loop_act(const float *x, int64_t count, act_kind act, float slope, f
             memcpy(y, x, (size_t)count * sizeof *y);
         return;
     case ACT_LEAKY:
-        for (int64_t i = 0; i < count; i++)
-            y[i] = leaky(x[i], slope);
-        return;
+        EACH(leaky(x[i], slope));
     case ACT_ELU:
         elu(x, count, y);
         return;
     case ACT_MISH:
-        for (int64_t i = 0; i < count; i++)
-            y[i] = vmish(x[i]);
-        return;
+        EACH(vmish(x[i]));
     case ACT_SILU:
-        for (int64_t i = 0; i < count; i++)
-            y[i] = vsilu(x[i]);
-        return;
+        EACH(vsilu(x[i]));
     case ACT_GELU_TANH:
-        for (int64_t i = 0; i < count; i++)
-            y[i] = vgelu_tanh(x[i]);
-        return;
+        EACH(vgelu_tanh(x[i]));
     case ACT_ABS:
-        for (int64_t i = 0; i < count; i++)
-            y[i] = bits_f32(f32_bits(x[i]) & 0x7FFFFFFF);
-        return;
+        EACH(bits_f32(f32_bits(x[i]) & 0x7FFFFFFF));
     case ACT_GELU:
-        for (int64_t i = 0; i < count; i++)
-            y[i] = vgelu(x[i]);
-        return;
+        EACH(vgelu(x[i]));
     case ACT_RELU:
-        for (int64_t i = 0; i < count; i++)
-            y[i] = x[i] < 0.0f ? 0.0f : x[i];
-        return;
+        EACH(x[i] < 0.0f ? 0.0f : x[i]);
     case ACT_SIGMOID:
-        for (int64_t i = 0; i < count; i++)
-            y[i] = vsigmoid(x[i]);
-        return;
+        EACH(vsigmoid(x[i]));
     }
     cf_panic(__FILE__, __LINE__, "unknown activation");
 }
@@ -204,12 +194,6 @@ static void loop_layer_norm_gain(const float *x, const float *gain, const float 
     const float inverse = 1.0f / sqrtf(lane_squares(x, mean, count) / (float)count + eps);
     for (int64_t i = 0; i < count; i++)
         y[i] = ((x[i] - mean) * inverse) * gain[i] + bias[i];
-}
-
-static void loop_affine(const float *x, const float *scale, const float *shift, int64_t count, float *y)
-{
-    for (int64_t i = 0; i < count; i++)
-        y[i] = x[i] * scale[i] + shift[i];
 }
 
 static void loop_gate_add(const float *gate, const float *y, int64_t count, float *x)
@@ -304,7 +288,6 @@ const vec_ops VEC_TABLE = {
     .rms_norm = loop_rms_norm,
     .layer_norm = loop_layer_norm,
     .layer_norm_gain = loop_layer_norm_gain,
-    .affine = loop_affine,
     .gate_add = loop_gate_add,
     .cfg_euler = loop_cfg_euler,
     .lerp = loop_lerp,
