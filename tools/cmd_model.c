@@ -30,6 +30,7 @@ static const char HELP[] =
     "      --seed N          every value follows from it (default 0)\n"
     "      --profile P       plain (default) or harsh: the Flow with the magnitudes of the released one\n"
     "      --format F        safetensors (default) or pt\n"
+    "      --enroll          also the two networks that make voices (tiny 4 MB, small 24 MB, full 1 GB)\n"
     "      --tokenizer DIR   folder with vocab.json and merges.txt; a full model needs the released ones\n"
     "ls:\n"
     "      --hash            add the SHA-256 of each tensor's contiguous little-endian bytes\n"
@@ -41,14 +42,14 @@ static const char HELP[] =
     "\n"
     "Exit: 0 done, 64 usage, 75 out of memory, 78 file or directory unusable.\n";
 
-enum { OPT_SIZE = 256, OPT_SEED, OPT_PROFILE, OPT_FORMAT, OPT_TOKENIZER, OPT_HASH, OPT_VERIFY, OPT_JSON };
+enum { OPT_SIZE = 256, OPT_SEED, OPT_PROFILE, OPT_FORMAT, OPT_TOKENIZER, OPT_ENROLL, OPT_HASH, OPT_VERIFY, OPT_JSON };
 
 typedef struct arguments {
     recipe recipe;
     recipe_format format;
     const char *tokenizer_path;
     const char *path;
-    bool hash, verify, help;
+    bool enroll, hash, verify, help;
 } arguments;
 
 static int usage(const char *fmt, const char *what)
@@ -132,6 +133,9 @@ static int parse_arguments(int argc, char **argv, const struct option *options, 
         case 'h':
             a.help = true;
             break;
+        case OPT_ENROLL:
+            a.enroll = true;
+            break;
         case OPT_HASH:
             a.hash = true;
             break;
@@ -163,6 +167,7 @@ static int model_make(int argc, char **argv)
         {"profile", required_argument, NULL, OPT_PROFILE},
         {"format", required_argument, NULL, OPT_FORMAT},
         {"tokenizer", required_argument, NULL, OPT_TOKENIZER},
+        {"enroll", no_argument, NULL, OPT_ENROLL},
         {"help", no_argument, NULL, 'h'},
         {NULL, 0, NULL, 0},
     };
@@ -172,7 +177,9 @@ static int model_make(int argc, char **argv)
         return code;
     if (a.help)
         return show_help();
-    const cf_err err = recipe_make_dir(&a.recipe, a.format, a.tokenizer_path, a.path);
+    cf_err err = recipe_make_dir(&a.recipe, a.format, a.tokenizer_path, a.path);
+    if (err == CF_OK && a.enroll)
+        err = recipe_make_networks(&a.recipe, a.path);
     return err == CF_OK ? EXIT_DONE : fail(err);
 }
 

@@ -15,6 +15,10 @@
 extern "C" {
 #endif
 
+/* The networks that make voices out of recordings. */
+#define MODEL_TOKENIZER_FILE "speech_tokenizer_v3.onnx"
+#define MODEL_SPEAKER_FILE   "campplus.onnx"
+
 typedef struct model_dir {
     char path[IO_PATH_BYTES];
     char stage_path[MODEL_STAGE_COUNT][IO_PATH_BYTES]; /* the file each stage loads */

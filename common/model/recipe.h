@@ -35,6 +35,13 @@ void recipe_values(const recipe *r, const stage_tensor *t, uint64_t first, size_
 CF_MUST_CHECK cf_err recipe_make_dir(const recipe *r, recipe_format format, const char *tokenizer_path,
                                      const char *path);
 
+/* Writes the two networks of enrollment into a model directory: speech_tokenizer_v3.onnx and campplus.onnx, with the
+ * released names and order, sizes by recipe (full: 970 MB and 28 MB). */
+CF_MUST_CHECK cf_err recipe_make_networks(const recipe *r, const char *path);
+/* One of them; node_names false: as from an exporter that names initializers alone. */
+CF_MUST_CHECK cf_err recipe_write_tokenizer(const recipe *r, bool node_names, const char *path);
+CF_MUST_CHECK cf_err recipe_write_speaker(const recipe *r, bool node_names, const char *path);
+
 #ifdef __cplusplus
 }
 #endif
