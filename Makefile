@@ -54,7 +54,7 @@ EXT_TRANSPORT := -lzmq
 EXT_ORCH := -lsndfile
 EXT_ENROLL := -lsndfile
 
-PROGRAMS := llm_worker flow_worker hift_worker orchestrator exchange_keeper cosyfarm
+PROGRAMS := llm_worker flow_worker hift_worker enroll orchestrator exchange_keeper cosyfarm
 PROG := $(addprefix $(B)/bin/,$(PROGRAMS))
 
 ifeq ($(T),)
@@ -69,6 +69,8 @@ $(B)/bin/llm_worker: $(B)/obj/llm_worker/main.o $(LLM) $(STAGE_LIBS)
 $(B)/bin/flow_worker: $(B)/obj/flow_worker/main.o $(FLOW) $(STAGE_LIBS)
 $(B)/bin/hift_worker: $(B)/obj/hift_worker/main.o $(HIFT) $(STAGE_LIBS)
 $(B)/bin/llm_worker $(B)/bin/flow_worker $(B)/bin/hift_worker: EXT = $(STAGE_EXT)
+$(B)/bin/enroll: $(B)/obj/enroll/main.o $(ENROLL) $(MODEL) $(COMPUTE) $(BASE)
+$(B)/bin/enroll: EXT = $(EXT_ENROLL) $(EXT_COMPUTE) $(EXT_BASE)
 $(B)/bin/orchestrator: $(B)/obj/orchestrator/main.o $(ORCH) $(TEXT) $(TRANSPORT) $(MODEL) $(BASE)
 $(B)/bin/orchestrator: EXT = $(EXT_ORCH) $(EXT_TEXT) $(EXT_TRANSPORT) $(EXT_BASE)
 $(B)/bin/exchange_keeper: $(B)/obj/orchestrator/keeper.o $(TRANSPORT) $(BASE)

@@ -14,12 +14,15 @@
 #include "common/model/model_dir.h"
 #include "common/model/voice.h"
 #include "tools/cmd.h"
+#include "tools/voice_verbs.h"
 
 static const char HELP[] =
     "usage: cosyfarm voice ls -m MODEL [--json]                  the voices of a model directory\n"
     "       cosyfarm voice show -m MODEL NAME [--json]           one voice\n"
     "       cosyfarm voice import -m MODEL FILE [NAME] [--force] from a spk2info.pt or a voice .safetensors\n"
     "       cosyfarm voice rm -m MODEL NAME...                   delete voices\n"
+    "       cosyfarm voice enroll -m MODEL FILE --text TEXT -n NAME   a voice from a recording; --help tells more\n"
+    "       cosyfarm voice export -m MODEL NAME -o FILE [--spk2info]  to a file; --help tells more\n"
     "\n"
     "  -m, --model DIR       model directory (or COSYFARM_MODEL)\n"
     "      --force           import: replace voices that exist\n"
@@ -94,6 +97,12 @@ static cf_err print_json(const voice *v)
     if (v->prompt_text_id)
         json_put_i32s(o, "prompt_text_ids", v->prompt_text_id, v->prompt_text_ids);
     json_put_str(o, "sha256", v->sha256);
+    if (v->tokenizer_sha256[0])
+        json_put_str(o, "speech_tokenizer_sha256", v->tokenizer_sha256);
+    if (v->speaker_sha256[0])
+        json_put_str(o, "campplus_sha256", v->speaker_sha256);
+    if (v->recording_sha256[0])
+        json_put_str(o, "recording_sha256", v->recording_sha256);
     TRY(json_print(o, false, &line));
     puts(line);
 out:
@@ -250,7 +259,11 @@ int cmd_voice(int argc, char **argv)
         {"ls", voice_ls, 0, 0}, {"show", voice_show, 1, 1}, {"import", voice_import, 1, 2}, {"rm", voice_rm, 1, 1000}};
     arguments a;
     if (argc < 2)
-        return usage("expected ls, show, import or rm");
+        return usage("expected ls, show, import, rm, enroll or export");
+    if (strcmp(argv[1], "enroll") == 0)
+        return voice_enroll(argc - 1, argv + 1);
+    if (strcmp(argv[1], "export") == 0)
+        return voice_export(argc - 1, argv + 1);
     if (strcmp(argv[1], "--help") == 0 || strcmp(argv[1], "-h") == 0) {
         fputs(HELP, stdout);
         return EXIT_DONE;
@@ -273,5 +286,5 @@ int cmd_voice(int argc, char **argv)
         fprintf(stderr, "cosyfarm voice: %s\n", err_text());
         return err == CF_ERR_NOMEM ? EXIT_AGAIN : EXIT_CONFIG;
     }
-    return usage("expected ls, show, import or rm");
+    return usage("expected ls, show, import, rm, enroll or export");
 }

@@ -28,7 +28,7 @@ static const verb verbs[] = {
     {"resume", cmd_steer, "work for it again"},
     {"restart", cmd_steer, "restart a stage's workers one after the other"},
     {"scale", cmd_steer, "STAGE=N: so many workers of a stage"},
-    {"voice", cmd_voice, "ls, import, show, rm: the voices of a model directory"},
+    {"voice", cmd_voice, "ls, enroll, import, export, show, rm: the voices of a model directory"},
     {"model", cmd_model, "make, ls, check: model directories and their files"},
     {"text", cmd_text, "what the model will see: segments and token ids"},
     {"parity", cmd_parity, "compare this build with reference cases"},

@@ -28,6 +28,11 @@ typedef struct pt_writer pt_writer;
 
 CF_MUST_CHECK cf_err pt_create(const char *path, pt_writer **ret_writer);
 CF_MUST_CHECK cf_err pt_declare(pt_writer *w, const char *name, int rank, const int64_t *shape);
+/* The same for f32 or i32. */
+CF_MUST_CHECK cf_err pt_declare_as(pt_writer *w, const char *name, entry_dtype type, int rank, const int64_t *shape);
+/* Before the first declaration: names are "outer/inner" (cut at the last slash), written as a plain dict of plain
+ * dicts; what shares an outer name has to be declared in a row. So are saved voices laid out. */
+void pt_nest(pt_writer *w);
 /* A second name for the tensor declared as `target`: the same object, no data. */
 CF_MUST_CHECK cf_err pt_declare_alias(pt_writer *w, const char *name, const char *target);
 CF_MUST_CHECK cf_err pt_begin(pt_writer *w);

@@ -1,6 +1,6 @@
 /*
- * pt_write.c - the checkpoint writer: the bytes torch.save gives for an OrderedDict of f32 tensors. Any process; one
- * owner a writer.
+ * pt_write.c - the checkpoint writer: the bytes torch.save gives for an OrderedDict of f32 tensors, and files of saved
+ * voices. Any process; one owner a writer.
  *
  * data.pkl comes first, then byteorder, one record a storage sorted by the text of its key, version, serialization id,
  * and the central directory in zip64 form. Payloads are aligned to 64 bytes by an extra field; local headers carry no
@@ -26,10 +26,12 @@
 #define ITEMS_MAX         65000u /* below the counts that need wider zip fields */
 #define BATCH_ITEMS       1000u  /* the pickler writes a dict in batches of this many */
 #define ARCHIVE_BYTES_MAX UINT32_MAX
+#define ELEMENT_BYTES     4u      /* of f32 and i32 */
 #define FLAGS             0x0808u /* UTF-8 names, sizes in a descriptor */
 
 typedef struct pt_item {
     char *name; /* owned */
+    entry_dtype type;
     int rank;
     int64_t shape[ENTRY_RANK_MAX];
     uint64_t bytes;
@@ -61,6 +63,7 @@ struct pt_writer {
     uint64_t record_bytes;
     uint32_t memo_next;
     bool begun;
+    bool nested; /* names are "outer/inner" */
 };
 
 static void set_root(pt_writer *w, const char *path)
@@ -107,8 +110,20 @@ out:
 
 cf_err pt_declare(pt_writer *w, const char *name, int rank, const int64_t *shape)
 {
+    return pt_declare_as(w, name, ENTRY_F32, rank, shape);
+}
+
+void pt_nest(pt_writer *w)
+{
+    CF_ASSERT(w->item_count == 0);
+    w->nested = true;
+}
+
+cf_err pt_declare_as(pt_writer *w, const char *name, entry_dtype type, int rank, const int64_t *shape)
+{
     CF_ASSERT(rank >= 0 && rank <= ENTRY_RANK_MAX);
-    pt_item item = {.rank = rank, .bytes = 4, .alias_of = w->item_count};
+    CF_ASSERT(type == ENTRY_F32 || type == ENTRY_I32); /* both of ELEMENT_BYTES */
+    pt_item item = {.type = type, .rank = rank, .bytes = ELEMENT_BYTES, .alias_of = w->item_count};
     for (int d = 0; d < rank; d++) {
         item.shape[d] = shape[d];
         item.bytes *= (uint64_t)shape[d];
@@ -192,11 +207,37 @@ static void put_ints(pt_writer *w, byte_buf *b, const int64_t *items, int count)
 /* Memo slots of the pieces that every tensor repeats. */
 typedef struct shared_memo {
     bool known;
+    bool types_known[2];
     uint32_t rebuild;
     uint32_t storage_word;
-    uint32_t storage_type;
+    uint32_t storage_types[2]; /* f32, i32 */
     uint32_t location;
+    bool ordered_dict_known;
+    uint32_t ordered_dict;
 } shared_memo;
+
+static void put_storage_type(pt_writer *w, byte_buf *b, entry_dtype type, shared_memo *s)
+{
+    const int idx = type == ENTRY_I32;
+    if (s->types_known[idx]) {
+        get_memo(b, s->storage_types[idx]);
+        return;
+    }
+    byte_buf_add_text(b, idx ? "ctorch\nIntStorage\n" : "ctorch\nFloatStorage\n");
+    s->storage_types[idx] = put_memo(b, w->memo_next++);
+    s->types_known[idx] = true;
+}
+
+static void put_ordered_dict(pt_writer *w, byte_buf *b, shared_memo *s)
+{
+    if (s->ordered_dict_known) {
+        get_memo(b, s->ordered_dict);
+        return;
+    }
+    byte_buf_add_text(b, "ccollections\nOrderedDict\n");
+    s->ordered_dict = put_memo(b, w->memo_next++);
+    s->ordered_dict_known = true;
+}
 
 static void put_storage(pt_writer *w, byte_buf *b, const pt_item *item, size_t key, shared_memo *s)
 {
@@ -204,13 +245,11 @@ static void put_storage(pt_writer *w, byte_buf *b, const pt_item *item, size_t k
     byte_buf_add_text(b, "((");
     if (s->known) {
         get_memo(b, s->storage_word);
-        get_memo(b, s->storage_type);
     } else {
         put_text(b, "storage");
         s->storage_word = put_memo(b, w->memo_next++);
-        byte_buf_add_text(b, "ctorch\nFloatStorage\n");
-        s->storage_type = put_memo(b, w->memo_next++);
     }
+    put_storage_type(w, b, item->type, s);
     snprintf(digits, sizeof digits, "%zu", key);
     put_text(b, digits);
     put_memo(b, w->memo_next++);
@@ -220,7 +259,7 @@ static void put_storage(pt_writer *w, byte_buf *b, const pt_item *item, size_t k
         put_text(b, "cpu");
         s->location = put_memo(b, w->memo_next++);
     }
-    put_int(b, item->bytes / 4);
+    put_int(b, item->bytes / ELEMENT_BYTES);
     byte_buf_add_u8(b, 't');
     put_memo(b, w->memo_next++);
     byte_buf_add_u8(b, 'Q');
@@ -246,7 +285,7 @@ static void put_tensor(pt_writer *w, byte_buf *b, pt_item *item, size_t key, sha
     put_ints(w, b, item->shape, item->rank);
     put_ints(w, b, strides, item->rank);
     byte_buf_add_u8(b, 0x89);
-    get_memo(b, 0); /* OrderedDict, the file's first global: the empty hooks */
+    put_ordered_dict(w, b, s); /* the empty hooks */
     byte_buf_add_text(b, ")R");
     put_memo(b, w->memo_next++);
     byte_buf_add_u8(b, 't');
@@ -255,13 +294,21 @@ static void put_tensor(pt_writer *w, byte_buf *b, pt_item *item, size_t key, sha
     item->memo = put_memo(b, w->memo_next++);
 }
 
-static void put_pickle(pt_writer *w, byte_buf *b)
+/* The value of item i: a tensor, or the memo of the one it shares. */
+static void put_value(pt_writer *w, byte_buf *b, size_t i, size_t *key, shared_memo *shared)
+{
+    pt_item *item = &w->items[i];
+    if (item->alias_of == i)
+        put_tensor(w, b, item, (*key)++, shared);
+    else
+        get_memo(b, w->items[item->alias_of].memo);
+}
+
+static void put_state_dict(pt_writer *w, byte_buf *b)
 {
     shared_memo shared = {0};
     size_t key = 0;
-    byte_buf_add_text(b, "\x80\x02"
-                         "ccollections\nOrderedDict\n");
-    put_memo(b, w->memo_next++);
+    put_ordered_dict(w, b, &shared);
     byte_buf_add_text(b, ")R");
     put_memo(b, w->memo_next++);
     for (size_t i = 0; i < w->item_count; i++) {
@@ -269,16 +316,58 @@ static void put_pickle(pt_writer *w, byte_buf *b)
         const size_t batch = w->item_count - i + in_batch < BATCH_ITEMS ? w->item_count - i + in_batch : BATCH_ITEMS;
         if (in_batch == 0 && batch > 1)
             byte_buf_add_u8(b, '(');
-        pt_item *item = &w->items[i];
-        put_text(b, item->name);
+        put_text(b, w->items[i].name);
         put_memo(b, w->memo_next++);
-        if (item->alias_of == i)
-            put_tensor(w, b, item, key++, &shared);
-        else
-            get_memo(b, w->items[item->alias_of].memo);
+        put_value(w, b, i, &key, &shared);
         if (in_batch + 1 == batch)
             byte_buf_add_u8(b, batch > 1 ? 'u' : 's');
     }
+}
+
+static size_t outer_bytes(const char *name)
+{
+    const char *slash = strrchr(name, '/');
+    return slash ? (size_t)(slash - name) : 0;
+}
+
+/* {outer: {inner: tensor}}, both plain dicts. */
+static void put_nested_dicts(pt_writer *w, byte_buf *b)
+{
+    shared_memo shared = {0};
+    size_t key = 0;
+    byte_buf_add_u8(b, '}');
+    put_memo(b, w->memo_next++);
+    byte_buf_add_u8(b, '(');
+    for (size_t i = 0; i < w->item_count; i++) {
+        const char *name = w->items[i].name;
+        const size_t bytes = outer_bytes(name);
+        const bool opens =
+            i == 0 || outer_bytes(w->items[i - 1].name) != bytes || memcmp(w->items[i - 1].name, name, bytes) != 0;
+        if (opens && i > 0)
+            byte_buf_add_u8(b, 'u');
+        if (opens) {
+            byte_buf_add_u8(b, 'X');
+            byte_buf_add_u32(b, (uint32_t)bytes);
+            byte_buf_add(b, name, bytes);
+            put_memo(b, w->memo_next++);
+            byte_buf_add_u8(b, '}');
+            put_memo(b, w->memo_next++);
+            byte_buf_add_u8(b, '(');
+        }
+        put_text(b, name + bytes + (name[bytes] == '/'));
+        put_memo(b, w->memo_next++);
+        put_value(w, b, i, &key, &shared);
+    }
+    byte_buf_add_text(b, w->item_count > 0 ? "uu" : "u");
+}
+
+static void put_pickle(pt_writer *w, byte_buf *b)
+{
+    byte_buf_add_text(b, "\x80\x02");
+    if (w->nested)
+        put_nested_dicts(w, b);
+    else
+        put_state_dict(w, b);
     byte_buf_add_u8(b, '.');
 }
 

@@ -21,6 +21,8 @@
 #include "common/base/io.h"
 #include "common/base/mem.h"
 #include "common/base/utf8.h"
+#include "common/model/model_dir.h"
+#include "common/model/network_hash.h"
 #include "common/model/safetensors.h"
 #include "common/model/tensor_file.h"
 #include "common/model/voice_impl.h"
@@ -196,6 +198,26 @@ static cf_err read_text(const voice_fields *f, voice *v)
     return CF_OK;
 }
 
+/* What made the voice; not part of its content. */
+static cf_err read_origin(const voice_fields *f, voice *v)
+{
+    const struct {
+        const char *key, *text;
+        char *to;
+    } parts[] = {{"speech_tokenizer_sha256", f->tokenizer_sha256, v->tokenizer_sha256},
+                 {"campplus_sha256", f->speaker_sha256, v->speaker_sha256},
+                 {"recording_sha256", f->recording_sha256, v->recording_sha256}};
+    for (size_t i = 0; i < CF_COUNT(parts); i++) {
+        const char *text = parts[i].text;
+        if (!text || text[0] == '\0')
+            continue;
+        if (strlen(text) != SHA256_HEX_BYTES - 1 || text[strspn(text, "0123456789abcdef")] != '\0')
+            return err_set(CF_ERR_INVALID, "%s: expected 64 hexadecimal digits, found \"%.80s\"", parts[i].key, text);
+        memcpy(parts[i].to, text, SHA256_HEX_BYTES);
+    }
+    return CF_OK;
+}
+
 static void hash_framed(sha256 *hash, const void *data, size_t bytes)
 {
     unsigned char frame[8];
@@ -233,12 +255,42 @@ cf_err voice_from_fields(const char *name, const voice_fields *f, voice **ret_vo
     TRY(read_embedding(f->embedding, v->embedding));
     TRY(read_prompt(f, v));
     TRY(read_text(f, v));
+    TRY(read_origin(f, v));
     TRY(hash_content(v));
     *ret_voice = v;
     v = NULL;
 out:
     voice_close(v);
     return err == CF_OK ? err : err_context(err, "voice %.128s", name);
+}
+
+static tensor_entry plain_entry(const char *name, const void *data, entry_dtype type, int rank, int64_t d0, int64_t d1)
+{
+    return (tensor_entry){.name = name,
+                          .data = data,
+                          .type = type,
+                          .rank = rank,
+                          .contiguous = true,
+                          .shape = {d0, d1},
+                          .strides = {rank == 2 ? d1 : 1, 1}};
+}
+
+cf_err voice_make(const char *name, const voice_parts *parts, voice **ret_voice)
+{
+    const tensor_entry token =
+        plain_entry("prompt_token", parts->prompt_token, ENTRY_I32, 1, (int64_t)parts->token_count, 1);
+    const tensor_entry feat =
+        plain_entry("prompt_feat", parts->prompt_feat, ENTRY_F32, 2, (int64_t)parts->frame_count, MEL_BINS);
+    const tensor_entry embedding = plain_entry("embedding", parts->embedding, ENTRY_F32, 1, SPEAKER_VALUES, 1);
+    return voice_from_fields(name,
+                             &(voice_fields){.token = &token,
+                                             .feat = &feat,
+                                             .embedding = &embedding,
+                                             .text = parts->prompt_text,
+                                             .tokenizer_sha256 = parts->tokenizer_sha256,
+                                             .speaker_sha256 = parts->speaker_sha256,
+                                             .recording_sha256 = parts->recording_sha256},
+                             ret_voice);
 }
 
 /* ---- files ---- */
@@ -261,7 +313,10 @@ cf_err voice_from_file(const tensor_file *f, voice **ret_voice)
                                  .feat = tensor_file_find(f, "prompt_feat"),
                                  .embedding = tensor_file_find(f, "embedding"),
                                  .text_ids = tensor_file_find(f, "prompt_text"),
-                                 .text = tensor_file_text(f, "prompt_text")};
+                                 .text = tensor_file_text(f, "prompt_text"),
+                                 .tokenizer_sha256 = tensor_file_text(f, "speech_tokenizer_sha256"),
+                                 .speaker_sha256 = tensor_file_text(f, "campplus_sha256"),
+                                 .recording_sha256 = tensor_file_text(f, "recording_sha256")};
     err = voice_from_fields(name, &fields, ret_voice);
     if (err != CF_OK)
         err = err_context(err, "%s", path);
@@ -294,15 +349,45 @@ cf_err voice_load(const char *model_path, const char *name, voice **ret_voice)
 {
     cf_err err;
     char path[IO_PATH_BYTES];
+    voice *v = NULL;
     TRY(voice_path(model_path, name, path));
     if (!io_exists(path))
         FAIL(CF_ERR_NOTFOUND, "voice %s: no file %s", name, path);
-    TRY(voice_load_file(path, ret_voice));
+    TRY(voice_load_file(path, &v));
+    TRY(voice_check_networks(model_path, v));
+    *ret_voice = v;
+    v = NULL;
+out:
+    voice_close(v);
+    return err;
+}
+
+static cf_err check_network(const char *model_path, const voice *v, const char *file, const char *made_with)
+{
+    cf_err err;
+    char path[IO_PATH_BYTES], hex[SHA256_HEX_BYTES];
+    TRY(io_join(path, sizeof path, model_path, file));
+    if (made_with[0] == '\0' || !io_exists(path))
+        goto out;
+    TRY(network_sha256(model_path, file, hex));
+    if (strcmp(hex, made_with) != 0)
+        FAIL(CF_ERR_MISMATCH,
+             "voice %s: made with another %s (%.12s...) than this model's (%.12s...); enroll its recording again",
+             v->name, file, made_with, hex);
 out:
     return err;
 }
 
-static cf_err write_voice(const char *path, const voice *v)
+cf_err voice_check_networks(const char *model_path, const voice *v)
+{
+    cf_err err;
+    TRY(check_network(model_path, v, MODEL_TOKENIZER_FILE, v->tokenizer_sha256));
+    TRY(check_network(model_path, v, MODEL_SPEAKER_FILE, v->speaker_sha256));
+out:
+    return err;
+}
+
+cf_err voice_save_file(const char *path, const voice *v)
 {
     safetensors_item items[4];
     size_t count = 0;
@@ -315,8 +400,16 @@ static cf_err write_voice(const char *path, const voice *v)
     if (v->prompt_text_id)
         items[count++] =
             (safetensors_item){"prompt_text", ENTRY_I32, 1, {(int64_t)v->prompt_text_ids}, v->prompt_text_id};
-    const table_text text = {"prompt_text", v->prompt_text};
-    return safetensors_write(path, items, count, &text, v->prompt_text ? 1 : 0);
+    const table_text all[] = {{"prompt_text", v->prompt_text},
+                              {"speech_tokenizer_sha256", v->tokenizer_sha256},
+                              {"campplus_sha256", v->speaker_sha256},
+                              {"recording_sha256", v->recording_sha256}};
+    table_text texts[CF_COUNT(all)];
+    size_t text_count = 0;
+    for (size_t i = 0; i < CF_COUNT(all); i++)
+        if (all[i].value && (i == 0 || all[i].value[0] != '\0'))
+            texts[text_count++] = all[i];
+    return safetensors_write(path, items, count, texts, text_count);
 }
 
 cf_err voice_save(const char *model_path, const voice *v, bool replace)
@@ -329,7 +422,7 @@ cf_err voice_save(const char *model_path, const voice *v, bool replace)
     TRY(io_make_dirs(folder, 0755));
     if (!replace && io_exists(path))
         FAIL(CF_ERR_BUSY, "%s exists already", path);
-    TRY(write_voice(path, v));
+    TRY(voice_save_file(path, v));
 out:
     return err;
 }

@@ -18,6 +18,7 @@ typedef struct voice_fields {
     const tensor_entry *embedding;
     const tensor_entry *text_ids;
     const char *text;
+    const char *tokenizer_sha256, *speaker_sha256, *recording_sha256;
 } voice_fields;
 
 /* Reads and validates; error texts begin with the voice's name. */
