@@ -1,6 +1,6 @@
 /*
- * voice_store.c - see voice_store.h. Any process; owns nothing between calls. Files appear by rename, so a reader sees a
- * whole voice or none; a file that vanishes under a trim was somebody else's to remove.
+ * voice_store.c - see voice_store.h. Any process; owns nothing between calls. Files appear by rename, so a reader sees
+ * a whole voice or none; a file that vanishes under a trim was somebody else's to remove.
  *
  * Fails: CF_ERR_NOTFOUND, CF_ERR_SYS, CF_ERR_LIMIT, CF_ERR_NOMEM.
  */

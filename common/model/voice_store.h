@@ -31,7 +31,8 @@ CF_MUST_CHECK cf_err voice_store_path(const char *folder, const char *key, char 
 /* True when the file is there; it then counts as used now. */
 bool voice_store_has(const char *path);
 
-/* Removes what was used longest ago until the folder holds at most bytes_max. `keep` (may be NULL) stays in any case. */
+/* Removes what was used longest ago until the folder holds at most bytes_max. `keep` (may be NULL) stays in any case.
+ */
 CF_MUST_CHECK cf_err voice_store_trim(const char *folder, uint64_t bytes_max, const char *keep);
 
 #ifdef __cplusplus
