@@ -66,6 +66,16 @@ out:
     return err;
 }
 
+/* Workers are told the folder, so it is a path by then. */
+static cf_err resolve_store(orch *o)
+{
+    cf_err err = CF_OK;
+    if (!o->cfg.voice_store[0])
+        TRY(io_join(o->cfg.voice_store, sizeof o->cfg.voice_store, o->run_dir, "voices"));
+out:
+    return err;
+}
+
 static cf_err open_all(orch *o, const char *config_path)
 {
     cf_err err;
@@ -80,7 +90,8 @@ static cf_err open_all(orch *o, const char *config_path)
     TRY(take_lock(o));
     TRY(model_dir_detect(o->cfg.model));
     TRY(tokenizer_open(o->cfg.model, &o->tok));
-    TRY(voices_open(o->cfg.model, &o->voice_table));
+    TRY(resolve_store(o));
+    TRY(voices_open(o->cfg.model, o->cfg.voice_store, &o->voice_table));
     TRY(writer_open(&o->cfg, &o->out));
     TRY(open_journal(o));
     if (getrandom(&o->boot, sizeof o->boot, 0) != (ssize_t)sizeof o->boot) {
@@ -96,6 +107,7 @@ out:
 static void close_all(orch *o)
 {
     writer_close(o->out);
+    orch_enroll_close(o);
     for (int i = 0; i < UTTERANCES_MAX; i++)
         session_close(o->live[i]);
     journal_close(o->log);

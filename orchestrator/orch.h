@@ -59,6 +59,9 @@ typedef struct box_entry {
     bool in_core;          /* its member has been JOINED: readers may be told of it */
 } box_entry;
 
+#define ENROLL_JOBS_MAX 8
+typedef struct enroll_process enroll_process;
+
 typedef struct latency_ring {
     int32_t us[HANDOVERS_KEPT];
     uint64_t count; /* ever */
@@ -83,7 +86,9 @@ typedef struct orch {
     box_entry boxes[BOX_TABLE_MAX];
     session *live[UTTERANCES_MAX];               /* owned: accepted and not ended, in the core or with the writer */
     session *sessions[UTTERANCES_MAX];           /* borrowed: those in the core, by its utterance number */
-    session *again;                              /* list of live rows that wait for another attempt */
+    session *again;                              /* list of live rows that wait for room in the core */
+    session *to_enroll;                          /* list of live rows whose recording is to be enrolled */
+    enroll_process *enrolling[ENROLL_JOBS_MAX];  /* owned; NULL: never used */
     bool paused[CORE_STAGES][INSTANCES_MAX];     /* by `cosyfarm drain`, until `resume` */
     bool to_restart[CORE_STAGES][INSTANCES_MAX]; /* by `cosyfarm restart`: one of a stage after the other */
     int restarting[CORE_STAGES];                 /* the instance that is away for it; -1: none */
@@ -103,6 +108,15 @@ void orch_apply(orch *o, const core_event *event); /* steps the core and perform
 void orch_session_end(orch *o, session *s, cf_err code, const char *stage, const char *text); /* answers and closes */
 int orch_run(orch *o); /* the loop; returns an exit code */
 
+void orch_begin_when_room(orch *o, session *s); /* the present attempt goes to the core as soon as it fits */
+
+/* orch_enroll.c */
+void orch_enroll_put(orch *o, session *s); /* its turn comes in orch_enroll_tick */
+void orch_enroll_tick(orch *o);
+size_t orch_enroll_fds(const orch *o, struct pollfd *fds); /* 2 * ENROLL_JOBS_MAX of them */
+void orch_enroll_read(orch *o, const struct pollfd *fds);
+void orch_enroll_close(orch *o);
+
 /* orch_members.c */
 cf_err members_accept(orch *o);
 void members_read(orch *o, int conn_idx);
@@ -119,6 +133,9 @@ int members_count_serving(const orch *o);
 /* orch_requests.c */
 void requests_on_bus(orch *o, const char *peer, const wire_msg *msg);
 void requests_begin_attempt(orch *o, session *s);
+/* A row whose recording is enrolled: its voice, or what the voice shall say. The row then has a plan. */
+cf_err requests_set_voice(orch *o, session *s, const char *voice_name);
+cf_err requests_set_source(orch *o, session *s, int32_t *tokens, int32_t tokens_count); /* takes tokens */
 void requests_tell_accepted(orch *o);
 cf_err requests_recover(orch *o); /* takes on the rows that the journal holds */
 void requests_answer(orch *o, const session *s, cf_err code, const char *stage, const char *text);

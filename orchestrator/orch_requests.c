@@ -6,13 +6,16 @@
  * answer's error, with code and text.
  */
 #define _GNU_SOURCE
+#include <errno.h>
 #include <inttypes.h>
 #include <stdio.h>
 #include <string.h>
+#include <sys/stat.h>
 
 #include "common/base/clock.h"
 #include "common/base/log.h"
 #include "common/base/mem.h"
+#include "common/model/voice_store.h"
 #include "orchestrator/audio_file.h"
 #include "orchestrator/guard.h"
 #include "orchestrator/orch.h"
@@ -137,16 +140,21 @@ out:
     return err;
 }
 
-static cf_err check_request(const wire_msg *msg, text_mode mode, const voice *v)
+static cf_err check_request(const wire_msg *msg, text_mode mode)
 {
     cf_err err;
+    const bool is_source = wire_has(msg, "source_wav");
     TRY(audio_format_check(wire_str(msg, "format")));
     if (wire_str(msg, "path")[0] != '/')
         FAIL(CF_ERR_INVALID, "path \"%s\" is not absolute", wire_str(msg, "path"));
     if (wire_has(msg, "instruct") != (mode == TEXT_INSTRUCT))
         FAIL(CF_ERR_INVALID, "instruct: the text goes with mode instruct, and only with it");
-    if (mode == TEXT_ZERO_SHOT && v->prompt_tokens == 0)
-        FAIL(CF_ERR_INVALID, "voice %s has no prompt speech: use mode cross_lingual or instruct", v->name);
+    if (is_source && (wire_has(msg, "prompt_wav") || wire_str(msg, "text")[0]))
+        FAIL(CF_ERR_INVALID, "source_wav is spoken as it is: no text and no prompt_wav beside it");
+    if (wire_has(msg, "prompt_wav") && wire_has(msg, "voice"))
+        FAIL(CF_ERR_INVALID, "prompt_wav takes the place of voice: give one of them");
+    if (wire_has(msg, "prompt_text") && !wire_has(msg, "prompt_wav"))
+        FAIL(CF_ERR_INVALID, "prompt_text goes with prompt_wav, and only with it");
 out:
     return err;
 }
@@ -155,6 +163,8 @@ out:
 static cf_err take_voice(session *s, const voice *v, bool prompt_speech)
 {
     cf_err err = CF_OK;
+    if (prompt_speech && v->prompt_tokens == 0)
+        FAIL(CF_ERR_INVALID, "voice %s has no prompt speech: use mode cross_lingual or instruct", v->name);
     snprintf(s->voice_name, sizeof s->voice_name, "%s", v->name);
     snprintf(s->voice_sha256, sizeof s->voice_sha256, "%s", v->sha256);
     s->prompt_tokens = (int32_t)v->prompt_tokens;
@@ -167,19 +177,55 @@ out:
     return err;
 }
 
-static cf_err open_session(orch *o, const char *client, const wire_msg *msg, session **ret_session)
+/* A session without plan keeps its request, and of a recording the key under which its voice will be. */
+static cf_err await_recording(orch *o, session *s, const wire_msg *msg)
+{
+    cf_err err;
+    char *text = NULL;
+    struct stat st;
+    const bool is_source = wire_has(msg, "source_wav");
+    const char *path = wire_str(msg, is_source ? "source_wav" : "prompt_wav");
+    if (path[0] != '/')
+        FAIL(CF_ERR_INVALID, "recording \"%s\": expected an absolute path", path);
+    if (stat(path, &st) != 0)
+        FAIL(CF_ERR_NOTFOUND, "recording %s: %s", path, strerror(errno));
+    if (st.st_size > ROW_RECORDING_BYTES_MAX)
+        FAIL(CF_ERR_LIMIT, "recording %s: %lld bytes, at most %d", path, (long long)st.st_size,
+             ROW_RECORDING_BYTES_MAX);
+    TRY(json_print(msg->root, false, &text));
+    TRY(wire_parse(text, strlen(text), WIRE_CLIENT_BUS, &s->request));
+    if (!is_source)
+        TRY(voice_store_key(o->cfg.model, path, wire_has(msg, "prompt_text") ? wire_str(msg, "prompt_text") : NULL,
+                            s->enroll_key));
+out:
+    mem_free(text);
+    return err;
+}
+
+static cf_err plan_now(orch *o, session *s, const wire_msg *msg, const char *voice_name)
 {
     cf_err err;
     const voice *v;
     text_mode mode;
     text_plan plan = {0};
+    TRY(text_mode_from_name(wire_str(msg, "mode"), &mode));
+    TRY(voices_find(o->voice_table, voice_name, &v));
+    TRY(take_voice(s, v, mode == TEXT_ZERO_SHOT));
+    TRY(make_plan(o, msg, v, mode, &plan));
+    TRY(session_set_plan(s, &plan));
+out:
+    return err;
+}
+
+static cf_err open_session(orch *o, const char *client, const wire_msg *msg, session **ret_session)
+{
+    cf_err err;
+    text_mode mode;
+    text_plan none = {0};
     session *s = NULL;
     TRY(text_mode_from_name(wire_str(msg, "mode"), &mode));
-    TRY(voices_find(o->voice_table, wire_has(msg, "voice") ? wire_str(msg, "voice") : "", &v));
-    TRY(check_request(msg, mode, v));
-    TRY(make_plan(o, msg, v, mode, &plan));
-    TRY(session_open(&plan, &s));
-    TRY(take_voice(s, v, mode == TEXT_ZERO_SHOT));
+    TRY(check_request(msg, mode));
+    TRY(session_open(&none, &s));
     snprintf(s->client, sizeof s->client, "%s", client);
     snprintf(s->id, sizeof s->id, "%s", wire_str(msg, "id"));
     snprintf(s->path, sizeof s->path, "%s", wire_str(msg, "path"));
@@ -190,11 +236,52 @@ static cf_err open_session(orch *o, const char *client, const wire_msg *msg, ses
     s->accepted_us = clock_now_us();
     if (wire_u64(msg, "deadline_ms") > 0)
         s->deadline_us = s->accepted_us + wire_u64(msg, "deadline_ms") * 1000;
+    if (wire_has(msg, "prompt_wav") || wire_has(msg, "source_wav"))
+        TRY(await_recording(o, s, msg));
+    else
+        TRY(plan_now(o, s, msg, wire_has(msg, "voice") ? wire_str(msg, "voice") : ""));
     *ret_session = s;
     s = NULL;
 out:
     session_close(s);
     return err;
+}
+
+cf_err requests_set_voice(orch *o, session *s, const char *voice_name)
+{
+    cf_err err;
+    TRY(plan_now(o, s, &s->request, voice_name));
+    o->text_tokens_held += s->text_tokens;
+    TRY(session_use_known(s));
+    wire_done(&s->request);
+out:
+    return err;
+}
+
+cf_err requests_set_source(orch *o, session *s, int32_t *tokens, int32_t tokens_count)
+{
+    cf_err err;
+    const voice *v;
+    if (tokens_count == 0)
+        FAIL(CF_ERR_INVALID, "%s: no speech tokens in it", wire_str(&s->request, "source_wav"));
+    TRY(voices_find(o->voice_table, wire_has(&s->request, "voice") ? wire_str(&s->request, "voice") : "", &v));
+    TRY(take_voice(s, v, false));
+    err = session_set_source(s, tokens, tokens_count);
+    tokens = NULL;
+    if (err == CF_OK)
+        wire_done(&s->request);
+out:
+    mem_free(tokens);
+    return err;
+}
+
+/* A new or recovered row on its way: to the core, or first to have its recording enrolled. */
+static void set_out(orch *o, session *s)
+{
+    if (s->request.root)
+        orch_enroll_put(o, s);
+    else
+        requests_begin_attempt(o, s);
 }
 
 static cf_err check_room(const orch *o, const session *s)
@@ -313,7 +400,7 @@ static void on_submit(orch *o, const char *client, const wire_msg *msg)
     }
     memcpy(s->submit_sha256, submit_sha256, sizeof submit_sha256);
     enter(o, s);
-    requests_begin_attempt(o, s); /* work begins at once; the client hears of it when the journal is on disk */
+    set_out(o, s); /* work begins at once; the client hears of it when the journal is on disk */
 }
 
 void requests_tell_accepted(orch *o)
@@ -342,7 +429,8 @@ static cf_err reopen(orch *o, const journal_row *row, session **ret_session)
     TRY(check_room(o, s));
     TRY(hash_of(msg.root, s->submit_sha256));
     TRY(session_remember(s, row->tokens, row->tokens_count));
-    TRY(session_use_known(s));
+    if (!s->request.root)
+        TRY(session_use_known(s));
     s->journal_row = row->number;
     *ret_session = s;
     s = NULL;
@@ -365,7 +453,7 @@ static void on_found(void *ctx, const journal_row *row)
     }
     enter(o, s);
     o->rows_recovered++;
-    requests_begin_attempt(o, s);
+    set_out(o, s);
 }
 
 cf_err requests_recover(orch *o)

@@ -277,14 +277,14 @@ static void read_bus(orch *o)
     }
 }
 
-/* Rows that the guard sent back go on when there is room for their segments, which others may have taken. */
+/* Rows with a plan, new or sent back by the guard, begin when there is room for their segments. */
 static void begin_again(orch *o)
 {
     while (o->again && orch_core_has_room(&o->core, (int32_t)o->again->plan.segment_count)) {
         session *s = o->again;
         o->again = s->next;
         s->next = NULL;
-        const cf_err err = session_next_attempt(s);
+        const cf_err err = s->again ? session_next_attempt(s) : CF_OK;
         if (err != CF_OK)
             orch_session_end(o, s, err, "guard", err_text());
         else
@@ -292,23 +292,23 @@ static void begin_again(orch *o)
     }
 }
 
-static void put_again(orch *o, session *s)
+void orch_begin_when_room(orch *o, session *s)
 {
     session **end = &o->again;
     while (*end)
         end = &(*end)->next;
     *end = s;
     s->next = NULL;
-    o->attempts_again++;
-    log_debug("row.again", "utt=%s attempt=%d flags=%#x", s->id, s->attempt, s->flags);
 }
 
 static void take_written(orch *o)
 {
     for (session *s; (s = writer_take(o->out)) != NULL;) {
-        if (s->again)
-            put_again(o, s);
-        else
+        if (s->again) {
+            o->attempts_again++;
+            log_debug("row.again", "utt=%s attempt=%d flags=%#x", s->id, s->attempt, s->flags);
+            orch_begin_when_room(o, s);
+        } else
             orch_session_end(o, s, s->write_err, s->write_err == CF_ERR_NUMERIC ? "guard" : "write", s->write_text);
     }
 }
@@ -344,9 +344,10 @@ static void progress_drain(orch *o, uint64_t now_us)
     }
 }
 
-#define FIXED_FDS 4
+#define ENROLL_FDS 4
+#define FIXED_FDS  (ENROLL_FDS + 2 * ENROLL_JOBS_MAX)
 
-/* fds: listen, signal, writer, journal, then two per connection: lifeline, pidfd. */
+/* fds: listen, signal, writer, journal, two per enrollment, then two per connection: lifeline, pidfd. */
 static size_t collect_fds(const orch *o, struct pollfd *fds, int *conn_of)
 {
     size_t n = 0;
@@ -354,6 +355,7 @@ static size_t collect_fds(const orch *o, struct pollfd *fds, int *conn_of)
     fds[n++].fd = o->signal_fd;
     fds[n++].fd = writer_fd(o->out);
     fds[n++].fd = journal_fd(o->log);
+    n += orch_enroll_fds(o, fds + n);
     for (int i = 0; i < CONNS_MAX; i++)
         if (o->conns[i].state != CONN_FREE) {
             conn_of[n] = i;
@@ -390,8 +392,9 @@ static cf_err run_once(orch *o, uint64_t *last_us)
         read_bus(o);
     if (fds[2].revents)
         take_written(o);
-    if (o->again)
-        begin_again(o);
+    orch_enroll_read(o, fds + ENROLL_FDS);
+    orch_enroll_tick(o);
+    begin_again(o);
     if (fds[3].revents)
         requests_tell_accepted(o);
     read_conns(o, fds, conn_of, count);

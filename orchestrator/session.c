@@ -12,11 +12,7 @@ cf_err session_open(text_plan *plan, session **ret_session)
     session *s = NULL;
     TRY(mem_alloc(1, sizeof *s, &s));
     s->utterance = -1;
-    s->plan = *plan;
-    *plan = (text_plan){0};
-    TRY(mem_alloc(s->plan.segment_count, sizeof *s->segments, &s->segments));
-    for (size_t i = 0; i < s->plan.segment_count; i++)
-        s->text_tokens += (int32_t)s->plan.segments[i].id_count;
+    TRY(session_set_plan(s, plan));
     *ret_session = s;
     s = NULL;
 out:
@@ -45,7 +41,41 @@ void session_close(session *s)
         mem_free(s->known[i].tokens);
     mem_free(s->known);
     text_plan_done(&s->plan);
+    wire_done(&s->request);
     mem_free(s);
+}
+
+cf_err session_set_plan(session *s, text_plan *plan)
+{
+    cf_err err;
+    session_segment *segments;
+    TRY(mem_alloc(plan->segment_count, sizeof *segments, &segments));
+    mem_free(s->segments);
+    s->segments = segments;
+    s->plan = *plan;
+    *plan = (text_plan){0};
+    for (size_t i = 0; i < s->plan.segment_count; i++)
+        s->text_tokens += (int32_t)s->plan.segments[i].id_count;
+out:
+    text_plan_done(plan);
+    return err;
+}
+
+cf_err session_set_source(session *s, int32_t *tokens, int32_t tokens_count)
+{
+    cf_err err;
+    text_plan plan = {0};
+    TRY(mem_alloc(1, sizeof *plan.segments, &plan.segments));
+    plan.segment_count = 1;
+    TRY(mem_strndup("", 0, &plan.segments[0].text));
+    TRY(session_set_plan(s, &plan));
+    s->is_source = true;
+    s->segments[0] = (session_segment){.tokens = tokens, .tokens_count = tokens_count, .stopped = true};
+    tokens = NULL;
+out:
+    text_plan_done(&plan);
+    mem_free(tokens);
+    return err;
 }
 
 static cf_err copy_tokens(const int32_t *tokens, int32_t count, int32_t **ret_copy)

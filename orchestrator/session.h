@@ -10,6 +10,7 @@
 #include "common/base/sha256.h"
 #include "common/text/frontend.h"
 #include "common/transport/bus.h"
+#include "common/transport/wire.h"
 #include "orchestrator/journal.h"
 
 typedef struct session_segment {
@@ -26,11 +27,15 @@ typedef struct session {
     char voice_name[NAME_BYTES_MAX + 1], voice_sha256[SHA256_HEX_BYTES];
     char submit_sha256[SHA256_HEX_BYTES]; /* of the whole request: the same row asked for again */
     bool prompt_speech;
+    bool is_source; /* a recording spoken by another voice: no text, no llm, no second attempt */
     int32_t prompt_tokens, priority;
     uint64_t seed;                                    /* as submitted; a later attempt derives its own from it */
     uint64_t accepted_us, first_work_us, deadline_us; /* deadline 0: none */
     double speed;
-    text_plan plan;            /* owned */
+    text_plan plan;                    /* owned; without segments until a recording has been enrolled */
+    wire_msg request;                  /* owned; only while a recording is to be enrolled */
+    char enroll_key[SHA256_HEX_BYTES]; /* of the voice that prompt_wav gives; "": none */
+    int32_t enroll_deaths;
     session_segment *segments; /* owned, plan.segment_count of them: the present attempt */
     int32_t text_tokens;       /* of all segments, counted against text_tokens_max */
     uint64_t compute_us[3];    /* per stage */
@@ -60,6 +65,13 @@ typedef struct session {
 /* Takes plan over, also on failure. */
 CF_MUST_CHECK cf_err session_open(text_plan *plan, session **ret_session);
 void session_close(session *s); /* NULL is fine */
+
+/* Gives a session that had none its plan. Takes plan over, also on failure. */
+CF_MUST_CHECK cf_err session_set_plan(session *s, text_plan *plan);
+
+/* A plan of one segment without text whose speech tokens are known: a recording to be spoken by another voice. Takes tokens
+ * over, also on failure. */
+CF_MUST_CHECK cf_err session_set_source(session *s, int32_t *tokens, int32_t tokens_count);
 
 /* Copies the token sets that a journal has of this row. */
 CF_MUST_CHECK cf_err session_remember(session *s, const journal_tokens *tokens, int32_t count);

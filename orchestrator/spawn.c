@@ -45,7 +45,7 @@ typedef struct child {
 } child;
 
 struct spawn {
-    char bin_dir[IO_PATH_BYTES], run_dir[IO_PATH_BYTES], config_path[IO_PATH_BYTES];
+    char run_dir[IO_PATH_BYTES], config_path[IO_PATH_BYTES];
     int log_fd; /* owned, -1: our stderr */
     child children[SPAWN_CHILDREN_MAX];
     size_t count;
@@ -54,18 +54,6 @@ struct spawn {
     uint64_t connect_us;
     char lifeline_path[IO_PATH_BYTES];
 };
-
-static cf_err find_bin_dir(char *ret_dir, size_t dir_bytes)
-{
-    const ssize_t n = readlink("/proc/self/exe", ret_dir, dir_bytes - 1);
-    if (n <= 0)
-        return err_sys("/proc/self/exe");
-    ret_dir[n] = '\0';
-    char *slash = strrchr(ret_dir, '/');
-    CF_ASSERT(slash != NULL);
-    *slash = '\0';
-    return CF_OK;
-}
 
 /* The environment of a child: ours, with the farm's own variables replaced. A fault armed from outside fires once: a
  * restarted child runs without it. */
@@ -94,7 +82,7 @@ static cf_err start_child(spawn *s, child *c, uint64_t now_us)
     cf_err err;
     char path[IO_PATH_BYTES], instance[16], env_text[4][IO_PATH_BYTES + 32];
     char *env[ENV_MAX];
-    TRY(io_join(path, sizeof path, s->bin_dir, c->program));
+    TRY(process_sibling(c->program, path, sizeof path));
     snprintf(instance, sizeof instance, "%d", c->instance);
     char *worker_argv[] = {c->program, "--instance", instance, NULL};
     char *orch_argv[] = {c->program, "--config", s->config_path, NULL};
@@ -161,7 +149,6 @@ cf_err spawn_open(const config *cfg, const char *run_dir, const char *log_path, 
     TRY(mem_alloc(1, sizeof *s, &s));
     s->log_fd = s->lifeline_fd = -1;
     snprintf(s->run_dir, sizeof s->run_dir, "%s", run_dir);
-    TRY(find_bin_dir(s->bin_dir, sizeof s->bin_dir));
     TRY(io_make_dirs(run_dir, 0700));
     TRY(io_join(s->config_path, sizeof s->config_path, run_dir, "config.json"));
     TRY(io_join(s->lifeline_path, sizeof s->lifeline_path, run_dir, RUN_LIFELINE_SOCKET));

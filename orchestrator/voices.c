@@ -11,6 +11,7 @@
 
 #include "common/base/io.h"
 #include "common/base/mem.h"
+#include "common/model/voice_store.h"
 
 #define VOICES_CACHED 64
 
@@ -21,17 +22,18 @@ typedef struct voices_entry {
 } voices_entry;
 
 struct voices {
-    char model_dir[IO_PATH_BYTES];
+    char model_dir[IO_PATH_BYTES], store[IO_PATH_BYTES];
     voices_entry entries[VOICES_CACHED];
     int next; /* round robin */
 };
 
-cf_err voices_open(const char *model_dir, voices **ret_voices)
+cf_err voices_open(const char *model_dir, const char *store, voices **ret_voices)
 {
     cf_err err;
     voices *v = NULL;
     TRY(mem_alloc(1, sizeof *v, &v));
     snprintf(v->model_dir, sizeof v->model_dir, "%s", model_dir);
+    snprintf(v->store, sizeof v->store, "%s", store);
     *ret_voices = v;
 out:
     return err;
@@ -66,6 +68,16 @@ out:
     return err;
 }
 
+static cf_err path_of(const voices *v, const char *name, char ret_path[IO_PATH_BYTES])
+{
+    const cf_err err = voice_name_check(name);
+    if (err != CF_OK)
+        return err;
+    if (snprintf(ret_path, IO_PATH_BYTES, "%s/voices/%s.safetensors", v->model_dir, name) >= IO_PATH_BYTES)
+        return err_set(CF_ERR_LIMIT, "voice %s: path too long", name);
+    return CF_OK;
+}
+
 cf_err voices_find(voices *v, const char *name, const voice **ret_voice)
 {
     cf_err err;
@@ -78,9 +90,10 @@ cf_err voices_find(voices *v, const char *name, const voice **ret_voice)
             FAIL(CF_ERR_NOTFOUND, "%s/voices holds no voice; import one with cosyfarm voice import", v->model_dir);
         name = first;
     }
-    TRY(voice_name_check(name));
-    if (snprintf(path, sizeof path, "%s/voices/%s.safetensors", v->model_dir, name) >= (int)sizeof path)
-        FAIL(CF_ERR_LIMIT, "voice %s: path too long", name);
+    if (name[0] == '@')
+        TRY(voice_store_path(v->store, name + 1, path));
+    else
+        TRY(path_of(v, name, path));
     if (stat(path, &st) != 0) {
         char asked[VOICE_NAME_BYTES_MAX + 1];
         snprintf(asked, sizeof asked, "%s", name);
@@ -93,7 +106,7 @@ cf_err voices_find(voices *v, const char *name, const voice **ret_voice)
             *ret_voice = v->entries[i].v;
             return CF_OK;
         }
-    TRY(voice_load(v->model_dir, name, &loaded));
+    TRY(voice_load_any(v->model_dir, v->store, name, &loaded));
     voices_entry *e = &v->entries[v->next++ % VOICES_CACHED];
     voice_close(e->v);
     *e = (voices_entry){.v = loaded, .bytes = st.st_size, .changed = st.st_mtim};

@@ -9,7 +9,8 @@
 
 typedef struct voices voices;
 
-CF_MUST_CHECK cf_err voices_open(const char *model_dir, voices **ret_voices);
+/* store: the folder of voices made from recordings, whose names are "@KEY". */
+CF_MUST_CHECK cf_err voices_open(const char *model_dir, const char *store, voices **ret_voices);
 void voices_close_all(voices *v); /* NULL is fine */
 
 /* The voice of that name, read again when its file has changed; "" is the first by name. Borrowed until the next call.

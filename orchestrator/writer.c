@@ -88,14 +88,15 @@ static bool passes_guard(const writer *w, session *s)
                                     .tokens_count = seg->tokens_count,
                                     .samples = seg->samples,
                                     .samples_count = seg->samples_count,
-                                    .text = guard_text_of(text->text, text->text_bytes),
+                                    .text = s->is_source ? (guard_text){.loose = seg->tokens_count}
+                                                         : guard_text_of(text->text, text->text_bytes),
                                     .stopped = seg->stopped,
                                     .prompt_tokens = s->prompt_token,
                                     .prompt_tokens_count = s->prompt_token ? s->prompt_tokens : 0,
                                     .speed = s->speed};
     }
     s->flags = guard_check(&w->limits, judged, count);
-    s->again = s->flags != 0 && s->attempt < w->guard_attempts;
+    s->again = s->flags != 0 && s->attempt < w->guard_attempts && !s->is_source;
     if (!s->again)
         session_take_best(s);
     return !s->again;

@@ -36,7 +36,8 @@ typedef struct batch {
     run_record *record;  /* NULL until the farm has told its models */
     batch_voice *voices; /* owned */
     size_t voices_count;
-    char path[IO_PATH_BYTES]; /* of the row handed out last */
+    char manifest_dir[IO_PATH_BYTES]; /* absolute; the current folder for standard input */
+    char path[IO_PATH_BYTES], prompt_wav[IO_PATH_BYTES], source_wav[IO_PATH_BYTES]; /* of the row handed out last */
 
     int signal_fd;
     bool is_own_farm, interrupted;

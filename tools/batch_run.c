@@ -57,6 +57,18 @@ out:
     return err;
 }
 
+/* A recording's path is relative to its manifest's folder, as one finds them side by side. */
+static cf_err beside_manifest(const batch *b, const char *path, char ret_path[IO_PATH_BYTES])
+{
+    if (!path)
+        return CF_OK;
+    if (path[0] != '/')
+        return io_join(ret_path, IO_PATH_BYTES, b->manifest_dir, path);
+    if ((size_t)snprintf(ret_path, IO_PATH_BYTES, "%s", path) >= IO_PATH_BYTES)
+        return err_set(CF_ERR_LIMIT, "%.80s...: path longer than %d bytes", path, IO_PATH_BYTES);
+    return CF_OK;
+}
+
 static cf_err fill_row(batch *b, const manifest_row *from, client_row *ret_row)
 {
     cf_err err;
@@ -64,10 +76,15 @@ static cf_err fill_row(batch *b, const manifest_row *from, client_row *ret_row)
         TRY(use_voice(b, from->voice));
     if ((size_t)snprintf(b->path, sizeof b->path, "%s/audio/%s.%s", b->dir, from->id, from->format) >= sizeof b->path)
         FAIL(CF_ERR_LIMIT, "%s: path longer than %d bytes", from->id, IO_PATH_BYTES);
+    TRY(beside_manifest(b, from->prompt_wav, b->prompt_wav));
+    TRY(beside_manifest(b, from->source_wav, b->source_wav));
     *ret_row = (client_row){.id = from->id,
-                            .text = from->text,
+                            .text = from->text ? from->text : "",
+                            .prompt_wav = from->prompt_wav ? b->prompt_wav : NULL,
+                            .prompt_text = from->prompt_text,
+                            .source_wav = from->source_wav ? b->source_wav : NULL,
                             .voice = from->voice,
-                            .mode = from->mode,
+                            .mode = from->mode ? from->mode : "zero_shot",
                             .instruct = from->instruct,
                             .path = b->path,
                             .format = from->format,

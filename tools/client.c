@@ -183,6 +183,12 @@ static json *submit_message(const client_row *r)
     json_put_str(m, "text", r->text);
     if (r->voice)
         json_put_str(m, "voice", r->voice);
+    if (r->prompt_wav)
+        json_put_str(m, "prompt_wav", r->prompt_wav);
+    if (r->prompt_text)
+        json_put_str(m, "prompt_text", r->prompt_text);
+    if (r->source_wav)
+        json_put_str(m, "source_wav", r->source_wav);
     json_put_str(m, "mode", r->mode);
     if (r->instruct)
         json_put_str(m, "instruct", r->instruct);
@@ -200,9 +206,11 @@ static json *submit_message(const client_row *r)
 static cf_err board(flight *f, const client_row *row)
 {
     cf_err err;
-    const char *const from[] = {row->id, row->text, row->voice, row->mode, row->instruct, row->path, row->format};
-    const char **const to[] = {&f->row.id,       &f->row.text, &f->row.voice, &f->row.mode,
-                               &f->row.instruct, &f->row.path, &f->row.format};
+    const char *const from[] = {row->id,   row->text,   row->voice,      row->mode,        row->instruct,
+                                row->path, row->format, row->prompt_wav, row->prompt_text, row->source_wav};
+    const char **const to[] = {&f->row.id,          &f->row.text,      &f->row.voice,  &f->row.mode,
+                               &f->row.instruct,    &f->row.path,      &f->row.format, &f->row.prompt_wav,
+                               &f->row.prompt_text, &f->row.source_wav};
     size_t bytes = 0, at = 0;
     for (size_t i = 0; i < CF_COUNT(from); i++)
         bytes += from[i] ? strlen(from[i]) + 1 : 0;
@@ -256,15 +264,17 @@ out:
     return err;
 }
 
+/* Nothing is sent before the orchestrator has told its number: a row given to one that then dies could not be told from
+ * a row given to its successor. */
 static cf_err submit_due(client_job *j, uint64_t now_us)
 {
-    for (size_t i = 0; i < j->plan->in_flight_max; i++) {
+    for (size_t i = 0; j->boot != 0 && i < j->plan->in_flight_max; i++) {
         flight *f = &j->flights[i];
         if (f->state != FLIGHT_WAITING || now_us < f->retry_us)
             continue;
         const cf_err err = bus_send(j->c->b, NULL, submit_message(&f->row));
         if (err == CF_ERR_BUSY)
-            return CF_OK; /* not connected yet: the next turn tries again */
+            return CF_OK; /* not connected: the next turn tries again */
         if (err != CF_OK)
             return err;
         f->state = FLIGHT_SENT;
@@ -302,7 +312,7 @@ static cf_err on_done(client_job *j, const wire_msg *msg)
 /* Another orchestrator than the one that took our rows: it knows what its journal kept. Asking again hurts nothing. */
 static void on_boot(client_job *j, uint64_t boot)
 {
-    for (size_t i = 0; j->boot != 0 && j->boot != boot && i < j->plan->in_flight_max; i++)
+    for (size_t i = 0; j->boot != boot && i < j->plan->in_flight_max; i++)
         if (j->flights[i].state == FLIGHT_SENT) {
             j->flights[i].state = FLIGHT_WAITING;
             j->flights[i].retry_us = 0;
@@ -324,9 +334,10 @@ static cf_err ask(client_job *j, uint64_t now_us)
 {
     if (now_us - j->asked_us < SIGN_OF_LIFE_US)
         return CF_OK;
-    j->asked_us = now_us;
     const cf_err err = bus_send(j->c->b, NULL, query_message(j->c));
-    return err == CF_ERR_BUSY ? CF_OK : err;
+    if (err == CF_OK)
+        j->asked_us = now_us;
+    return err == CF_ERR_BUSY ? CF_OK : err; /* not connected: the next turn tries again */
 }
 
 static cf_err obey(client_job *j, client_stop stop, uint64_t now_us)
@@ -355,8 +366,8 @@ static cf_err one_turn(client_job *j)
     uint64_t now_us = clock_now_us();
     client_stop stop = CLIENT_GO_ON;
     TRY(pull(j, now_us));
-    TRY(submit_due(j, now_us));
     TRY(ask(j, now_us));
+    TRY(submit_due(j, now_us));
     stop = j->plan->tick(j->plan->ctx, NULL);
     if (stop == CLIENT_GO_ON && (j->in_flight > 0 || !j->exhausted)) {
         err = wait_message(j->c, now_us + (j->boot == 0 ? CONNECTING_US : BUSY_RETRY_US), &msg);

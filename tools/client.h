@@ -34,7 +34,8 @@ CF_MUST_CHECK cf_err client_ask(client *c, json *request, wire_kind answer, uint
 CF_MUST_CHECK cf_err client_check_model(client *c, const char *wanted_dir);
 
 typedef struct client_row {
-    const char *id, *text, *voice, *mode, *instruct, *path, *format; /* voice, instruct: NULL for none */
+    const char *id, *text, *voice, *mode, *instruct, *path, *format; /* text: "" with source_wav; NULL for none */
+    const char *prompt_wav, *prompt_text, *source_wav;               /* absolute paths; NULL for none */
     uint64_t seed;
     double speed;
     bool raw;

@@ -16,7 +16,7 @@ enum {
     EXIT_CONFIG = 78 /* configuration, model or manifest unusable */
 };
 
-int cmd_say(int argc, char **argv);
+int cmd_say(int argc, char **argv); /* say, convert */
 int cmd_batch(int argc, char **argv);
 int cmd_up(int argc, char **argv);
 int cmd_down(int argc, char **argv);

@@ -260,11 +260,24 @@ static void print_check(const batch *b, uint64_t bad_voices)
                manifest_name(b->rows), c->rows, c->own, c->bad, c->repeated, bad_voices);
 }
 
+static cf_err find_manifest_dir(batch *b)
+{
+    char folder[IO_PATH_BYTES], absolute[PATH_MAX];
+    const char *slash = strrchr(b->manifest_path, '/');
+    if (slash)
+        snprintf(folder, sizeof folder, "%.*s/", (int)(slash - b->manifest_path), b->manifest_path);
+    if (!realpath(slash ? folder : ".", absolute))
+        return err_sys("%s", slash ? folder : ".");
+    snprintf(b->manifest_dir, sizeof b->manifest_dir, "%s", absolute);
+    return CF_OK;
+}
+
 /* Every bad row is named before any work is done. */
 static cf_err read_manifest(batch *b)
 {
     cf_err err;
     uint64_t bad_voices = 0;
+    TRY(find_manifest_dir(b));
     TRY(manifest_open(b->manifest_path, b->manifest_format, &b->defaults, &b->rows));
     TRY(id_set_open(ID_HASH_BITS, &b->ids));
     TRY(manifest_check(b->rows, b->mine, report, NULL, b->ids, &b->counts));
@@ -364,13 +377,14 @@ static cf_err in_dir(const batch *b, const char *name, char *ret_path, size_t pa
     return io_join(ret_path, path_bytes, b->dir, file);
 }
 
-/* A farm of its own keeps its journal and its log in DIR, so that both outlive it. */
+/* A farm of its own keeps its journal, its log and the voices of recordings in DIR, so that they outlive it. */
 static cf_err open_own_farm(batch *b, private_farm *ret_farm)
 {
     cf_err err;
     char log_path[IO_PATH_BYTES];
     TRY(farm_options_check(&b->farm));
     TRY(in_dir(b, ".journal", b->farm.cfg.journal, sizeof b->farm.cfg.journal));
+    TRY(io_join(b->farm.cfg.voice_store, sizeof b->farm.cfg.voice_store, b->dir, ".voices"));
     TRY(in_dir(b, "farm.log", log_path, sizeof log_path));
     TRY(private_farm_open(&b->farm.cfg, log_path, ret_farm));
     b->is_own_farm = true;

@@ -28,7 +28,8 @@ typedef struct say {
     farm_options farm;
     client_row row;
     const char *out; /* as given; "-" is standard output */
-    char path[IO_PATH_BYTES], temp_dir[IO_PATH_BYTES];
+    char path[IO_PATH_BYTES], temp_dir[IO_PATH_BYTES], prompt_wav[PATH_MAX], source_wav[PATH_MAX];
+    bool is_convert;
     char *text; /* owned */
     bool as_float, as_json, quiet;
     int signal_fd, exit_code;
@@ -44,6 +45,8 @@ static const char say_help[] =
     "  -o, --output FILE     where to\n"
     "      --mode MODE       zero_shot (default), cross_lingual, instruct\n"
     "      --instruct TEXT   how to speak; implies --mode instruct\n"
+    "      --prompt-wav FILE a recording as the voice, 0.5 to 30 s, with its transcript in\n"
+    "      --prompt-text TEXT\n"
     "      --seed N          same text, voice and seed give the same bytes (default 0)\n"
     "      --speed X         0.5 .. 2\n"
     "      --raw             no normalisation, one segment\n"
@@ -51,7 +54,22 @@ static const char say_help[] =
     "      --json            the result as one JSON object\n"
     "  -q, --quiet           no progress\n";
 
-enum { OPT_MODE = 1, OPT_INSTRUCT, OPT_SEED, OPT_SPEED, OPT_RAW, OPT_FLOAT, OPT_JSON };
+static const char convert_help[] =
+    "usage: cosyfarm convert IN.wav -m MODEL [-v VOICE] [-o FILE] [options]\n\n"
+    "The words and the rhythm of a recording in another voice: its speech tokens are rendered with VOICE.\n"
+    "Options are those of say, without those about text. IN.wav is anything libsndfile reads, at least 16 kHz.\n";
+
+enum {
+    OPT_PROMPT_WAV = 100,
+    OPT_PROMPT_TEXT,
+    OPT_MODE = 1,
+    OPT_INSTRUCT,
+    OPT_SEED,
+    OPT_SPEED,
+    OPT_RAW,
+    OPT_FLOAT,
+    OPT_JSON
+};
 
 static cf_err parse_seed(const char *text, uint64_t *ret_seed)
 {
@@ -73,6 +91,15 @@ static cf_err parse_speed(const char *text, double *ret_speed)
     return CF_OK;
 }
 
+/* The orchestrator has another working folder. */
+static cf_err absolute_path(const char *path, char buf[PATH_MAX], const char **ret_path)
+{
+    if (!realpath(path, buf))
+        return err_sys("%s", path);
+    *ret_path = buf;
+    return CF_OK;
+}
+
 static cf_err take_option(say *s, int letter)
 {
     cf_err err = CF_OK;
@@ -90,6 +117,11 @@ static cf_err take_option(say *s, int letter)
         break;
     case OPT_INSTRUCT:
         s->row.instruct = optarg;
+        break;
+    case OPT_PROMPT_WAV:
+        return absolute_path(optarg, s->prompt_wav, &s->row.prompt_wav);
+    case OPT_PROMPT_TEXT:
+        s->row.prompt_text = optarg;
         break;
     case OPT_SEED:
         return parse_seed(optarg, &s->row.seed);
@@ -170,6 +202,23 @@ out:
     return err;
 }
 
+/* say: the text. convert: the recording, and no text at all. */
+static cf_err take_words(say *s, int argc, char **argv)
+{
+    cf_err err;
+    if (!s->is_convert) {
+        TRY(join_text(argc, argv, &s->text));
+        s->row.text = s->text;
+        return CF_OK;
+    }
+    if (argc != 1 || s->row.instruct || s->row.prompt_wav)
+        FAIL(CF_ERR_INVALID, "convert takes one recording, and no instruction or prompt");
+    s->row.text = "";
+    TRY(absolute_path(argv[0], s->source_wav, &s->row.source_wav));
+out:
+    return err;
+}
+
 static cf_err parse(say *s, int argc, char **argv, bool *ret_help)
 {
     static const struct option options[] = {FARM_LONG_OPTIONS,
@@ -177,6 +226,8 @@ static cf_err parse(say *s, int argc, char **argv, bool *ret_help)
                                             {"output", required_argument, NULL, 'o'},
                                             {"mode", required_argument, NULL, OPT_MODE},
                                             {"instruct", required_argument, NULL, OPT_INSTRUCT},
+                                            {"prompt-wav", required_argument, NULL, OPT_PROMPT_WAV},
+                                            {"prompt-text", required_argument, NULL, OPT_PROMPT_TEXT},
                                             {"seed", required_argument, NULL, OPT_SEED},
                                             {"speed", required_argument, NULL, OPT_SPEED},
                                             {"raw", no_argument, NULL, OPT_RAW},
@@ -195,14 +246,14 @@ static cf_err parse(say *s, int argc, char **argv, bool *ret_help)
         TRY(take_option(s, c));
     }
     if (optind == argc)
-        FAIL(CF_ERR_INVALID, "nothing to say: give TEXT, or - for standard input");
+        FAIL(CF_ERR_INVALID, s->is_convert ? "nothing to convert: give a recording"
+                                           : "nothing to say: give TEXT, or - for standard input");
     if (!s->row.mode)
         s->row.mode = s->row.instruct ? "instruct" : "zero_shot";
     TRY(text_mode_from_name(s->row.mode, &mode));
     if ((mode == TEXT_INSTRUCT) != (s->row.instruct != NULL))
         FAIL(CF_ERR_INVALID, "--instruct TEXT goes with --mode instruct, and only with it");
-    TRY(join_text(argc - optind, argv + optind, &s->text));
-    s->row.text = s->text;
+    TRY(take_words(s, argc - optind, argv + optind));
     TRY(choose_path(s));
 out:
     return err;
@@ -348,16 +399,18 @@ static int exit_code_of(cf_err err)
 
 int cmd_say(int argc, char **argv)
 {
-    say s = {.out = "cosyfarm.wav", .row = {.speed = 1, .priority = 9}, .signal_fd = -1, .exit_code = EXIT_OURS};
+    static say s; /* one per process; long paths */
+    s = (say){.out = "cosyfarm.wav", .row = {.speed = 1, .priority = 9}, .signal_fd = -1, .exit_code = EXIT_OURS};
     bool help = false;
+    s.is_convert = strcmp(argv[0], "convert") == 0;
     s.started_us = clock_now_us();
     farm_options_init(&s.farm);
     cf_err err = parse(&s, argc, argv, &help);
     if (help)
-        fputs(say_help, stdout);
+        fputs(s.is_convert ? convert_help : say_help, stdout);
     if (help || err != CF_OK) {
         if (!help)
-            fprintf(stderr, "cosyfarm say: %s\n", err_text());
+            fprintf(stderr, "cosyfarm %s: %s\n", argv[0], err_text());
         mem_free(s.text);
         return help ? EXIT_DONE : EXIT_USAGE;
     }
@@ -365,7 +418,7 @@ int cmd_say(int argc, char **argv)
     if (err == CF_OK)
         err = run(&s);
     if (err != CF_OK)
-        fprintf(stderr, "cosyfarm say: %s\n", err_text());
+        fprintf(stderr, "cosyfarm %s: %s\n", argv[0], err_text());
     if (s.temp_dir[0]) {
         unlink(s.path);
         rmdir(s.temp_dir);

@@ -19,6 +19,7 @@ typedef struct verb {
 
 static const verb verbs[] = {
     {"say", cmd_say, "one utterance to a file, on the running farm or on a private one"},
+    {"convert", cmd_say, "a recording in another voice"},
     {"batch", cmd_batch, "a manifest to files; goes on where it stopped"},
     {"up", cmd_up, "start a farm: orchestrator, exchange keeper, workers"},
     {"down", cmd_down, "drain the running farm and end it"},

@@ -22,6 +22,7 @@
 #include "common/base/json.h"
 #include "common/base/limits.h"
 #include "common/base/mem.h"
+#include "common/base/process.h"
 #include "tools/cmd.h"
 #include "tools/voice_verbs.h"
 
@@ -98,20 +99,6 @@ static int parse_arguments(int argc, char **argv, arguments *ret_args)
     return EXIT_DONE;
 }
 
-/* DIR/enroll, where DIR holds this program. */
-static cf_err find_program(char ret_path[IO_PATH_BYTES])
-{
-    const ssize_t bytes = readlink("/proc/self/exe", ret_path, IO_PATH_BYTES - 1);
-    if (bytes < 0)
-        return err_sys("/proc/self/exe");
-    ret_path[bytes] = '\0';
-    char *slash = strrchr(ret_path, '/');
-    if (!slash || (size_t)(slash - ret_path) + sizeof "/enroll" > IO_PATH_BYTES)
-        return err_set(CF_ERR_LIMIT, "%s: path longer than %d bytes", ret_path, IO_PATH_BYTES);
-    memcpy(slash, "/enroll", sizeof "/enroll");
-    return CF_OK;
-}
-
 static cf_err start(const arguments *a, int pipe_in, pid_t *ret_pid)
 {
     cf_err err;
@@ -122,7 +109,7 @@ static cf_err start(const arguments *a, int pipe_in, pid_t *ret_pid)
     char *argv[16];
     int n = 0;
     posix_spawn_file_actions_t files;
-    TRY(find_program(program));
+    TRY(process_sibling("enroll", program, sizeof program));
     for (size_t i = 0; i < sizeof values / sizeof *values; i++)
         memcpy(&argv[n++], &values[i], sizeof *values); /* posix_spawn's argv is not const */
     if (a->threads) {

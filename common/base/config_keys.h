@@ -29,6 +29,9 @@
       "worker deaths at one stage before a segment is given up; the last two hit it alone")                        \
     X(INT, storage_wait_s, 600, 0, 86400, "seconds that a finished row waits for a full or read-only file system") \
     X(STR, journal, "", 0, 1023, "file of accepted rows; empty: journal in the run directory")                     \
+    X(STR, voice_store, "", 0, 1023, "folder of voices made from recordings; empty: voices in the run directory")  \
+    X(INT, voice_store_mib, 256, 1, 1048576, "what that folder may hold; the longest unused go")                   \
+    X(INT, enroll_jobs, 1, 1, 8, "recordings enrolled at once, a process each")                                    \
     X(INT, stall_s, 300, 5, 86400, "seconds without a step after which a worker that holds jobs is ended")         \
     X(INT, silence_s, 20, 2, 3600, "seconds without a heartbeat after which a worker counts as lost")              \
     X(INT, grace_s, 20, 0, 3600, "seconds that a drain may take before workers are stopped")                       \

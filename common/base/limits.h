@@ -33,6 +33,8 @@
 /* Text of one utterance (interface.md 2), of one segment, and of a prompt. */
 #define TEXT_CHARS_MAX          10000
 #define TEXT_BYTES_MAX          (TEXT_CHARS_MAX * 4)
+#define ROW_RECORDING_BYTES_MAX (64 << 20) /* of a row: 30 s in any sane format, hashed in the control loop */
+#define VOICE_PROMPT_BYTES_MAX  16384      /* transcript of a voice's recording */
 #define SEGMENT_TEXT_TOKENS_MAX 4096
 #define PROMPT_TEXT_TOKENS_MAX  1024
 #define SEGMENTS_MAX            512

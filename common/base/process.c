@@ -8,6 +8,7 @@
 #include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
+#include <string.h>
 #include <sys/prctl.h>
 #include <sys/resource.h>
 #include <sys/signalfd.h>
@@ -62,6 +63,19 @@ uint64_t process_peak_bytes(void)
     struct rusage usage;
     getrusage(RUSAGE_SELF, &usage);
     return (uint64_t)usage.ru_maxrss * 1024;
+}
+
+cf_err process_sibling(const char *name, char *ret_path, size_t path_bytes)
+{
+    const ssize_t n = readlink("/proc/self/exe", ret_path, path_bytes - 1);
+    if (n <= 0)
+        return err_sys("/proc/self/exe");
+    ret_path[n] = '\0';
+    char *slash = strrchr(ret_path, '/');
+    const size_t room = slash ? path_bytes - (size_t)(slash + 1 - ret_path) : 0;
+    if (room == 0 || (size_t)snprintf(slash + 1, room, "%s", name) >= room)
+        return err_set(CF_ERR_LIMIT, "%s: path of a program longer than %zu bytes", name, path_bytes);
+    return CF_OK;
 }
 
 cf_err process_run_dir(char *ret_path, size_t path_bytes)

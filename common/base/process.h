@@ -39,6 +39,9 @@ uint64_t process_rss_bytes(void);
 /* The most it ever was. */
 uint64_t process_peak_bytes(void);
 
+/* Path of the program `name` in the folder of the running one. */
+CF_MUST_CHECK cf_err process_sibling(const char *name, char *ret_path, size_t path_bytes);
+
 /* Run directory: COSYFARM_RUN_DIR, else $XDG_RUNTIME_DIR/cosyfarm, else /run/cosyfarm. */
 CF_MUST_CHECK cf_err process_run_dir(char *ret_path, size_t path_bytes);
 

@@ -26,6 +26,7 @@
 #include "common/model/safetensors.h"
 #include "common/model/tensor_file.h"
 #include "common/model/voice_impl.h"
+#include "common/model/voice_store.h"
 
 #define SUFFIX     ".safetensors"
 #define VOICES_MAX 100000u /* names listed from a folder */
@@ -39,6 +40,8 @@ cf_err voice_name_check(const char *name)
         return err_set(CF_ERR_INVALID, "voice name is not valid UTF-8");
     if (name[0] == '.')
         return err_set(CF_ERR_INVALID, "voice name \"%s\" begins with a dot", name);
+    if (name[0] == '@')
+        return err_set(CF_ERR_INVALID, "voice name \"%s\" begins with @, which is for voices of recordings", name);
     for (const char *p = name; *p; p++)
         if (*p == '/' || (unsigned char)*p < 0x20 || *p == 0x7F)
             return err_set(CF_ERR_INVALID, "voice name \"%.128s\" holds '/' or a control character",
@@ -359,6 +362,24 @@ cf_err voice_load(const char *model_path, const char *name, voice **ret_voice)
     v = NULL;
 out:
     voice_close(v);
+    return err;
+}
+
+cf_err voice_load_any(const char *model_path, const char *store_path, const char *name, voice **ret_voice)
+{
+    cf_err err;
+    char path[IO_PATH_BYTES];
+    voice *v = NULL;
+    if (name[0] != '@')
+        return voice_load(model_path, name, ret_voice);
+    TRY(voice_name_check(name + 1)); /* no way out of the folder */
+    TRY(voice_store_path(store_path, name + 1, path));
+    if (!io_exists(path))
+        FAIL(CF_ERR_NOTFOUND, "voice %s: no file %s", name, path);
+    TRY(voice_load_file(path, &v));
+    snprintf(v->name, sizeof v->name, "%s", name);
+    *ret_voice = v;
+out:
     return err;
 }
 

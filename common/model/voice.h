@@ -44,6 +44,11 @@ typedef struct voice {
  * CF_ERR_MISMATCH when the voice says that other networks made it than the directory has. */
 CF_MUST_CHECK cf_err voice_load(const char *model_path, const char *name, voice **ret_voice);
 
+/* As voice_load for a plain name; "@KEY" is the voice of a recording, store_path/KEY.safetensors (voice_store.h). Its name
+ * is then "@KEY". */
+CF_MUST_CHECK cf_err voice_load_any(const char *model_path, const char *store_path, const char *name,
+                                    voice **ret_voice);
+
 /* Loads one voice file by path; its name is the file's base name. */
 CF_MUST_CHECK cf_err voice_load_file(const char *path, voice **ret_voice);
 void voice_close(voice *v); /* NULL is fine */
@@ -84,7 +89,7 @@ CF_MUST_CHECK cf_err voice_remove(const char *model_path, const char *name);
 CF_MUST_CHECK cf_err voice_names(const char *model_path, char ***ret_names, size_t *ret_count);
 void voice_names_close(char **names, size_t count);
 
-/* 1..128 bytes of UTF-8 without '/', control characters or a leading dot: what can be a file name. */
+/* 1..128 bytes of UTF-8 without '/', control characters, a leading dot (what can be a file name) or a leading @. */
 CF_MUST_CHECK cf_err voice_name_check(const char *name);
 
 #ifdef __cplusplus

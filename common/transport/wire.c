@@ -115,8 +115,11 @@ static const wire_field cancel_fields[] = {NUM("gen", U64_ANY), NUM("job", U64_A
 static const wire_field drain_fields[] = {NUM("gen", U64_ANY), FLAG("again")};
 static const wire_field submit_fields[] = {
     TEXT("id", NAME_BYTES_MAX),
-    TEXT("text", TEXT_BYTES_MAX),
+    TEXT("text", TEXT_BYTES_MAX), /* empty with source_wav */
     OPT("voice", FIELD_STR, 0, NAME_BYTES_MAX),
+    OPT("prompt_wav", FIELD_STR, 0, PATH_MAX_BYTES),
+    OPT("prompt_text", FIELD_STR, 0, VOICE_PROMPT_BYTES_MAX),
+    OPT("source_wav", FIELD_STR, 0, PATH_MAX_BYTES),
     TEXT("mode", 31),
     OPT("instruct", FIELD_STR, 0, TEXT_BYTES_MAX),
     NUM("seed", U64_ANY),

@@ -40,7 +40,7 @@ typedef struct result_node {
 struct engine {
     const stage_ops *ops;
     stage_config cfg;
-    char model_dir[IO_PATH_BYTES], device[64];
+    char model_dir[IO_PATH_BYTES], voice_store[IO_PATH_BYTES], device[64];
     pthread_t thread;
     int event_fd;
     void *stage;         /* compute thread's */
@@ -242,7 +242,7 @@ static void *compute_main(void *arg)
 {
     engine *e = arg;
     setpriority(PRIO_PROCESS, (id_t)syscall(SYS_gettid), COMPUTE_NICE);
-    cf_err err = voice_cache_open(e->model_dir, &e->voices);
+    cf_err err = voice_cache_open(e->model_dir, e->voice_store, &e->voices);
     if (err == CF_OK)
         err = e->ops->open(&e->cfg, &e->stage);
     if (err != CF_OK) {
@@ -270,6 +270,8 @@ cf_err engine_start(const stage_ops *ops, const stage_config *cfg, engine **ret_
     snprintf(e->model_dir, sizeof e->model_dir, "%s", cfg->model_dir);
     snprintf(e->device, sizeof e->device, "%s", cfg->device);
     e->cfg.model_dir = e->model_dir;
+    snprintf(e->voice_store, sizeof e->voice_store, "%s", cfg->voice_store ? cfg->voice_store : "");
+    e->cfg.voice_store = e->voice_store;
     e->cfg.device = e->device;
     list_init(&e->pending);
     list_init(&e->held);

@@ -28,6 +28,7 @@ const char *stage_name(stage_kind kind); /* "llm", "flow", "hift" */
 
 typedef struct stage_config {
     const char *model_dir;
+    const char *voice_store; /* folder of voices made from recordings; NULL: none */
     const char *device;
     precision operands;
     int threads;

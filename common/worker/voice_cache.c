@@ -19,17 +19,18 @@ typedef struct cache_entry {
 } cache_entry;
 
 struct voice_cache {
-    char model_dir[IO_PATH_BYTES];
+    char model_dir[IO_PATH_BYTES], store[IO_PATH_BYTES];
     cache_entry entries[VOICE_CACHE_MAX];
     uint64_t tick;
 };
 
-cf_err voice_cache_open(const char *model_dir, voice_cache **ret_cache)
+cf_err voice_cache_open(const char *model_dir, const char *store, voice_cache **ret_cache)
 {
     cf_err err;
     voice_cache *c = NULL;
     TRY(mem_alloc(1, sizeof *c, &c));
     snprintf(c->model_dir, sizeof c->model_dir, "%s", model_dir);
+    snprintf(c->store, sizeof c->store, "%s", store);
     *ret_cache = c;
 out:
     return err;
@@ -72,7 +73,7 @@ cf_err voice_cache_claim(voice_cache *c, const char *name, const char *content, 
         e = oldest_unused(c);
         if (!e)
             FAIL(CF_ERR_BUSY, "all %d cached voices are in use", VOICE_CACHE_MAX);
-        TRY(voice_load(c->model_dir, name, &loaded));
+        TRY(voice_load_any(c->model_dir, c->store, name, &loaded));
         if (strcmp(loaded->sha256, content) != 0)
             FAIL(CF_ERR_MISMATCH, "voice %s: expected content %.12s, found %.12s: its file has changed", name, content,
                  loaded->sha256);

@@ -11,7 +11,7 @@
 
 typedef struct voice_cache voice_cache;
 
-CF_MUST_CHECK cf_err voice_cache_open(const char *model_dir, voice_cache **ret_cache);
+CF_MUST_CHECK cf_err voice_cache_open(const char *model_dir, const char *store, voice_cache **ret_cache);
 void voice_cache_close(voice_cache *c); /* NULL is fine */
 
 /* The voice of that name whose content has that SHA-256; CF_ERR_MISMATCH when the file has changed meanwhile. The

@@ -110,6 +110,7 @@ static cf_err start_engine(worker *w)
     const stage_kind kind = w->ops->kind;
     const stage_config sc = {
         .model_dir = w->cfg.model,
+        .voice_store = w->cfg.voice_store,
         .device = w->cfg.device,
         .operands = precision_of(&w->cfg),
         .threads = w->cfg.threads,
@@ -148,6 +149,8 @@ static cf_err send_join(worker *w)
     return lifeline_send(w->lifeline_fd, m, NULL, 0);
 }
 
+static cf_err on_engine(worker *w); /* below: what it waits for may have happened already */
+
 static cf_err on_welcome(worker *w, const wire_msg *msg)
 {
     cf_err err;
@@ -166,7 +169,7 @@ static cf_err on_welcome(worker *w, const wire_msg *msg)
     if (!w->eng)
         TRY(start_engine(w));
     else
-        TRY(send_join(w));
+        TRY(on_engine(w)); /* joins if the model is loaded; one that still loads joins later */
 out:
     return err;
 }
