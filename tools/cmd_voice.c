@@ -118,8 +118,10 @@ static void print_row(const voice *v)
         puts("(speaker vector only)");
     else if (v->prompt_text)
         puts(v->prompt_text);
-    else
+    else if (v->prompt_text_id)
         printf("(transcript of %zu token ids)\n", v->prompt_text_ids);
+    else
+        puts("(no transcript)");
 }
 
 static cf_err print_voice(const arguments *a, const char *name)
