@@ -12,6 +12,7 @@
 #include "common/transport/bus.h"
 #include "common/transport/outbox.h"
 #include "common/transport/wire.h"
+#include "orchestrator/health.h"
 #include "orchestrator/orch_core.h"
 #include "orchestrator/session.h"
 #include "orchestrator/voices.h"
@@ -43,7 +44,8 @@ typedef struct conn {
     int stage, instance, rows_max, frames_max;
     uint32_t outbox_id; /* 0: none */
     bool draining;
-    uint64_t since_us, heard_us, step_us; /* step_us: when its step count last changed, or it held nothing */
+    uint64_t since_us;
+    health alive;
     /* from its last beat */
     uint64_t jobs_done, steps, held, busy_us, rss_bytes, weights_bytes;
 } conn;

@@ -43,8 +43,8 @@ cf_err members_accept(orch *o)
             continue;
         }
         const uint64_t now_us = clock_now_us();
-        o->conns[at] = (conn){
-            .state = CONN_NEW, .fd = fd, .pid_fd = -1, .pid = pid, .stage = -1, .since_us = now_us, .heard_us = now_us};
+        o->conns[at] = (conn){.state = CONN_NEW, .fd = fd, .pid_fd = -1, .pid = pid, .stage = -1, .since_us = now_us};
+        health_begin(&o->conns[at].alive, now_us);
         if (io_pidfd_open(pid, &o->conns[at].pid_fd) != CF_OK)
             members_lose(o, at, err_text());
     }
@@ -292,7 +292,7 @@ void members_read(orch *o, int conn_idx)
     if (err == CF_OK)
         err = wire_parse(text, bytes, WIRE_MEMBER_LIFELINE, &msg);
     if (err == CF_OK) {
-        o->conns[conn_idx].heard_us = clock_now_us();
+        health_heard(&o->conns[conn_idx].alive, clock_now_us());
         on_lifeline_message(o, conn_idx, &msg, fds);
     } else if (err != CF_ERR_TIMEOUT && o->conns[conn_idx].gen == gen) {
         members_lose(o, conn_idx, err_text());
@@ -353,7 +353,7 @@ static void on_here(orch *o, int conn_idx, const wire_msg *msg)
         return;
     }
     c->state = CONN_SERVING;
-    c->step_us = c->heard_us;
+    health_begin(&c->alive, clock_now_us());
     log_info("member.serving",
              "role=%s instance=%d gen=%" PRIu64 " pid=%ld model=%s sha256=%.16s backend=\"%s\" weights_bytes=%" PRIu64
              " load_ms=%" PRIu64,
@@ -374,10 +374,10 @@ static void on_here(orch *o, int conn_idx, const wire_msg *msg)
     exchange_grants(o, conn_idx);
 }
 
-static void on_beat(orch *o, conn *c, const wire_msg *msg)
+static void on_beat(orch *o, int conn_idx, const wire_msg *msg)
 {
-    if (c->steps != wire_u64(msg, "steps") || wire_u64(msg, "held") == 0)
-        c->step_us = c->heard_us;
+    conn *c = &o->conns[conn_idx];
+    health_beat(&c->alive, wire_u64(msg, "steps"), o->core.members[conn_idx].rows_held > 0, clock_now_us());
     c->jobs_done = wire_u64(msg, "jobs_done");
     c->steps = wire_u64(msg, "steps");
     c->held = wire_u64(msg, "held");
@@ -454,13 +454,13 @@ void members_on_bus(orch *o, const char *peer, const wire_msg *msg)
         if ((c->state != CONN_ADMITTED && c->state != CONN_SERVING) || strcmp(c->routing_id, peer) != 0 ||
             wire_u64(msg, "gen") != c->gen)
             continue;
-        c->heard_us = clock_now_us();
+        health_heard(&c->alive, clock_now_us());
         if (msg->kind == WIRE_here)
             on_here(o, i, msg);
         else if (c->state != CONN_SERVING)
             break;
         else if (msg->kind == WIRE_beat)
-            on_beat(o, c, msg);
+            on_beat(o, i, msg);
         else if (msg->kind == WIRE_ready)
             on_ready(o, i, msg);
         else if (msg->kind == WIRE_failed)
@@ -487,15 +487,18 @@ static void end_process(orch *o, int conn_idx, const char *why)
 
 void members_check_silence(orch *o, uint64_t now_us, bool was_asleep)
 {
+    const health_limits limits = {.silence_us = (uint64_t)o->cfg.silence_s * CLOCK_SECOND_US,
+                                  .stall_us = (uint64_t)o->cfg.stall_s * CLOCK_SECOND_US};
     for (int i = 0; i < CONNS_MAX; i++) {
         conn *c = &o->conns[i];
         if (was_asleep)
-            c->heard_us = c->step_us = now_us; /* it was us who did not listen */
-        else if (c->state == CONN_SERVING && now_us - c->heard_us > (uint64_t)o->cfg.silence_s * CLOCK_SECOND_US)
+            health_excuse(&c->alive, now_us); /* it was us who did not listen */
+        const health_verdict verdict = health_judge(&c->alive, &limits, now_us);
+        if (c->state == CONN_SERVING && verdict == HEALTH_SILENT)
             end_process(o, i, "no heartbeat for silence_s");
-        else if (c->state == CONN_SERVING && now_us - c->step_us > (uint64_t)o->cfg.stall_s * CLOCK_SECOND_US)
+        else if (c->state == CONN_SERVING && verdict == HEALTH_STALLED)
             end_process(o, i, "holds jobs and made no step for stall_s");
-        else if (c->state == CONN_NEW && now_us - c->since_us > (uint64_t)o->cfg.silence_s * CLOCK_SECOND_US)
+        else if (c->state == CONN_NEW && verdict == HEALTH_SILENT)
             members_lose(o, i, "never said who it is");
     }
 }

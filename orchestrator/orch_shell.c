@@ -19,8 +19,7 @@
 #include "orchestrator/guard.h"
 #include "orchestrator/orch.h"
 
-#define TICK_US   (CLOCK_SECOND_US / 2)
-#define ASLEEP_US (2 * CLOCK_SECOND_US) /* a loop this late was stopped itself: judge nobody by it */
+#define TICK_US (CLOCK_SECOND_US / 2)
 
 static const char *const stage_names[CORE_STAGES] = {"llm", "flow", "hift"};
 
@@ -387,7 +386,7 @@ static cf_err run_once(orch *o, uint64_t *last_us)
     const size_t count = collect_fds(o, fds, conn_of);
     TRY(bus_poll(o->b, fds, count, *last_us + TICK_US, &bus_ready));
     const uint64_t now_us = clock_now_us();
-    const bool was_asleep = now_us - *last_us > TICK_US + ASLEEP_US;
+    const bool was_asleep = health_overslept(*last_us, now_us, TICK_US);
     if (bus_ready)
         read_bus(o);
     if (fds[2].revents)

@@ -30,6 +30,7 @@ LIBS_test_cmd_model := $(B)/obj/tests/unit/model_edit.o \
 EXT_test_cmd_model := $(EXT_TEXT)
 LIBS_test_slots := $(ORCH)
 LIBS_test_orch_core := $(ORCH)
+LIBS_test_health := $(ORCH)
 LIBS_test_guard := $(ORCH) $(MODEL)
 LIBS_test_manifest := $(ORCH) $(TEXT) $(TRANSPORT) $(MODEL)
 EXT_test_manifest := $(EXT_ORCH) $(EXT_TEXT)
