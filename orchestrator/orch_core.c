@@ -24,7 +24,13 @@ void orch_core_init(orch_core *core, int32_t deaths_max)
 
 bool orch_core_has_room(const orch_core *core, int32_t segments_count)
 {
-    return segments_count <= core->free_segments_count && core->order_count < UTTERANCES_MAX;
+    if (segments_count > core->free_segments_count)
+        return false;
+    /* Not order_count: ended ones keep their number until no member holds any of their segments. */
+    for (int32_t i = 0; i < UTTERANCES_MAX; i++)
+        if (core->utterances[i].state == UTTERANCE_FREE)
+            return true;
+    return false;
 }
 
 bool orch_core_has_box(const orch_core *core)
@@ -198,10 +204,13 @@ static void take_back(orch_core *core, int32_t member, bool charge, uint64_t now
     }
 }
 
-/* The row that ran alone on a member; NULL: none did. */
-static core_segment *alone_on(orch_core *core, const core_member *m)
+/* The row that ran alone on a member; NULL: none did. A member may also be kept for a segment while another one, the
+ * last that it was given before, still runs there. */
+static core_segment *alone_on(orch_core *core, int32_t member)
 {
-    return m->rows_held == 1 && m->reserved_for >= 0 ? &core->segments[m->reserved_for] : NULL;
+    const core_member *m = &core->members[member];
+    core_segment *s = m->reserved_for >= 0 ? &core->segments[m->reserved_for] : NULL;
+    return s && s->state == SEGMENT_RUN && s->member == member ? s : NULL;
 }
 
 /*
@@ -210,14 +219,14 @@ static core_segment *alone_on(orch_core *core, const core_member *m)
  * has been given up. Rows of the death that bars a worker are not charged: a broken worker costs at most one row.
  * True: charge the rows.
  */
-static bool blame(orch_core *core, const core_member *m)
+static bool blame(orch_core *core, const core_member *m, bool alone)
 {
     core_record *r = &core->records[m->stage][m->instance];
     if (m->rows_held == 0)
         return false;
     if (r->deaths < UINT8_MAX)
         r->deaths++;
-    if (r->deaths < UNPROVEN_DEATHS_MAX || (alone_on(core, m) && !r->gave_up_a_row))
+    if (r->deaths < UNPROVEN_DEATHS_MAX || (alone && !r->gave_up_a_row))
         return true;
     if (!r->barred) {
         core_action *a = act(core, CORE_DO_BAR);
@@ -229,7 +238,7 @@ static bool blame(orch_core *core, const core_member *m)
     return false;
 }
 
-/* Suspected after deaths_max - 1 deaths, it runs alone; given up when two deaths hit it alone. One may come from
+/* Suspected after deaths_max - 1 deaths, it runs alone; given up when two deaths hit it alone: one may come from
  * outside. */
 static bool is_poison(const orch_core *core, const core_segment *s)
 {
@@ -241,8 +250,8 @@ static void on_lost(orch_core *core, const core_event *e, uint64_t now_us)
     core_member *m = &core->members[e->member];
     if (!m->live)
         return;
-    core_segment *alone = alone_on(core, m);
-    const bool charge = blame(core, m);
+    core_segment *alone = alone_on(core, e->member);
+    const bool charge = blame(core, m, alone != NULL);
     if (alone && charge) {
         alone->alone_deaths++;
         core->records[m->stage][m->instance].gave_up_a_row |=
@@ -406,7 +415,7 @@ static void on_failed(orch_core *core, const core_event *e, uint64_t now_us)
         core->jobs_replayed++;
     } else {
         set_state(s, SEGMENT_DONE, now_us);
-        fail_utterance(core, s, e->code);
+        fail_utterance(core, s, e->code == CF_OK ? CF_ERR_CORRUPT : e->code); /* "failed: ok" is no end of a row */
     }
 }
 
@@ -517,27 +526,58 @@ static int32_t least_loaded(const orch_core *core, const core_segment *s, int32_
     return best;
 }
 
-/* A segment that must run alone keeps one member for itself, which empties meanwhile. */
-static void reserve(orch_core *core, const core_segment *s, int32_t segment_idx)
+static bool is_suspect(const orch_core *core, const core_segment *s)
+{
+    return s->deaths > 0 && s->deaths >= core->deaths_max - 1;
+}
+
+/* Members are kept only for suspects that wait for them, or run there. One that has found another member, has moved
+ * on, or waits for a member that is fed no more, would keep it idle until its whole row has ended, which may need it.
+ * Who is kept a member for out of patience is decided anew each time: somebody may have come who goes first. */
+static void drop_stale_reservations(orch_core *core)
+{
+    for (int32_t i = 0; i < MEMBERS_MAX; i++) {
+        core_member *m = &core->members[i];
+        if (!m->live || m->reserved_for < 0)
+            continue;
+        const core_segment *s = &core->segments[m->reserved_for];
+        const bool runs_here = s->state == SEGMENT_RUN && s->member == i;
+        const bool waits = s->state == SEGMENT_WAIT && s->stage == m->stage && is_suspect(core, s) &&
+                           is_fed(core, m, m->stage) && can_read(core, m, s);
+        if (!runs_here && !waits)
+            m->reserved_for = -1;
+    }
+}
+
+static bool is_less_loaded(const core_member *a, const core_member *b)
+{
+    return a->frames_held != b->frames_held ? a->frames_held < b->frames_held : a->rows_held < b->rows_held;
+}
+
+/* Keeps a member for the segment: it gets nothing else and empties meanwhile. The one with the least load, so that a
+ * choice made anew is never further from being ready. False: there is none. */
+static bool reserve(orch_core *core, const core_segment *s, int32_t segment_idx)
 {
     int32_t best = -1;
     for (int32_t i = 0; i < MEMBERS_MAX; i++) {
         const core_member *m = &core->members[i];
         if (m->live && m->reserved_for == segment_idx)
-            return;
+            return true;
         if (is_fed(core, m, s->stage) && m->reserved_for < 0 && can_read(core, m, s) &&
-            (best < 0 || m->rows_held < core->members[best].rows_held))
+            (best < 0 || is_less_loaded(m, &core->members[best])))
             best = i;
     }
     if (best >= 0)
         core->members[best].reserved_for = segment_idx;
+    return best >= 0;
 }
 
-/* Dispatches the segment if some member can take it now. Its utterance may fail here: no outbox is large enough. */
-static void try_segment(orch_core *core, int32_t segment_idx, uint64_t now_us)
+/* Dispatches the segment if some member can take it now. Its utterance may fail here: no outbox is large enough.
+ * *kept: whether a member is kept already for the first of this stage that is out of patience; there is one at most. */
+static void try_segment(orch_core *core, int32_t segment_idx, bool *kept, uint64_t now_us)
 {
     core_segment *s = &core->segments[segment_idx];
-    const bool alone = s->deaths > 0 && s->deaths >= core->deaths_max - 1;
+    const bool alone = is_suspect(core, s);
     bool tried[MEMBERS_MAX] = {false};
     if (s->stage == CORE_FLOW)
         s->frames = frames_of(core, s);
@@ -558,6 +598,8 @@ static void try_segment(orch_core *core, int32_t segment_idx, uint64_t now_us)
     }
     if (alone)
         reserve(core, s, segment_idx);
+    else if (!*kept && now_us - s->since_us > CORE_PATIENCE_US)
+        *kept = reserve(core, s, segment_idx);
 }
 
 static bool room_for(const orch_core *core, int32_t stage)
@@ -573,7 +615,9 @@ static bool room_for(const orch_core *core, int32_t stage)
 /* Downstream first, so that work finishes and memory frees; inside a stage by priority, arrival, segment. */
 static void schedule(orch_core *core, uint64_t now_us)
 {
+    drop_stale_reservations(core);
     for (int32_t stage = CORE_HIFT; stage >= CORE_LLM; stage--) {
+        bool kept = false;
         for (int32_t o = 0; o < core->order_count && room_for(core, stage); o++) {
             const int32_t utterance = core->order[o];
             for (int32_t i = core->utterances[utterance].first_segment; i >= 0; i = core->segments[i].next) {
@@ -583,7 +627,7 @@ static void schedule(orch_core *core, uint64_t now_us)
                     core->more = true;
                     return;
                 }
-                try_segment(core, i, now_us);
+                try_segment(core, i, &kept, now_us);
                 if (core->utterances[utterance].state != UTTERANCE_LIVE) {
                     o--; /* it failed and left the order */
                     break;

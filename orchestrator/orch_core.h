@@ -24,6 +24,10 @@ enum { CORE_LLM, CORE_FLOW, CORE_HIFT };
 #define CORE_BOXES_MAX    (2 * MEMBERS_MAX) /* live ones and retired ones still being read */
 #define CORE_ACTIONS_MAX  2048
 
+/* A segment that fits no member's remaining credit or outbox lets later, smaller ones pass for this long. Then one
+ * member is kept for it. */
+#define CORE_PATIENCE_US UINT64_C(10000000)
+
 /* Memory a slot needs. */
 #define CORE_FRAME_BYTES  (MEL_BINS * 4)
 #define CORE_SAMPLE_BYTES 4
@@ -117,7 +121,7 @@ typedef struct core_member {
     bool live, draining, paused;
     int32_t stage, instance, rows_max, frames_max, rows_held, frames_held;
     int32_t box;          /* index of its outbox, -1: none */
-    int32_t reserved_for; /* segment that runs, or must run next, alone here; -1: none */
+    int32_t reserved_for; /* segment that runs alone here, or must run next; -1: none */
     bool opened[CORE_BOXES_MAX];
 } core_member;
 

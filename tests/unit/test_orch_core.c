@@ -1,5 +1,5 @@
 /*
- * test_orch_core.c - the orchestrator's decisions: single cases, then a thousand random histories with members that
+ * test_orch_core.c - the orchestrator's decisions: single cases, then some random histories with members that
  * die, give back, lie and answer late, each checked against the promises: every utterance ends exactly once, no job
  * runs twice at once, nobody gets more than its credit, all slots come back.
  */
@@ -293,6 +293,120 @@ static void test_lies_fail_the_row(void **state)
     assert_int_equal(find_action(CORE_DO_FAIL)->code, CF_ERR_CORRUPT);
 }
 
+static void lose(int member)
+{
+    apply((core_event){.kind = CORE_LOST, .member = member});
+}
+
+/* Row 0 is a suspect; member 1 runs row 1 and is kept for row 0. */
+static void keep_for_a_suspect(void)
+{
+    static const core_cost cost = {10, 50, 0};
+    orch_core_init(&core, 3);
+    submit(0, 1);
+    for (int death = 0; death < 2; death++) {
+        join(0, CORE_LLM, 0);
+        lose(0);
+    }
+    apply((core_event){.kind = CORE_JOINED,
+                       .member = 1,
+                       .stage = CORE_LLM,
+                       .instance = 1,
+                       .paused = true,
+                       .rows_max = 2,
+                       .frames_max = 1});
+    apply((core_event){
+        .kind = CORE_SUBMIT, .utterance = 1, .priority = 9, .speed = 1, .segments = &cost, .segments_count = 1});
+    apply((core_event){.kind = CORE_PAUSE, .member = 1});
+    assert_int_equal(expect_work(CORE_LLM).utterance, 1);
+    assert_int_equal(core.members[1].reserved_for, core.utterances[0].first_segment);
+}
+
+/* [P-14] A member that is kept for a suspect dies with another row: the suspect was not in flight. */
+static void test_death_of_a_kept_member_is_not_the_suspects(void **state)
+{
+    (void)state;
+    keep_for_a_suspect();
+    lose(1);
+    assert_int_equal(core.segments[core.utterances[0].first_segment].alone_deaths, 0);
+    assert_int_equal(core.segments[core.utterances[1].first_segment].deaths, 1);
+}
+
+/* A suspect that has found another member, or whose member is fed no more, keeps that one for nothing. */
+static void test_members_are_kept_for_who_waits(void **state)
+{
+    (void)state;
+    keep_for_a_suspect();
+    join(2, CORE_LLM, 0);
+    assert_int_equal(expect_work(CORE_LLM).member, 2);
+    submit(2, 1);
+    assert_int_equal(expect_work(CORE_LLM).member, 1);
+    keep_for_a_suspect();
+    apply((core_event){.kind = CORE_PAUSE, .member = 1, .paused = true});
+    assert_int_equal(core.members[1].reserved_for, -1);
+}
+
+/* Rows that have ended keep their number until nobody holds them. */
+static void test_no_room_without_a_free_number(void **state)
+{
+    (void)state;
+    orch_core_init(&core, 3);
+    for (int i = 0; i < UTTERANCES_MAX; i++)
+        submit(i, 1);
+    join(0, CORE_LLM, 0);
+    const core_action held = expect_work(CORE_LLM);
+    assert_false(orch_core_has_room(&core, 1));
+    apply((core_event){.kind = CORE_WITHDRAW, .utterance = held.utterance});
+    assert_false(orch_core_has_room(&core, 1));
+    apply((core_event){.kind = CORE_FAILED, .member = 0, .job = held.job, .code = CF_ERR_CANCELLED});
+    assert_true(orch_core_has_room(&core, 1));
+}
+
+/* [P-15] */
+static void test_failed_with_ok_is_no_success(void **state)
+{
+    (void)state;
+    join_three();
+    submit(0, 1);
+    const core_action a = expect_work(CORE_LLM);
+    apply((core_event){.kind = CORE_FAILED, .member = 0, .job = a.job, .code = CF_OK});
+    assert_int_equal(find_action(CORE_DO_FAIL)->code, CF_ERR_CORRUPT);
+}
+
+/* [P-12] A stream of small rows leaves no gap that the large one fits; after some patience they wait for it. */
+static void test_large_row_is_not_overtaken_for_ever(void **state)
+{
+    (void)state;
+    join_three(); /* 1000 frames of credit */
+    static const core_cost small = {10, 0, 200}, large = {10, 0, 500};
+    core_action held[2];
+    for (int i = 0; i < 2; i++) {
+        apply((core_event){.kind = CORE_SUBMIT, .utterance = i, .speed = 1, .segments = &small, .segments_count = 1});
+        held[i] = expect_work(CORE_FLOW);
+    }
+    apply((core_event){.kind = CORE_SUBMIT, .utterance = 2, .speed = 1, .segments = &large, .segments_count = 1});
+    for (int i = 0; i < 100; i++) {
+        const uint64_t now_us = 1000 + (uint64_t)i * 1000000;
+        orch_core_step(
+            &core,
+            &(core_event){.kind = CORE_SUBMIT, .utterance = 3 + i, .speed = 1, .segments = &small, .segments_count = 1},
+            now_us);
+        const core_action done = held[i % 2];
+        orch_core_step(&core, &(core_event){.kind = CORE_READY, .member = 1, .job = done.job, .frames = done.frames},
+                       now_us);
+        for (int32_t k = 0; k < core.actions_count; k++) {
+            if (core.actions[k].kind != CORE_DO_WORK || core.actions[k].stage != CORE_FLOW)
+                continue;
+            if (core.actions[k].utterance == 2) {
+                assert_true(i >= 10 && i <= 13); /* patience, then both that it holds end */
+                return;
+            }
+            held[i % 2] = core.actions[k];
+        }
+    }
+    fail_msg("the large row was never dispatched");
+}
+
 static void test_too_large_for_any_outbox(void **state)
 {
     (void)state;
@@ -528,6 +642,11 @@ int main(void)
         cmocka_unit_test(test_given_back_work_is_nobodys_fault),
         cmocka_unit_test(test_failure_cancels_the_rest_of_the_row),
         cmocka_unit_test(test_lies_fail_the_row),
+        cmocka_unit_test(test_death_of_a_kept_member_is_not_the_suspects),
+        cmocka_unit_test(test_members_are_kept_for_who_waits),
+        cmocka_unit_test(test_no_room_without_a_free_number),
+        cmocka_unit_test(test_failed_with_ok_is_no_success),
+        cmocka_unit_test(test_large_row_is_not_overtaken_for_ever),
         cmocka_unit_test(test_too_large_for_any_outbox),
         cmocka_unit_test(test_priority_goes_first),
         cmocka_unit_test(test_random_histories),
