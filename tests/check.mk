@@ -4,6 +4,7 @@
 #: make check                    style, headers, all tests, fuzz corpora; the last line counts them
 #: make check SAN=address        the same programs under AddressSanitizer and UBSan (SAN=thread: ThreadSanitizer)
 #: make check SLOW=1             also the tests tagged slow
+#: make sim [SEEDS=10000]        the orchestrator's decisions in that many random histories; SEED=N tells one of them
 #: make T=test_base              builds and runs one test program (CMOCKA_TEST_FILTER narrows it)
 #: make fuzz F=json TIME=60      one fuzz target with libFuzzer (needs clang); make fuzz-all runs each
 #: make tidy | format | format-check | headers | docs-check    one step of the check
@@ -54,7 +55,8 @@ CHECK_SRC := $(filter-out $(SLOW_SRC),$(foreach d,e2e parity ops transport unit,
 define plan
 $(foreach t,$(CHECK_SRC),tap|$(patsubst tests/%.c,%,$(t))|$(LIMIT_S)|$(B)/$(t:.c=)
 )$(foreach t,$(FUZZ_SRC),tap|$(patsubst tests/%.c,%,$(t))|$(LIMIT_S)|$(B)/$(t:.c=)
-)step|programs|$(LIMIT_S)|ls $(PROG)
+)tap|sim|$(LIMIT_S)|$(SIM) tap 10 100
+step|programs|$(LIMIT_S)|ls $(PROG)
 step|canary|$(LIMIT_S)|tests/harness/canary/check.sh $(CANARY) $(B)/check/canary
 $(if $(SAN),,step|bootstrap|$(LIMIT_S)|tests/harness/bootstrap_test.sh $(B)/check/bootstrap
 step|headers|$(LIMIT_S)|$(MAKE) -s -k headers
@@ -72,7 +74,7 @@ check:
 	@+$(MAKE) -s -k -j$(JOBS) check-build || echo "something did not build: its programs will be reported as failed"
 	@$(MAKE) -s $(B)/check/plan
 	@tests/run.sh $(B)/check/logs $(JOBS) $(B)/check/plan
-check-build: $(PROG) $(patsubst %.c,$(B)/%,$(CHECK_SRC)) $(FUZZ_BIN) $(CANARY)
+check-build: $(PROG) $(patsubst %.c,$(B)/%,$(CHECK_SRC)) $(FUZZ_BIN) $(CANARY) $(SIM)
 .PHONY: check check-build
 
 $(B)/check/plan: FORCE
@@ -80,6 +82,12 @@ $(B)/check/plan: FORCE
 
 .PHONY: FORCE # said here, because .SECONDARY would call a missing prerequisite up to date
 FORCE:
+
+# Histories of a farm in virtual time, over JOBS processes; a failed seed is printed with the command that tells it.
+SEEDS ?= 10000
+sim: $(SIM)
+	$(SIM) $(if $(SEED),seed $(SEED),all $(SEEDS) $(JOBS))
+.PHONY: sim
 
 # Every header compiles alone, as C11 and, outside tests, as C++17.
 # Not those that are bodies included once per instruction set (*_loops.h, *_kernels.h).
