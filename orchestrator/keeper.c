@@ -22,6 +22,7 @@
 #include "common/base/limits.h"
 #include "common/base/log.h"
 #include "common/base/mem.h"
+#include "common/base/notify.h"
 #include "common/base/process.h"
 #include "common/transport/lifeline.h"
 #include "common/transport/outbox.h"
@@ -40,6 +41,7 @@ typedef struct keeper {
     char lifeline_path[IO_PATH_BYTES];
     int lifeline_fd, signal_fd, exit_code;
     kept boxes[BOXES_MAX];
+    notify note;
 } keeper;
 
 static void forget(kept *k)
@@ -93,7 +95,9 @@ static cf_err on_message(keeper *k, const wire_msg *msg)
         log_error("keeper.refused", "code=%s text=\"%s\"", wire_str(msg, "code"), wire_str(msg, "text"));
         k->exit_code = err_from_name(wire_str(msg, "code")) == CF_ERR_MISMATCH ? PROCESS_CONFIG : PROCESS_NO_RESOURCES;
     }
-    return CF_OK; /* welcome: nothing to configure */
+    if (msg->kind == WIRE_welcome)
+        notify_ready(&k->note, "serving");
+    return CF_OK; /* nothing in it to configure */
 }
 
 static cf_err read_lifeline(keeper *k)
@@ -129,7 +133,8 @@ static void serve(keeper *k)
     cf_err err = say_hello(k);
     while (err == CF_OK && k->exit_code < 0) {
         struct pollfd fds[] = {{.fd = k->lifeline_fd, .events = POLLIN}, {.fd = k->signal_fd, .events = POLLIN}};
-        poll(fds, 2, -1);
+        notify_alive(&k->note, clock_now_us());
+        poll(fds, 2, notify_wait_ms(&k->note));
         if (fds[1].revents && process_read_signal(k->signal_fd) != 0)
             k->exit_code = PROCESS_DRAINED;
         if (fds[0].revents)
@@ -146,6 +151,7 @@ static void run(keeper *k)
 {
     uint64_t deadline_us = clock_now_us() + RECONNECT_US;
     while (k->exit_code < 0) {
+        notify_alive(&k->note, clock_now_us());
         const cf_err err = lifeline_connect(k->lifeline_path, &k->lifeline_fd);
         if (err == CF_OK) {
             serve(k);
@@ -185,6 +191,7 @@ int main(int argc, char **argv)
         }
     }
     log_open("keeper", LOG_LEVEL_INFO);
+    notify_open(&k.note);
     process_follow_parent();
     if (optind != argc || io_join(k.lifeline_path, sizeof k.lifeline_path, run_dir, RUN_LIFELINE_SOCKET) != CF_OK ||
         fault_arm(getenv("COSYFARM_FAULT")) != CF_OK || process_signal_fd(&k.signal_fd) != CF_OK) {

@@ -157,6 +157,7 @@ int main(int argc, char **argv)
             return PROCESS_USAGE;
     }
     process_follow_parent();
+    notify_open(&o.note);
     o.started_us = clock_now_us();
     const cf_err err = open_all(&o, config_path);
     if (err != CF_OK) {
@@ -174,6 +175,7 @@ int main(int argc, char **argv)
     }
     log_info("orch.ready", "run_dir=%s boot=%" PRIu64 " model=%s start_ms=%" PRIu64, o.run_dir, o.boot, o.cfg.model,
              (clock_now_us() - o.started_us) / 1000);
+    notify_ready(&o.note, "takes rows");
     const int code = orch_run(&o);
     close_all(&o);
     return code;

@@ -8,6 +8,7 @@
 #include <sys/types.h>
 
 #include "common/base/config.h"
+#include "common/base/notify.h"
 #include "common/text/bpe.h"
 #include "common/transport/bus.h"
 #include "common/transport/outbox.h"
@@ -99,6 +100,7 @@ typedef struct orch {
     uint64_t drain_by_us;
     bool drain_sent;
     int exit_code; /* -1: go on */
+    notify note;
     int32_t text_tokens_held, sessions_live;
     uint64_t caused_us; /* when the READY now being handled was sent: goes into the WORK it causes */
     latency_ring handover[CORE_STAGES];

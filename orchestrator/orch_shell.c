@@ -329,6 +329,7 @@ static void progress_drain(orch *o, uint64_t now_us)
 {
     if (!o->draining)
         return;
+    notify_stopping(&o->note);
     const bool late = now_us >= o->drain_by_us;
     if (o->sessions_live > 0 && !late)
         return;
@@ -386,6 +387,7 @@ static cf_err run_once(orch *o, uint64_t *last_us)
     const size_t count = collect_fds(o, fds, conn_of);
     TRY(bus_poll(o->b, fds, count, *last_us + TICK_US, &bus_ready));
     const uint64_t now_us = clock_now_us();
+    notify_alive(&o->note, now_us);
     const bool was_asleep = health_overslept(*last_us, now_us, TICK_US);
     if (bus_ready)
         read_bus(o);

@@ -119,9 +119,22 @@ fuzz:
 fuzz-all:
 	@for f in $(patsubst tests/fuzz/fuzz_%.c,%,$(FUZZ_SRC)); do $(MAKE) --no-print-directory fuzz F=$$f TIME=$(TIME) || exit 1; done
 
+# Units name /usr/local/bin; another PREFIX is written into them. The configuration of an earlier installation stays.
+SYSCONFDIR ?= /etc
+UNITS := $(wildcard systemd/*.service) systemd/cosyfarm.target systemd/cosyfarm.slice
+EXAMPLES := $(filter-out %.md,$(wildcard examples/*))
 install: all
-	install -d $(DESTDIR)$(PREFIX)/bin
+	install -d $(DESTDIR)$(PREFIX)/bin $(DESTDIR)$(PREFIX)/lib/systemd/system $(DESTDIR)$(PREFIX)/lib/sysusers.d \
+	    $(DESTDIR)$(PREFIX)/lib/tmpfiles.d $(DESTDIR)$(PREFIX)/share/doc/cosyfarm/examples $(DESTDIR)$(SYSCONFDIR)/cosyfarm
 	install -m 755 $(PROG) $(DESTDIR)$(PREFIX)/bin
+	for u in $(notdir $(UNITS)); do sed -e 's|/usr/local/|$(PREFIX)/|g' -e 's|/etc/|$(SYSCONFDIR)/|g' systemd/$$u \
+	    >$(DESTDIR)$(PREFIX)/lib/systemd/system/$$u && chmod 644 $(DESTDIR)$(PREFIX)/lib/systemd/system/$$u || exit 1; done
+	install -m 644 systemd/cosyfarm.sysusers $(DESTDIR)$(PREFIX)/lib/sysusers.d/cosyfarm.conf
+	install -m 644 systemd/cosyfarm.tmpfiles $(DESTDIR)$(PREFIX)/lib/tmpfiles.d/cosyfarm.conf
+	install -m 644 docs/OPERATIONS.md systemd/README.md $(DESTDIR)$(PREFIX)/share/doc/cosyfarm
+	install -m 644 conf/cosyfarm.json $(EXAMPLES) $(DESTDIR)$(PREFIX)/share/doc/cosyfarm/examples
+	test -e $(DESTDIR)$(SYSCONFDIR)/cosyfarm/cosyfarm.json || \
+	    install -m 644 conf/cosyfarm.json $(DESTDIR)$(SYSCONFDIR)/cosyfarm/cosyfarm.json
 
 # For editors and clang-tidy.
 compile_commands.json: FORCE

@@ -267,6 +267,27 @@ def check_config_keys():
             yield OPERATIONS, "configuration key %s: the code has %s" % (key, row)
 
 
+CONFIGURATION = "conf/cosyfarm.json"
+# Where the installed configuration differs from the defaults: a farm of the service manager outlives its run directory.
+INSTALLED = {"journal": '"/var/lib/cosyfarm/journal"'}
+
+
+def configuration():
+    """conf/cosyfarm.json as config_keys.h has it: every key with its default, in order."""
+    lines = []
+    for key, row in config_rows():
+        lines.append("    \"%s\": %s" % (key, INSTALLED.get(key, row.split("|")[2].strip())))
+    return "{\n%s\n}\n" % ",\n".join(lines)
+
+
+def check_configuration():
+    found, wanted = read(CONFIGURATION).splitlines(), configuration().splitlines()
+    for line in sorted(set(wanted) - set(found)):
+        yield CONFIGURATION, "the code has %s (python3 tools/docs_check.py --configuration prints all)" % line.strip()
+    for line in sorted(set(found) - set(wanted)):
+        yield CONFIGURATION, "%s is not in the code" % line.strip()
+
+
 def check_named_files(path, text):
     """Back-quoted paths below a folder of this tree, and links."""
     tops = {name for name in os.listdir(ROOT) if os.path.isdir(os.path.join(ROOT, name))} - {"build"}
@@ -381,10 +402,14 @@ def self_test():
 
 
 def main():
+    if sys.argv[1:] == ["--configuration"]:
+        sys.stdout.write(configuration())
+        return 0
     self_test()
     documents = [os.path.relpath(p, ROOT) for p in glob.glob(os.path.join(ROOT, "*.md")) +
                  glob.glob(os.path.join(ROOT, "docs", "**", "*.md"), recursive=True)]
     found = list(check_exit_codes()) + list(check_variables()) + list(check_config_keys())
+    found += list(check_configuration())
     found += list(check_protocol()) + list(check_requirements()) + list(check_bounds()) + list(check_verbs())
     found += list(check_citations())
     names = test_names()

@@ -27,6 +27,7 @@
 #include "common/base/io.h"
 #include "common/base/log.h"
 #include "common/base/mem.h"
+#include "common/base/notify.h"
 #include "common/base/process.h"
 #include "common/transport/bus.h"
 #include "common/transport/lifeline.h"
@@ -63,6 +64,7 @@ typedef struct worker {
     int32_t handovers[HANDOVERS_MAX];
     int32_t handovers_count;
     int exit_code; /* -1: go on */
+    notify note;
 } worker;
 
 static void quit(worker *w, int code)
@@ -450,6 +452,8 @@ static cf_err greet(worker *w)
 static void let_go(worker *w)
 {
     if (w->eng) {
+        /* A step that ends within stall_s is no reason for the watchdog; one that never ends is. */
+        const uint64_t patient_until_us = clock_now_us() + (uint64_t)w->cfg.stall_s * CLOCK_SECOND_US;
         engine_cancel_all(w->eng);
         for (;;) { /* every job must come back before its memory goes */
             engine_counters c;
@@ -460,6 +464,8 @@ static void let_go(worker *w)
             char text[64];
             if (c.held == 0 || engine_state_now(w->eng, &broken, text, sizeof text) == ENGINE_BROKEN)
                 break;
+            if (clock_now_us() < patient_until_us)
+                notify_alive(&w->note, clock_now_us());
             nanosleep(&(struct timespec){.tv_nsec = 1000000}, NULL);
         }
     }
@@ -495,6 +501,7 @@ static void on_signal(worker *w)
 {
     if (process_read_signal(w->signal_fd) == 0)
         return;
+    notify_stopping(&w->note);
     if (!w->b || w->leave_by_us != 0) {
         quit(w, PROCESS_DRAINED);
         return;
@@ -518,6 +525,7 @@ static void leave_when_empty(worker *w, uint64_t now_us)
         return;
     log_info("worker.drained", "jobs_done=%" PRIu64 " steps=%" PRIu64 " peak_bytes=%" PRIu64, c.jobs_done, c.steps,
              process_peak_bytes());
+    notify_stopping(&w->note);
     nanosleep(&(struct timespec){.tv_nsec = 20000000}, NULL); /* zmq's thread sends the last words; LINGER is 0 */
     quit(w, w->draining ? w->drain_code : PROCESS_DRAINED);
 }
@@ -529,12 +537,15 @@ static cf_err serve(worker *w)
     while (w->exit_code < 0) {
         const uint64_t now_us = clock_now_us();
         uint64_t wake_us = now_us + BEAT_US;
+        notify_alive(&w->note, now_us);
         if (w->b && !greeted) {
             err = greet(w);
             greeted = err == CF_OK;
             if (err != CF_OK && err != CF_ERR_BUSY)
                 return err;
             wake_us = greeted ? wake_us : now_us + 1000;
+            if (greeted)
+                notify_ready(&w->note, "serving");
         } else if (w->b && now_us >= w->next_beat_us) {
             err = send_beat(w, now_us);
             if (err != CF_OK && err != CF_ERR_BUSY)
@@ -573,6 +584,7 @@ static cf_err say_hello(worker *w)
 static bool connect_until(worker *w, uint64_t deadline_us)
 {
     while (w->exit_code < 0) {
+        notify_alive(&w->note, clock_now_us());
         cf_err err = lifeline_connect(w->lifeline_path, &w->lifeline_fd);
         if (err == CF_OK && say_hello(w) == CF_OK)
             return true;
@@ -598,6 +610,7 @@ static void run(worker *w)
         const cf_err err = serve(w);
         if (err != CF_OK)
             log_warn("worker.disconnected", "code=%s text=\"%s\"", err_name(err), err_text());
+        notify_status(&w->note, w->exit_code < 0 ? "no orchestrator; weights are kept" : "ending");
         let_go(w);
     }
 }
@@ -650,6 +663,7 @@ int worker_main(const stage_ops *ops, int argc, char **argv)
     char unit[64];
     snprintf(unit, sizeof unit, "%s/%d", stage_name(ops->kind), w.instance);
     log_open(unit, LOG_LEVEL_INFO);
+    notify_open(&w.note);
     process_follow_parent();
     if (io_join(w.lifeline_path, sizeof w.lifeline_path, w.run_dir, RUN_LIFELINE_SOCKET) != CF_OK ||
         fault_arm(getenv("COSYFARM_FAULT")) != CF_OK || process_signal_fd(&w.signal_fd) != CF_OK) {
