@@ -28,11 +28,17 @@ void health_excuse(health *h, uint64_t now_us)
     h->heard_us = h->step_us = now_us;
 }
 
+/* Heard later than the loop's idea of now is not silence: a beat may come in the turn of a tick. */
+static bool is_longer(uint64_t since_us, uint64_t now_us, uint64_t limit_us)
+{
+    return now_us > since_us && now_us - since_us > limit_us;
+}
+
 health_verdict health_judge(const health *h, const health_limits *limits, uint64_t now_us)
 {
-    if (now_us - h->heard_us > limits->silence_us)
+    if (is_longer(h->heard_us, now_us, limits->silence_us))
         return HEALTH_SILENT;
-    return h->has_jobs && now_us - h->step_us > limits->stall_us ? HEALTH_STALLED : HEALTH_FINE;
+    return h->has_jobs && is_longer(h->step_us, now_us, limits->stall_us) ? HEALTH_STALLED : HEALTH_FINE;
 }
 
 bool health_overslept(uint64_t last_us, uint64_t now_us, uint64_t tick_us)

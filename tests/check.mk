@@ -7,8 +7,10 @@
 #: make sim [SEEDS=10000]        the orchestrator's decisions in that many random histories; SEED=N tells one of them
 #: make T=test_base              builds and runs one test program (CMOCKA_TEST_FILTER narrows it)
 #: make fuzz F=json TIME=60      one fuzz target with libFuzzer (needs clang); make fuzz-all runs each
+#: make check-systemd            boots the installed units under a real systemd, in namespaces; as root
+#: make check-slurm              the Slurm example on two nodes on loopback; as root, installs slurmctld slurmd munge
 #: make tidy | format | format-check | headers | docs-check    one step of the check
-#: make install PREFIX=/usr/local [DESTDIR=...]                the programs into PREFIX/bin
+#: make install PREFIX=/usr/local [DESTDIR=...]                programs, units, user, run directory, configuration
 #: make compile_commands.json    for editors
 #: make clean                    removes build/
 #
@@ -53,7 +55,8 @@ CHECK_SRC := $(filter-out $(SLOW_SRC),$(foreach d,e2e parity ops transport unit,
 
 # The plan of tests/run.sh. Steps that look at sources alone run in the plain configuration only.
 define plan
-$(foreach t,$(CHECK_SRC),tap|$(patsubst tests/%.c,%,$(t))|$(LIMIT_S)|$(B)/$(t:.c=)
+$(if $(SAN),,step|systemd|120|tests/systemd/boot_test.sh $(B)/check/systemd
+)$(foreach t,$(CHECK_SRC),tap|$(patsubst tests/%.c,%,$(t))|$(LIMIT_S)|$(B)/$(t:.c=)
 )$(foreach t,$(FUZZ_SRC),tap|$(patsubst tests/%.c,%,$(t))|$(LIMIT_S)|$(B)/$(t:.c=)
 )tap|sim|$(LIMIT_S)|$(SIM) tap 10 100
 step|programs|$(LIMIT_S)|ls $(PROG)
@@ -109,6 +112,12 @@ tidy:
 docs-check:
 	$(NEED_PYTHON) tools/docs_check.py
 
+# Service managers.
+check-systemd: all
+	tests/systemd/boot_test.sh $(B)/check-systemd
+check-slurm: all
+	tests/slurm/slurm_test.sh $(B)/check-slurm
+
 # One target for TIME seconds, starting from the committed corpus; what it learns stays in build/fuzz/corpus.
 fuzz:
 	@test -n "$(F)" || { echo "usage: make fuzz F=name [TIME=60]; names: $(patsubst tests/fuzz/fuzz_%.c,%,$(FUZZ_SRC))"; exit 64; }
@@ -145,4 +154,4 @@ compile_commands.json: FORCE
 help:
 	@sed -n 's/^#: //p' tests/check.mk tests/bench/bench.mk
 
-.PHONY: install help headers format format-check tidy docs-check fuzz fuzz-all
+.PHONY: install help headers format format-check tidy docs-check check-systemd check-slurm fuzz fuzz-all

@@ -8,6 +8,7 @@ sections and requirements [P-nn] that somebody names have to exist. Prints `file
 differs. Every run first proves on broken examples that differences are seen.
 """
 import glob
+import json
 import os
 import re
 import sys
@@ -286,6 +287,9 @@ def check_configuration():
         yield CONFIGURATION, "the code has %s (python3 tools/docs_check.py --configuration prints all)" % line.strip()
     for line in sorted(set(found) - set(wanted)):
         yield CONFIGURATION, "%s is not in the code" % line.strip()
+    for path in glob.glob(os.path.join(ROOT, "examples", "*.json")):
+        for key in sorted(set(json.loads(read(path))) - set(dict(config_rows()))):
+            yield os.path.relpath(path, ROOT), "key %s is not in the code" % key
 
 
 def check_named_files(path, text):
