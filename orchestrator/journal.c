@@ -180,9 +180,9 @@ static void maybe_rewrite(journal *j)
 static void wait_a_moment(journal *j)
 {
     struct timespec until;
-    clock_gettime(CLOCK_REALTIME, &until);
+    clock_gettime(CLOCK_MONOTONIC, &until); /* the time of day may be set back meanwhile */
     until.tv_sec += RETRY_S;
-    pthread_cond_timedwait(&j->wake, &j->mutex, &until);
+    pthread_cond_clockwait(&j->wake, &j->mutex, CLOCK_MONOTONIC, &until);
 }
 
 /* Writes what has gathered; puts it back in front when that failed. Called and left with the mutex held. */

@@ -42,9 +42,9 @@ struct writer {
 static void wait_a_moment(writer *w)
 {
     struct timespec until;
-    clock_gettime(CLOCK_REALTIME, &until);
+    clock_gettime(CLOCK_MONOTONIC, &until); /* the time of day may be set back meanwhile */
     until.tv_sec += 1;
-    pthread_cond_timedwait(&w->wake, &w->mutex, &until);
+    pthread_cond_clockwait(&w->wake, &w->mutex, CLOCK_MONOTONIC, &until);
 }
 
 static void push(session_list *l, session *s)

@@ -10,7 +10,7 @@
 #: make check-systemd            boots the installed units under a real systemd, in namespaces; as root
 #: make check-slurm              the Slurm example on two nodes on loopback; as root, installs slurmctld slurmd munge
 #: make tidy | format | format-check | headers | docs-check    one step of the check
-#: make install PREFIX=/usr/local [DESTDIR=...]                programs, units, user, run directory, configuration
+#: make install PREFIX=/usr/local [DESTDIR=...]                programs, units, configuration
 #: make compile_commands.json    for editors
 #: make clean                    removes build/
 #

@@ -85,6 +85,9 @@ def number(text, names):
         return names[minus_one.group(1)] - 1
     value = names.get(text.strip(), None)
     if value is None:
+        less = re.fullmatch(r"\s*(\w+) - (\d+)\s*", text)
+        value = names[less.group(1)] - int(less.group(2)) if less and less.group(1) in names else None
+    if value is None:
         value = float(text) if not re.fullmatch(r"\s*\d+\s*", text) else int(text)
     return int(value) if value == int(value) else value
 
@@ -411,6 +414,7 @@ def main():
         return 0
     self_test()
     documents = [os.path.relpath(p, ROOT) for p in glob.glob(os.path.join(ROOT, "*.md")) +
+                 glob.glob(os.path.join(ROOT, "systemd", "*.md")) +
                  glob.glob(os.path.join(ROOT, "docs", "**", "*.md"), recursive=True)]
     found = list(check_exit_codes()) + list(check_variables()) + list(check_config_keys())
     found += list(check_configuration())

@@ -71,6 +71,9 @@ ok "the journal is where the configuration says" test -e /var/lib/cosyfarm/journ
 
 mkdir -p /run/systemd/system/cosyfarm-llm@1.service.d
 printf '[Service]\nEnvironment=COSYFARM_FAULT=mem.alloc#20=kill\n' >/run/systemd/system/cosyfarm-llm@1.service.d/fault.conf
+# And one, further down, whose watchdog bites early. One reload: it forgets how often a unit has started.
+mkdir -p /run/systemd/system/cosyfarm-hift@0.service.d
+printf '[Service]\nWatchdogSec=2\n' >/run/systemd/system/cosyfarm-hift@0.service.d/short.conf
 systemctl daemon-reload
 loop_began=${EPOCHREALTIME/./}
 systemctl start --no-block cosyfarm-llm@1
@@ -113,10 +116,6 @@ ok "by exit code 75" is cosyfarm-flow@0 NRestarts $((restarts + 1))
 
 # ---- a worker whose loop hangs ----
 
-hift=$(pid cosyfarm-hift@0)
-mkdir -p /run/systemd/system/cosyfarm-hift@0.service.d
-printf '[Service]\nWatchdogSec=1\n' >/run/systemd/system/cosyfarm-hift@0.service.d/short.conf
-systemctl daemon-reload
 systemctl restart cosyfarm-hift@0
 hift=$(pid cosyfarm-hift@0)
 systemctl kill --kill-whom=main -s STOP cosyfarm-hift@0
