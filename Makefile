@@ -99,7 +99,7 @@ include tests/libs.mk
 include tests/check.mk
 include tests/bench/bench.mk
 
--include $(shell find $(B) -name '*.d' 2>/dev/null)
+-include $(shell find $(B) -type f -name '*.d' 2>/dev/null)
 
 clean:
 	rm -rf build

@@ -1,4 +1,4 @@
-/* test_members.c - who is silent: a real child stands in for the worker, time is given. */
+/* test_silence.c - who is silent: a real child stands in for the worker, time is given. */
 #define _GNU_SOURCE
 #include "tests/harness/test.h"
 
@@ -96,5 +96,5 @@ int main(void)
         cmocka_unit_test_setup_teardown(test_heard_after_now, begin, end),
         cmocka_unit_test_setup_teardown(test_no_step_has_a_limit, begin, end),
     };
-    return cmocka_run_group_tests_name("members", tests, NULL, NULL);
+    return cmocka_run_group_tests_name("silence", tests, NULL, NULL);
 }
