@@ -85,9 +85,6 @@ def number(text, names):
         return names[minus_one.group(1)] - 1
     value = names.get(text.strip(), None)
     if value is None:
-        less = re.fullmatch(r"\s*(\w+) - (\d+)\s*", text)
-        value = names[less.group(1)] - int(less.group(2)) if less and less.group(1) in names else None
-    if value is None:
         value = float(text) if not re.fullmatch(r"\s*\d+\s*", text) else int(text)
     return int(value) if value == int(value) else value
 
