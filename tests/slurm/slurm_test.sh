@@ -136,7 +136,7 @@ within 60 midway 1 || die "shard 1 makes no rows"
 scancel --batch --signal=TERM "${job}_1" || die "shard 1 could not be told to end"
 echo "ok   shard 1 told to end after $(rows_of 1) rows"
 gone() { [[ -z $(squeue -h -j "$job" 2>/dev/null) ]]; }
-within 150 gone || die "tasks are left: $(squeue -h -j "$job")"
+within 300 gone || die "tasks are left: $(squeue -h -j "$job")"
 
 # ---- what became of it ----
 
