@@ -36,8 +36,8 @@ static int begin(void **state)
                         .role = "flow",
                         .stage = CORE_FLOW,
                         .since_us = NOW_US,
-                        .heard_us = NOW_US,
-                        .step_us = NOW_US};
+                        .alive.heard_us = NOW_US,
+                        .alive.step_us = NOW_US};
     orch_apply(&o, &(core_event){.kind = CORE_JOINED, .member = 3, .stage = CORE_FLOW, .rows_max = 1, .frames_max = 1});
     return io_pidfd_open(child, &o.conns[3].pid_fd) == CF_OK ? 0 : -1;
 }
@@ -74,9 +74,9 @@ static void test_silence_has_a_limit(void **state)
 static void test_heard_after_now(void **state)
 {
     (void)state;
-    o.conns[3].heard_us = NOW_US + 5;
+    o.conns[3].alive.heard_us = NOW_US + 5;
     assert_true(is_here(NOW_US, false));
-    o.conns[3].step_us = NOW_US + 5;
+    o.conns[3].alive.step_us = NOW_US + 5;
     assert_true(is_here(NOW_US, false));
 }
 
@@ -84,7 +84,7 @@ static void test_no_step_has_a_limit(void **state)
 {
     (void)state;
     const uint64_t late_us = NOW_US + (uint64_t)o.cfg.stall_s * CLOCK_SECOND_US;
-    o.conns[3].heard_us = late_us + 1;
+    o.conns[3].alive.heard_us = late_us + 1;
     assert_true(is_here(late_us, false));
     assert_false(is_here(late_us + 1, false));
 }
