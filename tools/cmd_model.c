@@ -30,7 +30,7 @@ static const char HELP[] =
     "      --seed N          every value follows from it (default 0)\n"
     "      --profile P       plain (default) or harsh: the Flow with the magnitudes of the released one\n"
     "      --format F        safetensors (default) or pt\n"
-    "      --enroll          also the two networks that make voices (tiny 4 MB, small 24 MB, full 1 GB)\n"
+    "      --enroll          also the two networks that make voices (tiny 4 MB, small 22 MB, full 1 GB)\n"
     "      --tokenizer DIR   folder with vocab.json and merges.txt; a full model needs the released ones\n"
     "ls:\n"
     "      --hash            add the SHA-256 of each tensor's contiguous little-endian bytes\n"
