@@ -1,6 +1,6 @@
 /*
  * test_enroll.c - the program enroll and the verbs around it, on a tiny model with networks: the same bytes however it
- * is started, nothing left behind when it is killed, refusals with their exit codes, the store, speaking with the voice.
+ * is started, nothing left behind when it is killed, refusals with their exit codes, the store, speaking with a voice.
  */
 #define _GNU_SOURCE
 #include "tests/harness/test.h"
