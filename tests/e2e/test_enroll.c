@@ -1,6 +1,6 @@
 /*
  * test_enroll.c - the program enroll and the verbs around it, on a tiny model with networks: the same bytes however it
- * is started, nothing left behind when it is killed, refusals with their exit codes, the store, speaking with a voice.
+ * is started, nothing left behind when it is killed, refusals with their exit codes, the store, speaking with it.
  */
 #define _GNU_SOURCE
 #include "tests/harness/test.h"
@@ -202,11 +202,13 @@ static void test_killed(void **state)
 {
     (void)state;
     voice *v = NULL;
-    static const char *const faults[] = {"COSYFARM_FAULT=enroll.tokens=kill", "COSYFARM_FAULT=enroll.save=kill",
-                                         "COSYFARM_FAULT=enroll.save=fail", "COSYFARM_FAULT=mem.alloc#40=fail"};
+    static const char *const faults[] = {"enroll.tokens=kill", "enroll.save=kill", "enroll.save=fail",
+                                         "mem.alloc#40=fail"};
     static const int codes[] = {128 + SIGKILL, 128 + SIGKILL, 75, 75};
     for (size_t i = 0; i < 4; i++) {
-        expect_code(run_with("enroll", faults[i], ARGS("enroll", "-w", wav, "-t", TEXT, "-n", "ghost")), codes[i]);
+        char armed[64];
+        snprintf(armed, sizeof armed, "COSYFARM_FAULT=%s", faults[i]);
+        expect_code(run_with("enroll", armed, ARGS("enroll", "-w", wav, "-t", TEXT, "-n", "ghost")), codes[i]);
         assert_string_equal(last_out, "");
         assert_err(CF_ERR_NOTFOUND, "voice ghost", voice_load(model, "ghost", &v));
     }

@@ -45,6 +45,16 @@ static const elem_case *elem(const suite_case *c)
         .elem = 1e-4, .floor = 1e-14, .why = "exp(2u) magnifies the rounding of u by 2u <= 160" \
     }
 
+/* x times a normal tail: the rounding of x^2 / 2 grows in the exponent, and the fit is absolute. */
+#define GELU_ERF                                                                          \
+    {                                                                                     \
+        .elem = 2e-6, .floor = 1e-36, .why = "exp(-x^2 / 2) magnifies the rounding of it" \
+    }
+#define GELU_ERF_FAR                                                                   \
+    {                                                                                  \
+        .elem = 1e-4, .floor = 1e-30, .why = "the fit of the tail is 6e-10 of 0.4 / x" \
+    }
+
 static const elem_case act_cases[] = {
     {.head = {"none, one value", SEQS(1), .bound = EXACT}, .width = 1, .act = ACT_NONE},
     {.head = {"none in place", SEQS(2, 0, 3), .bound = EXACT, .in_place = 1}, .width = 7, .act = ACT_NONE},
@@ -82,6 +92,22 @@ static const elem_case act_cases[] = {
      .width = 2048,
      .act = ACT_GELU_TANH,
      .x = {.amplitude = 10}},
+    {.head = {"gelu, erf", SEQS(1, 6), .bound = GELU_ERF}, .width = 33, .act = ACT_GELU, .x = {.amplitude = 3}},
+    {.head = {"gelu, erf, specials", SEQS(1), .bound = GELU_ERF_FAR},
+     .width = 41,
+     .act = ACT_GELU,
+     .x = {DIST_SPECIALS, 0, 0}},
+    {.head = {"gelu, erf, token encoder", SEQS(5, 11, 1, 3), .bound = GELU_ERF_FAR},
+     .width = 5120,
+     .act = ACT_GELU,
+     .x = {.amplitude = 10}},
+    {.head = {"relu", SEQS(1, 6), .bound = EXACT}, .width = 33, .act = ACT_RELU},
+    {.head = {"relu, specials", SEQS(1), .bound = EXACT}, .width = 41, .act = ACT_RELU, .x = {DIST_SPECIALS, 0, 0}},
+    {.head = {"sigmoid", SEQS(1, 6), .bound = EXP_F32}, .width = 33, .act = ACT_SIGMOID, .x = {.amplitude = 20}},
+    {.head = {"sigmoid, specials", SEQS(1), .bound = EXP_F32},
+     .width = 41,
+     .act = ACT_SIGMOID,
+     .x = {DIST_SPECIALS, 0, 0}},
     {.head = {"abs", SEQS(1, 6), .bound = EXACT}, .width = 33, .act = ACT_ABS},
     {.head = {"abs, specials", SEQS(1), .bound = EXACT}, .width = 41, .act = ACT_ABS, .x = {DIST_SPECIALS, 0, 0}},
     {.head = {"f64 elu in place", SEQS(7, 1), .bound = EXACT, .in_place = 1},
@@ -133,6 +159,12 @@ double elem_act(double x, act_kind act, float slope)
         return x * (1.0 / (1.0 + exp(-2.0 * u)));
     case ACT_ABS:
         return signbit(x) ? -x : x;
+    case ACT_GELU:
+        return x < 0.0 ? x * (0.5 * erfc(x < 0.0 ? -x / sqrt(2.0) : 0.0)) : x * (0.5 + 0.5 * erf(x / sqrt(2.0)));
+    case ACT_RELU:
+        return x > 0.0 || isnan(x) || x == 0.0 ? x : 0.0;
+    case ACT_SIGMOID:
+        return x < -700.0 ? 0.0 : 0.5 + 0.5 * tanh(x / 2.0);
     case ACT_NONE:
         break;
     }

@@ -132,8 +132,9 @@ static inline float vgelu(float x)
     p = p * t + 0.197187409f;
     p = p * t + 0.0666247383f;
     p = p * t + 0.089468427f;
-    const float part = x * (p * t * vexp(-0.5f * (magnitude * magnitude)));
-    return x < 0.0f ? part : x - part;
+    const float tail = p * t * vexp(-0.5f * (magnitude * magnitude));
+    const float part = x * (magnitude > 14.0f ? 0.0f : tail); /* smaller than any f32; NaN passes */
+    return x > 14.0f ? x : x < 0.0f ? part : x - part;
 }
 
 static inline float vsigmoid(float x)
