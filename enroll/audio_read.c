@@ -119,8 +119,9 @@ static cf_err take_chunk(const char *path, const float *chunk, sf_count_t frames
         float sum = 0.0f;
         for (int32_t c = 0; c < r->channels; c++) {
             const float x = chunk[t * r->channels + c], level = fabsf(x);
-            if (!isfinite(x))
-                return err_set(CF_ERR_NUMERIC, "%s: sample %lld is not finite", path, (long long)(r->sample_count + t));
+            if (!isfinite(x) || level > RECORDING_PEAK_MAX)
+                return err_set(CF_ERR_NUMERIC, "%s: sample %lld is %g, expected at most %g of full scale", path,
+                               (long long)(r->sample_count + t), (double)x, (double)RECORDING_PEAK_MAX);
             sum += x;
             r->peak = level > r->peak ? level : r->peak;
             run[c] = level >= CLIPPED_LEVEL ? run[c] + 1 : 0;

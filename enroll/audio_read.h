@@ -21,7 +21,8 @@ extern "C" {
 #define RECORDING_RATE_HZ_MIN  16000 /* upstream refuses less: the networks hear up to 8 kHz */
 #define RECORDING_RATE_HZ_MAX  768000
 #define RECORDING_CHANNELS_MAX 64
-#define RECORDING_SECONDS_MAX  30                  /* upstream's bound; the tokens of more would not fit a prompt */
+#define RECORDING_PEAK_MAX     1e6f /* floats that hold integers of 16 bits pass, what is no audio does not */
+#define RECORDING_SECONDS_MAX  30   /* upstream's bound; the tokens of more would not fit a prompt */
 #define RECORDING_BYTES_MAX    ((size_t)256 << 20) /* of the file: 30 s of 64 channels at 32 kHz and 4 bytes */
 
 typedef struct recording {

@@ -16,3 +16,5 @@ LIBS_fuzz_spk2info := $(B)/obj/tests/fuzz/voices.o $(FUZZ_TENSORS)
 LIBS_fuzz_wire := $(TRANSPORT)
 EXT_fuzz_wire := $(EXT_TRANSPORT)
 LIBS_fuzz_onnx := $(MODEL)
+LIBS_fuzz_wav := $(B)/obj/enroll/audio_read.o
+EXT_fuzz_wav := $(EXT_ENROLL)
