@@ -1,6 +1,6 @@
 /*
- * enroll.c - the parts in their order: rates, features, networks, voice. One thread besides the backend's; an enroller
- * owns backend, networks and files.
+ * enroll.c - the parts in their order: rates, features, networks, voice. One thread besides the backend's, and one that
+ * hashes the networks meanwhile; an enroller owns backend, networks and files.
  *
  * Token mel and energies are made from 16 kHz, the prompt's mel from 24 kHz, both straight from the recording's own
  * rate, as upstream makes them.
@@ -10,6 +10,7 @@
 #include "enroll/enroll.h"
 
 #include <math.h>
+#include <pthread.h>
 #include <stdarg.h>
 #include <stdio.h>
 #include <string.h>
@@ -29,8 +30,20 @@
 /* Address space for 30 s through networks twice as wide as the released ones; pages are used when touched. */
 #define SCRATCH_BYTES ((size_t)4 << 30)
 
+/* The hashes of both networks, found in a thread of its own while the networks work: of a gigabyte they take as long as
+ * half an enrollment. Written by the thread, read after it was joined. */
+typedef struct hashing {
+    pthread_t thread;
+    bool running;
+    char model_path[IO_PATH_BYTES];
+    char tokenizer[SHA256_HEX_BYTES], speaker[SHA256_HEX_BYTES];
+    cf_err err;
+    char text[512]; /* of err: error texts belong to threads */
+} hashing;
+
 struct enroller {
     char model_path[IO_PATH_BYTES];
+    hashing hashes;
     backend *be; /* closed before the files, where matrices lie */
     features features;
     onnx *tokenizer_file, *speaker_file; /* speaker_file NULL: tokens only */
@@ -123,6 +136,35 @@ cf_err enroll_check_recording(const char *name, const recording *r, const char *
 
 /* ---- networks ---- */
 
+static void *hash_networks(void *ctx)
+{
+    hashing *h = ctx;
+    h->err = network_sha256(h->model_path, MODEL_TOKENIZER_FILE, h->tokenizer);
+    if (h->err == CF_OK)
+        h->err = network_sha256(h->model_path, MODEL_SPEAKER_FILE, h->speaker);
+    if (h->err != CF_OK)
+        snprintf(h->text, sizeof h->text, "%s", err_text());
+    return NULL;
+}
+
+static cf_err hashing_start(const char *model_path, hashing *h)
+{
+    memcpy(h->model_path, model_path, strlen(model_path) + 1); /* as long as enroller.model_path, checked there */
+    const int rc = pthread_create(&h->thread, NULL, hash_networks, h);
+    if (rc != 0)
+        return err_set(CF_ERR_SYS, "a thread for hashes: %s", strerror(rc));
+    h->running = true;
+    return CF_OK;
+}
+
+static cf_err hashing_wait(hashing *h)
+{
+    if (h->running)
+        pthread_join(h->thread, NULL);
+    h->running = false;
+    return h->err == CF_OK ? CF_OK : err_set(h->err, "%s", h->text);
+}
+
 static cf_err open_networks(enroller *e, bool tokens_only)
 {
     cf_err err;
@@ -135,6 +177,7 @@ static cf_err open_networks(enroller *e, bool tokens_only)
     TRY(io_join(path, sizeof path, e->model_path, MODEL_SPEAKER_FILE));
     TRY(onnx_open(path, &e->speaker_file));
     TRY(speaker_network_open(e->be, e->speaker_file, &e->speaker));
+    TRY(hashing_start(e->model_path, &e->hashes));
 out:
     return err;
 }
@@ -163,6 +206,8 @@ void enroller_close(enroller *e)
 {
     if (!e)
         return;
+    if (e->hashes.running)
+        pthread_join(e->hashes.thread, NULL);
     speech_tokenizer_close(e->tokenizer);
     speaker_network_close(e->speaker);
     features_done(&e->features);
@@ -257,9 +302,7 @@ static cf_err finish_voice(enroller *e, const char *name, const recording *r, co
                            voice **ret_voice)
 {
     cf_err err;
-    char tokenizer[SHA256_HEX_BYTES], speaker[SHA256_HEX_BYTES];
-    TRY(network_sha256(e->model_path, MODEL_TOKENIZER_FILE, tokenizer));
-    TRY(network_sha256(e->model_path, MODEL_SPEAKER_FILE, speaker));
+    TRY(hashing_wait(&e->hashes));
     TRY(voice_make(name,
                    &(voice_parts){.prompt_token = p->tokens,
                                   .token_count = p->token_count,
@@ -267,8 +310,8 @@ static cf_err finish_voice(enroller *e, const char *name, const recording *r, co
                                   .frame_count = (size_t)p->feat.frames,
                                   .embedding = p->vector,
                                   .prompt_text = prompt_text,
-                                  .tokenizer_sha256 = tokenizer,
-                                  .speaker_sha256 = speaker,
+                                  .tokenizer_sha256 = e->hashes.tokenizer,
+                                  .speaker_sha256 = e->hashes.speaker,
                                   .recording_sha256 = r->sha256},
                    ret_voice));
 out:
