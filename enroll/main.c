@@ -393,7 +393,7 @@ static int exit_code(phase at, cf_err err)
     case PHASE_WORK:
         return err == CF_ERR_INVALID || err == CF_ERR_LIMIT ? EXIT_REFUSED : err == CF_ERR_NUMERIC ? PROCESS_CONFIG : 1;
     case PHASE_SAVE:
-        return err == CF_ERR_SYS ? PROCESS_NO_RESOURCES : 1;
+        return err == CF_ERR_SYS || err == CF_ERR_STORAGE ? PROCESS_NO_RESOURCES : 1;
     }
     return 1;
 }

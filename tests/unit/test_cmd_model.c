@@ -284,8 +284,8 @@ static void test_voice_usage(void **state)
 {
     (void)state;
     unsetenv("COSYFARM_MODEL");
-    expect_failure(COMMAND(cmd_voice, "voice"), EXIT_USAGE, "expected ls, show, import or rm");
-    expect_failure(VOICE("sing", "-m", tiny()), EXIT_USAGE, "expected ls, show, import or rm");
+    expect_failure(COMMAND(cmd_voice, "voice"), EXIT_USAGE, "expected ls, show, import, rm, enroll or export");
+    expect_failure(VOICE("sing", "-m", tiny()), EXIT_USAGE, "expected ls, show, import, rm, enroll or export");
     expect_failure(VOICE("ls"), EXIT_USAGE, "no model directory: -m DIR or COSYFARM_MODEL");
     expect_failure(VOICE("ls", "-m", tiny(), "extra"), EXIT_USAGE, "wrong number of arguments");
     expect_failure(VOICE("show", "-m", tiny()), EXIT_USAGE, "wrong number of arguments");
