@@ -36,8 +36,7 @@ static int begin(void **state)
                         .role = "flow",
                         .stage = CORE_FLOW,
                         .since_us = NOW_US,
-                        .alive.heard_us = NOW_US,
-                        .alive.step_us = NOW_US};
+                        .alive = {.heard_us = NOW_US, .step_us = NOW_US, .has_jobs = true}};
     orch_apply(&o, &(core_event){.kind = CORE_JOINED, .member = 3, .stage = CORE_FLOW, .rows_max = 1, .frames_max = 1});
     return io_pidfd_open(child, &o.conns[3].pid_fd) == CF_OK ? 0 : -1;
 }
