@@ -4,6 +4,7 @@
 #include <stdio.h>
 #include <string.h>
 
+#include "common/base/clock.h"
 #include "common/base/fault.h"
 #include "common/base/io.h"
 #include "common/base/json.h"
@@ -281,6 +282,16 @@ static void test_arena(void **state)
     arena_close(&a);
 }
 
+/* A member heard after `now` was read was taken for silent since the beginning of time, and killed. */
+static void test_clock_since(void **state)
+{
+    (void)state;
+    assert_true(clock_since_us(5, 7) == 2);
+    assert_true(clock_since_us(7, 7) == 0);
+    assert_true(clock_since_us(8, 7) == 0);
+    assert_true(clock_since_us(0, UINT64_MAX) == UINT64_MAX);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -298,6 +309,7 @@ int main(void)
         cmocka_unit_test(test_files),
         cmocka_unit_test(test_faults),
         cmocka_unit_test(test_arena),
+        cmocka_unit_test(test_clock_since),
     };
     return cmocka_run_group_tests_name("base", tests, NULL, NULL);
 }
