@@ -242,7 +242,7 @@ static void test_files(void **state)
     assert_err(CF_ERR_LIMIT, "at most 4", io_read_file(path, 4, &text, &bytes));
     assert_err(CF_ERR_NOTFOUND, "no such file", io_read_file("/nonexistent/x", 4, &text, &bytes));
     assert_ok(fault_arm("io.write=fail"));
-    assert_err(CF_ERR_SYS, "No space", io_write_file(path, "other", 5));
+    assert_err(CF_ERR_STORAGE, "No space", io_write_file(path, "other", 5));
     assert_ok(fault_arm(NULL));
     io_map map;
     assert_ok(io_map_file(path, &map)); /* the failed write left the old contents */
