@@ -216,7 +216,8 @@ static void on_hello(orch *o, int conn_idx, const wire_msg *msg)
         return;
     }
     if (single != CONN_FREE && conn_in_state(o, single) >= 0) {
-        refuse(o, conn_idx, CF_ERR_BUSY, "there is one already");
+        refuse(o, conn_idx, CF_ERR_BUSY,
+               single == CONN_KEEPER ? "there is a keeper already" : "there is a supervisor already");
         return;
     }
     c->gen = ++o->next_gen;

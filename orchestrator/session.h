@@ -69,8 +69,8 @@ void session_close(session *s); /* NULL is fine */
 /* Gives a session that had none its plan. Takes plan over, also on failure. */
 CF_MUST_CHECK cf_err session_set_plan(session *s, text_plan *plan);
 
-/* A plan of one segment without text whose speech tokens are known: a recording to be spoken by another voice. Takes tokens
- * over, also on failure. */
+/* A plan of one segment without text whose speech tokens are known: a recording to be spoken by another voice. Takes
+ * tokens over, also on failure. */
 CF_MUST_CHECK cf_err session_set_source(session *s, int32_t *tokens, int32_t tokens_count);
 
 /* Copies the token sets that a journal has of this row. */

@@ -44,8 +44,8 @@ typedef struct voice {
  * CF_ERR_MISMATCH when the voice says that other networks made it than the directory has. */
 CF_MUST_CHECK cf_err voice_load(const char *model_path, const char *name, voice **ret_voice);
 
-/* As voice_load for a plain name; "@KEY" is the voice of a recording, store_path/KEY.safetensors (voice_store.h). Its name
- * is then "@KEY". */
+/* As voice_load for a plain name; "@KEY" is the voice of a recording, store_path/KEY.safetensors (voice_store.h). Its
+ * name is then "@KEY". */
 CF_MUST_CHECK cf_err voice_load_any(const char *model_path, const char *store_path, const char *name,
                                     voice **ret_voice);
 

@@ -229,7 +229,7 @@ static void test_refusals_say_why(void **state)
     start(&f);
     int fd = connect_to(&f);
     say_hello(fd, "clerk", CF_VERSION);
-    expect_refused(fd, "invalid", "role is not llm, flow, hift or keeper");
+    expect_refused(fd, "invalid", "role is not llm, flow, hift, keeper or supervisor");
     fd = connect_to(&f);
     say_hello(fd, "llm", "0.0.1");
     expect_refused(fd, "mismatch", "another version of cosyfarm");

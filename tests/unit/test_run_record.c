@@ -262,12 +262,12 @@ static void test_failed_writes_leave_the_former(void **state)
     const char *dir = test_temp_dir();
     run_record *r = NULL;
     assert_ok(fault_arm("io.write#1=fail"));
-    assert_err(CF_ERR_SYS, "run.json: write: No space", run_record_open(dir, &fresh()->start, false, &r));
+    assert_err(CF_ERR_STORAGE, "run.json: write: No space", run_record_open(dir, &fresh()->start, false, &r));
     assert_ok(fault_arm(NULL));
     assert_ok(run_record_open(dir, &fresh()->start, false, &r));
     char *before = read_text(dir);
     assert_ok(fault_arm("io.write#1=fail"));
-    assert_err(CF_ERR_SYS, "run.json: write: No space", run_record_use_voice(r, "vale", HASH_A));
+    assert_err(CF_ERR_STORAGE, "run.json: write: No space", run_record_use_voice(r, "vale", HASH_A));
     assert_ok(fault_arm(NULL));
     char *after = read_text(dir);
     assert_string_equal(after, before);
