@@ -251,7 +251,7 @@ static cf_err pull(client_job *j, uint64_t now_us)
             break;
         TRY(p->next(p->ctx, &row, &next));
         if (next == CLIENT_LATER) {
-            j->source_us = now_us + BUSY_RETRY_US;
+            j->source_us = now_us + (j->in_flight == 0 ? CONNECTING_US : BUSY_RETRY_US);
             break;
         }
         j->exhausted = next == CLIENT_END;
@@ -332,7 +332,9 @@ static cf_err on_message(client_job *j, const wire_msg *msg, client_stop *stop)
 /* Asks for a sign of life when it is time. */
 static cf_err ask(client_job *j, uint64_t now_us)
 {
-    if (now_us - j->asked_us < SIGN_OF_LIFE_US)
+    /* A source that waits for the farm is told soon. */
+    const bool idle = j->in_flight == 0 && !j->exhausted;
+    if (now_us - j->asked_us < (idle ? CONNECTING_US : SIGN_OF_LIFE_US))
         return CF_OK;
     const cf_err err = bus_send(j->c->b, NULL, query_message(j->c));
     if (err == CF_OK)
@@ -370,7 +372,7 @@ static cf_err one_turn(client_job *j)
     TRY(submit_due(j, now_us));
     stop = j->plan->tick(j->plan->ctx, NULL);
     if (stop == CLIENT_GO_ON && (j->in_flight > 0 || !j->exhausted)) {
-        err = wait_message(j->c, now_us + (j->boot == 0 ? CONNECTING_US : BUSY_RETRY_US), &msg);
+        err = wait_message(j->c, now_us + (j->in_flight == 0 ? CONNECTING_US : BUSY_RETRY_US), &msg);
         now_us = clock_now_us();
         if (err == CF_OK) {
             j->heard_us = now_us;
