@@ -19,7 +19,7 @@
 #include "tests/harness/farm.h"
 #include "tests/harness/tiny_model.h"
 
-#define ROWS       12
+#define ROWS       8
 #define LINE_BYTES 512
 #define WAIT_US    (60 * CLOCK_SECOND_US)
 
@@ -145,7 +145,7 @@ static int make_manifest(void **state)
     write_text(config_path, "{\"llm_rows\":3,\"flow_rows\":2,\"hift_rows\":2,\"utterances_max\":4}");
     setenv("COSYFARM_RUN_DIR", test_temp_dir(), 1); /* no farm runs there: each batch has its own */
     dir = test_temp_dir();
-    expect_batch(0, "12 done", dir);
+    expect_batch(0, "8 done", dir);
     read_ledger(dir, "ledger.jsonl", &undisturbed);
     return undisturbed.count == ROWS ? 0 : -1;
 }
@@ -155,12 +155,12 @@ static void test_resume_does_what_is_missing(void **state)
     (void)state;
     char path[320];
     const char *dir = test_temp_dir();
-    expect_batch(0, "12 done", dir);
+    expect_batch(0, "8 done", dir);
     expect_undisturbed(dir);
-    expect_batch(0, "0 done, 0 failed, 12 before", dir);
+    expect_batch(0, "0 done, 0 failed, 8 before", dir);
     snprintf(path, sizeof path, "%s/audio/set/07.wav", dir);
     assert_int_equal(unlink(path), 0);
-    expect_batch(0, "1 done, 0 failed, 11 before", dir);
+    expect_batch(0, "1 done, 0 failed, 7 before", dir);
     assert_true(io_exists(path));
     expect_undisturbed(dir);
     write_text(path, "shorter"); /* another size is seen at once, other bytes with --verify */
@@ -175,12 +175,12 @@ static void test_torn_ledger_line_is_repaired(void **state)
     char path[320], *text;
     size_t bytes;
     const char *dir = test_temp_dir();
-    expect_batch(0, "12 done", dir);
+    expect_batch(0, "8 done", dir);
     snprintf(path, sizeof path, "%s/ledger.jsonl", dir);
     assert_ok(io_read_file(path, 1 << 24, &text, &bytes));
     assert_ok(io_write_file(path, text, bytes - 20));
     mem_free(text);
-    expect_batch(0, "ledger line 12 was cut off", dir);
+    expect_batch(0, "ledger line 8 was cut off", dir);
     expect_undisturbed(dir);
 }
 
@@ -199,7 +199,7 @@ static void test_bad_manifest_is_refused_before_work(void **state)
     assert_false(io_exists(dir));
     expect(78, "3 rows, 2 of this shard; 1 bad lines, 1 repeated ids, 1 unknown voices",
            (const char *const[]){"cosyfarm", "batch", "-m", tiny_model_dir(), "--check", bad, NULL});
-    expect(0, "12 rows, 12 of this shard; 0 bad lines", (const char *const[]){BATCH(dir), "--check", NULL});
+    expect(0, "8 rows, 8 of this shard; 0 bad lines", (const char *const[]){BATCH(dir), "--check", NULL});
     expect(64, "no output folder", (const char *const[]){"cosyfarm", "batch", "-m", tiny_model_dir(), bad, NULL});
     expect(64, "no manifest", (const char *const[]){"cosyfarm", "batch", "-o", dir, NULL});
     expect(78, "no model directory", (const char *const[]){"cosyfarm", "batch", manifest, "-o", dir, NULL});
@@ -288,7 +288,7 @@ static void test_other_model_is_not_mixed_in(void **state)
 {
     (void)state;
     const char *dir = test_temp_dir();
-    expect_batch(0, "12 done", dir);
+    expect_batch(0, "8 done", dir);
     char path[320];
     snprintf(path, sizeof path, "%s/audio/set/03.wav", dir);
     assert_int_equal(unlink(path), 0);
