@@ -2,7 +2,7 @@
  * journal.c - records of open rows, group-committed by one thread.
  *
  * Owned by the orchestrator's loop; the journal thread touches the file and, under the mutex, the gathered text and the
- * texts of open rows (kept for the rewriting of the file). Rows in memory are bounded by OPEN_ROWS_MAX. A write that
+ * texts of open rows (kept for the rewriting of the file). Rows in memory are bounded by ROWS_OPEN_MAX. A write that
  * fails is cut off again and repeated: no record is ever half there.
  * Fails: CF_ERR_BUSY, CF_ERR_CORRUPT, CF_ERR_LIMIT, CF_ERR_NOMEM, CF_ERR_STORAGE, CF_ERR_SYS.
  */
@@ -29,7 +29,6 @@
 #define HEADER           "{\"k\":\"journal\",\"v\":1}\n"
 #define FILE_BYTES_MAX   (1ull << 31)  /* at start; a journal is rewritten long before */
 #define REWRITE_BYTES    (16ull << 20) /* rewritten when larger than this and than twice what is open */
-#define OPEN_ROWS_MAX    (4 * UTTERANCES_MAX)
 #define RETRY_S          1
 #define RECORD_DEPTH_MAX MESSAGE_DEPTH_MAX
 #define TOKEN_SETS_MAX   (SEGMENTS_MAX * 16) /* segments x attempts of one row */
@@ -50,7 +49,7 @@ struct journal {
     int fd, event_fd;
     pthread_t thread;
     bool running;
-    open_row *rows; /* owned, OPEN_ROWS_MAX */
+    open_row *rows; /* owned, ROWS_OPEN_MAX */
     uint64_t next_number;
 
     pthread_mutex_t mutex; /* guards all below, and rows while the thread runs */
@@ -87,7 +86,7 @@ static void text_done(text_block *t)
 
 static open_row *find_row(const journal *j, uint64_t number)
 {
-    for (int i = 0; i < OPEN_ROWS_MAX; i++)
+    for (int i = 0; i < ROWS_OPEN_MAX; i++)
         if (j->rows[i].number == number)
             return &j->rows[i];
     return NULL;
@@ -162,7 +161,7 @@ static void maybe_rewrite(journal *j)
     if (j->file_bytes < REWRITE_BYTES || j->file_bytes < 2 * j->open_bytes)
         return;
     cf_err err = text_append(&open, HEADER, strlen(HEADER));
-    for (int i = 0; i < OPEN_ROWS_MAX && err == CF_OK; i++)
+    for (int i = 0; i < ROWS_OPEN_MAX && err == CF_OK; i++)
         if (j->rows[i].number != 0)
             err = text_append(&open, j->rows[i].lines.bytes, j->rows[i].lines.used);
     if (err == CF_OK)
@@ -254,7 +253,7 @@ static cf_err on_record(journal *j, const json *root, const char *line, size_t b
             FAIL(CF_ERR_CORRUPT, "row %llu begins twice", (unsigned long long)number);
         row = find_row(j, 0);
         if (!row)
-            FAIL(CF_ERR_LIMIT, "more than %d open rows", OPEN_ROWS_MAX);
+            FAIL(CF_ERR_LIMIT, "more than %d open rows", ROWS_OPEN_MAX);
         row->number = number;
         if (number >= j->next_number)
             j->next_number = number + 1;
@@ -318,7 +317,7 @@ cf_err journal_open(const char *path, journal **ret_journal)
     pthread_mutex_init(&j->mutex, NULL);
     pthread_cond_init(&j->wake, NULL);
     snprintf(j->path, sizeof j->path, "%s", path);
-    TRY(mem_alloc(OPEN_ROWS_MAX, sizeof *j->rows, &j->rows));
+    TRY(mem_alloc(ROWS_OPEN_MAX, sizeof *j->rows, &j->rows));
     TRY(open_file(path, &j->fd));
     TRY(read_records(j));
     if (j->file_bytes == 0)
@@ -347,7 +346,7 @@ void journal_close(journal *j)
         pthread_mutex_unlock(&j->mutex);
         pthread_join(j->thread, NULL);
     }
-    for (int i = 0; j->rows && i < OPEN_ROWS_MAX; i++)
+    for (int i = 0; j->rows && i < ROWS_OPEN_MAX; i++)
         text_done(&j->rows[i].lines);
     mem_free(j->rows);
     text_done(&j->gathered);
@@ -421,7 +420,7 @@ cf_err journal_recover(journal *j, void (*found)(void *ctx, const journal_row *r
         uint64_t number = UINT64_MAX;
         text_block copy = {0};
         pthread_mutex_lock(&j->mutex);
-        for (int i = 0; i < OPEN_ROWS_MAX; i++)
+        for (int i = 0; i < ROWS_OPEN_MAX; i++)
             if (j->rows[i].number > last && j->rows[i].number < number)
                 number = j->rows[i].number;
         if (number != UINT64_MAX) {
@@ -496,7 +495,7 @@ cf_err journal_put_row(journal *j, const char *client, const json *submit, uint6
         if (err != CF_OK)
             drop_row(j, row);
     } else {
-        err = err_set(CF_ERR_BUSY, "journal: more than %d open rows", OPEN_ROWS_MAX);
+        err = err_set(CF_ERR_BUSY, "journal: more than %d open rows", ROWS_OPEN_MAX);
     }
     pthread_mutex_unlock(&j->mutex);
     if (err == CF_OK)

@@ -108,7 +108,7 @@ static void close_all(orch *o)
 {
     writer_close(o->out);
     orch_enroll_close(o);
-    for (int i = 0; i < UTTERANCES_MAX; i++)
+    for (int i = 0; i < ROWS_OPEN_MAX; i++)
         session_close(o->live[i]);
     journal_close(o->log);
     for (int i = 0; i < CONNS_MAX; i++) {

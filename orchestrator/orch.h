@@ -87,7 +87,7 @@ typedef struct orch {
     int32_t lost_count;
     conn conns[CONNS_MAX];
     box_entry boxes[BOX_TABLE_MAX];
-    session *live[UTTERANCES_MAX];               /* owned: accepted and not ended, in the core or with the writer */
+    session *live[ROWS_OPEN_MAX];                /* owned: accepted and not ended, in the core or with the writer */
     session *sessions[UTTERANCES_MAX];           /* borrowed: those in the core, by its utterance number */
     session *again;                              /* list of live rows that wait for room in the core */
     session *to_enroll;                          /* list of live rows whose recording is to be enrolled */

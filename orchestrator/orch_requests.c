@@ -12,6 +12,7 @@
 #include <string.h>
 #include <sys/stat.h>
 
+#include "common/base/check.h"
 #include "common/base/clock.h"
 #include "common/base/log.h"
 #include "common/base/mem.h"
@@ -275,13 +276,16 @@ out:
     return err;
 }
 
-/* A new or recovered row on its way: to the core, or first to have its recording enrolled. */
+/* A new or recovered row on its way: to the core, or first to have its recording enrolled. Recovered rows may be more than
+ * are accepted at once (ends that did not reach the journal): they wait for room. */
 static void set_out(orch *o, session *s)
 {
     if (s->request.root)
         orch_enroll_put(o, s);
-    else
+    else if (orch_core_has_room(&o->core, (int32_t)s->plan.segment_count))
         requests_begin_attempt(o, s);
+    else
+        orch_begin_when_room(o, s);
 }
 
 static cf_err check_room(const orch *o, const session *s)
@@ -326,6 +330,7 @@ static void enter(orch *o, session *s)
     int at = 0;
     while (o->live[at])
         at++;
+    CF_ASSERT(at < ROWS_OPEN_MAX); /* new rows stop at utterances_max, the journal at this */
     o->live[at] = s;
     o->sessions_live++;
     o->text_tokens_held += s->text_tokens;
@@ -337,7 +342,7 @@ static void enter(orch *o, session *s)
  */
 static bool answered_as_known(orch *o, const char *client, const wire_msg *msg, const char *submit_sha256)
 {
-    for (int i = 0; i < UTTERANCES_MAX; i++) {
+    for (int i = 0; i < ROWS_OPEN_MAX; i++) {
         session *s = o->live[i];
         if (!s || strcmp(s->path, wire_str(msg, "path")) != 0)
             continue;
@@ -406,7 +411,7 @@ static void on_submit(orch *o, const char *client, const wire_msg *msg)
 void requests_tell_accepted(orch *o)
 {
     const uint64_t synced = journal_synced(o->log);
-    for (int i = 0; i < UTTERANCES_MAX; i++) {
+    for (int i = 0; i < ROWS_OPEN_MAX; i++) {
         session *s = o->live[i];
         if (!s || s->told_accepted || s->journal_ticket > synced)
             continue;
@@ -426,7 +431,6 @@ static cf_err reopen(orch *o, const journal_row *row, session **ret_session)
     TRY(json_print(row->submit, false, &text));
     TRY(wire_parse(text, strlen(text), WIRE_CLIENT_BUS, &msg));
     TRY(open_session(o, row->client, &msg, &s));
-    TRY(check_room(o, s));
     TRY(hash_of(msg.root, s->submit_sha256));
     TRY(session_remember(s, row->tokens, row->tokens_count));
     if (!s->request.root)

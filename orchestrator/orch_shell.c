@@ -238,7 +238,7 @@ void orch_session_end(orch *o, session *s, cf_err code, const char *stage, const
         log_error("row.failed", "utt=%s stage=%s code=%s attempts=%d text=\"%s\"", s->id, stage, err_name(code),
                   s->dispatches, text);
     }
-    for (int i = 0; i < UTTERANCES_MAX; i++)
+    for (int i = 0; i < ROWS_OPEN_MAX; i++)
         if (o->live[i] == s)
             o->live[i] = NULL;
     journal_put_end(o->log, s->journal_row);
