@@ -85,7 +85,8 @@ typedef struct sim_worker {
     sim_nature nature;
     sim_worker_state state;
     uint32_t life;
-    int32_t member; /* its number at the orchestrator, -1: none */
+    int32_t member;       /* its number at the orchestrator, -1: none */
+    uint32_t member_life; /* which of its lives that is: the orchestrator learns late that one has ended */
     uint32_t outbox_id;
     bool deaf;   /* beats, and does nothing */
     bool silent; /* does not even beat: a stopped process */

@@ -26,7 +26,8 @@ static void lose(int32_t member)
     sim_trace("member %d lost", member);
     the_sim.worker_of[member] = -1;
     the_sim.workers[worker].member = -1;
-    if (the_sim.workers[worker].state != WORKER_DOWN)
+    if (the_sim.workers[worker].state != WORKER_DOWN &&
+        the_sim.workers[worker].member_life == the_sim.workers[worker].life)
         worker_end(worker, 0); /* killed */
     shell_apply(&(core_event){.kind = CORE_LOST, .member = member});
 }
@@ -145,6 +146,7 @@ static void serve(int32_t worker)
         member++;
     the_sim.worker_of[member] = worker;
     w->member = member;
+    w->member_life = w->life;
     w->state = WORKER_SERVING;
     health_begin(&the_sim.alive[member], the_sim.now_us);
     sim_trace("member %d: worker %d.%d life %u, outbox %u", member, w->stage, w->instance, w->life, w->outbox_id);
@@ -245,7 +247,8 @@ static void check_silence(bool overslept)
         const health_limits *l = &the_sim.plan.limits;
         const uint64_t least_us = l->silence_us < l->stall_us ? l->silence_us : l->stall_us;
         /* Its last word may have been half a second old, and two on the way. */
-        SIM_CHECK(w->deaf_us > 0 && the_sim.now_us - w->deaf_us + 2500000 >= least_us,
+        const bool ended = w->state == WORKER_DOWN || w->life != w->member_life;
+        SIM_CHECK(ended || (w->deaf_us > 0 && the_sim.now_us - w->deaf_us + 2500000 >= least_us),
                   "worker %d.%d is ended, and did its part", w->stage, w->instance);
         the_sim.kills++;
         lose(m);
