@@ -355,6 +355,11 @@ bool shell_hears(sim_event *e)
 
 void shell_event(const sim_event *e)
 {
+    if (e->kind == SIM_SYNC || e->kind == SIM_END_SYNC) { /* of a row, all others are of workers */
+        the_sim.rows[e->who].accepted |= e->kind == SIM_SYNC;
+        the_sim.rows[e->who].end_synced |= e->kind == SIM_END_SYNC;
+        return;
+    }
     const sim_worker *w = &the_sim.workers[e->who];
     if (e->kind == SIM_ORCH_UP)
         shell_boot();
@@ -374,8 +379,4 @@ void shell_event(const sim_event *e)
         on_tick();
     else if (e->kind == SIM_RESUME)
         on_resume(e);
-    else if (e->kind == SIM_SYNC)
-        the_sim.rows[e->who].accepted = true;
-    else if (e->kind == SIM_END_SYNC)
-        the_sim.rows[e->who].end_synced = true;
 }
