@@ -276,8 +276,8 @@ out:
     return err;
 }
 
-/* A new or recovered row on its way: to the core, or first to have its recording enrolled. Recovered rows may be more than
- * are accepted at once (ends that did not reach the journal): they wait for room. */
+/* A new or recovered row on its way: to the core, or first to have its recording enrolled. Recovered rows may be more
+ * than are accepted at once (ends that did not reach the journal): they wait for room. */
 static void set_out(orch *o, session *s)
 {
     if (s->request.root)

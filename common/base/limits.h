@@ -56,7 +56,7 @@
 #define ALONE_DEATHS_MAX    2    /* deaths that hit a row alone before it is given up: one may come from outside */
 #define JOBS_PER_MEMBER_MAX 256
 #define UTTERANCES_MAX      256                  /* accepted at once; more are refused with CF_ERR_BUSY */
-#define ROWS_OPEN_MAX       (4 * UTTERANCES_MAX) /* in the journal after a restart: accepted ones, and ends not yet on disk */
+#define ROWS_OPEN_MAX       (4 * UTTERANCES_MAX) /* after a restart: accepted rows, and ends not yet on disk */
 #define CLIENTS_MAX         64
 #define NAME_BYTES_MAX      200 /* ids and voice names */
 

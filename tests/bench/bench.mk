@@ -2,6 +2,7 @@
 #
 #: make bench-orch ROWS=100000   rows a second through stages that compute nothing; memory of orchestrator and batch
 #: make kill-test ROWS=2000 INTERVAL=0.5 SEED=1    a batch whose processes are killed at random, against an undisturbed one
+#: make soak TIME=3600            kill tests with new seeds until the time is over
 ROWS ?= 2000
 INTERVAL ?= 0.5
 SEED ?= 1
@@ -14,4 +15,8 @@ bench-orch: $(PROG) $(NULL_WORKER)
 	tests/bench/bench_orch.sh $(B)/bin $(NULL_WORKER) $(B)/bench-orch $(ROWS)
 kill-test: $(PROG)
 	$(NEED_PYTHON) tests/e2e/kill_test.py --bin $(B)/bin --rows $(ROWS) --interval $(INTERVAL) --seed $(SEED) --also-batch
-.PHONY: bench-orch kill-test
+soak: $(PROG)
+	@end=$$(($$(date +%s) + $(TIME))); seed=$(SEED); while [ $$(date +%s) -lt $$end ]; do \
+	    tests/e2e/kill_test.py --bin $(B)/bin --rows 300 --interval $(INTERVAL) --seed $$seed --also-batch || exit 1; \
+	    seed=$$((seed + 1)); done
+.PHONY: bench-orch kill-test soak
