@@ -186,6 +186,21 @@ static const char *last_words(enroll_process *p)
     return strncmp(line, "enroll: ", 8) == 0 ? line + 8 : line;
 }
 
+/* The line that is the result, among warnings; empty when there is none. */
+static const char *result_line(enroll_process *p)
+{
+    p->out[p->out_bytes] = '\0';
+    for (char *line = p->out; *line;) {
+        char *end = strchr(line, '\n');
+        if (end)
+            *end = '\0';
+        if (line[0] == '{')
+            return line;
+        line = end ? end + 1 : line + strlen(line);
+    }
+    return "";
+}
+
 static cf_err code_of_exit(int status)
 {
     switch (WEXITSTATUS(status)) {
@@ -337,7 +352,8 @@ void orch_enroll_read(orch *o, const struct pollfd *fds)
             continue;
         log_info("enroll.ended", "pid=%ld status=%d", (long)p->pid, status);
         session *rows = p->rows;
-        finish_rows(o, rows, status, last_words(p));
+        const bool good = WIFEXITED(status) && WEXITSTATUS(status) == 0;
+        finish_rows(o, rows, status, good ? result_line(p) : last_words(p));
         free_process(p);
     }
 }

@@ -20,7 +20,7 @@ JOBS ?= $(shell nproc)
 SLOW ?=
 # Exit status 77 of a step counts as skipped.
 NEED_PYTHON := command -v python3 >/dev/null || { echo "python3 is not installed"; exit 77; }; python3
-LIMIT_S := $(if $(SAN),400,60)
+LIMIT_S := $(if $(SAN),900,180)
 TIME ?= 60
 PREFIX ?= /usr/local
 

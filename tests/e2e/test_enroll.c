@@ -472,6 +472,44 @@ static void test_command(void **state)
     assert_true(io_exists(out));
 }
 
+/* A row that names a recording says the same bytes as one with the voice made of it; rows of one recording share it. */
+static void test_rows_that_name_recordings(void **state)
+{
+    (void)state;
+    char folder[IO_PATH_BYTES], said[IO_PATH_BYTES], named[IO_PATH_BYTES], rows[IO_PATH_BYTES];
+    static char text[5 * IO_PATH_BYTES];
+    snprintf(folder, sizeof folder, "%s", test_temp_dir());
+    setenv("COSYFARM_RUN_DIR", folder, 1); /* no farm runs there */
+    in_folder(said, sizeof said, folder, "said.wav");
+    in_folder(named, sizeof named, folder, "named.wav");
+    in_folder(rows, sizeof rows, folder, "rows.jsonl");
+    expect_code(
+        run_with("cosyfarm", NULL, ARGS("cosyfarm", "voice", "enroll", wav, "--text", TEXT, "-n", "me", "--force")), 0);
+    expect_code(run_with("cosyfarm", NULL, ARGS("cosyfarm", "say", "-v", "me", "-o", said, "It rained.")), 0);
+    expect_code(
+        run_with("cosyfarm", NULL,
+                 ARGS("cosyfarm", "say", "--prompt-wav", wav, "--prompt-text", TEXT, "-o", named, "It rained.")),
+        0);
+    same_files(said, named);
+    snprintf(text, sizeof text,
+             "{\"id\":\"a\",\"text\":\"It rained.\",\"seed\":0,\"prompt_wav\":\"%s\",\"prompt_text\":\"" TEXT "\"}\n"
+             "{\"id\":\"b\",\"text\":\"It rained.\",\"seed\":1,\"prompt_wav\":\"%s\",\"prompt_text\":\"" TEXT "\"}\n"
+             "{\"id\":\"c\",\"source_wav\":\"%s\",\"voice\":\"vale\"}\n"
+             "{\"id\":\"d\",\"source_wav\":\"%s\",\"voice\":\"vale\"}\n",
+             wav, wav, wav, rows);
+    assert_ok(io_write_file(rows, text, strlen(text)));
+    expect_code(run_with("cosyfarm", NULL, ARGS("cosyfarm", "batch", rows, "-o", folder)), 65); /* d is no recording */
+    assert_non_null(strstr(last_out, "3 done, 1 failed"));
+    in_folder(named, sizeof named, folder, "audio/a.wav");
+    same_files(said, named);
+    in_folder(named, sizeof named, folder, ".voices");
+    assert_int_equal(count_files(named), 1);
+    in_folder(named, sizeof named, folder, "audio/c.wav");
+    in_folder(said, sizeof said, folder, "converted.wav");
+    expect_code(run_with("cosyfarm", NULL, ARGS("cosyfarm", "convert", wav, "-v", "vale", "-o", said)), 0);
+    same_files(said, named);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -485,6 +523,7 @@ int main(void)
         cmocka_unit_test(test_store),
         cmocka_unit_test(test_other_networks),
         cmocka_unit_test(test_command),
+        cmocka_unit_test(test_rows_that_name_recordings),
     };
     cmocka_set_message_output(CM_OUTPUT_TAP);
     return cmocka_run_group_tests(tests, prepare, NULL);
