@@ -9,8 +9,15 @@ ifeq ($(origin CC),default)
 CC := gcc
 endif
 SAN ?=
+# EMU=1: the CUDA backend compiled as C++ and executed by tests/cuda_emu, in build/emu. C objects are the same files.
+EMU ?=
 CONFIG := $(if $(SAN),$(SAN),default)
 B := build/$(CONFIG)
+ifneq ($(EMU),)
+B := build/emu$(if $(SAN),-$(SAN))
+$(shell mkdir -p $(B) build/$(CONFIG)/obj && ln -sfn ../$(CONFIG)/obj $(B)/obj)
+endif
+CUDA_HOME ?= /usr/local/cuda
 NVCC := $(shell command -v nvcc 2>/dev/null || ls $(CUDA_HOME)/bin/nvcc 2>/dev/null)
 
 VERSION := 0.1.0
@@ -27,6 +34,8 @@ CFLAGS := -std=c11 -O2 -g -fno-omit-frame-pointer -ffp-contract=off $(WARN) $(SA
 $(B)/obj/common/compute/cpu/%.o: CFLAGS += -O3 -fno-trapping-math
 CPPFLAGS := -I. -DCF_VERSION='"$(VERSION)"'
 LDFLAGS := -Wl,--build-id -Wl,--as-needed $(SANFLAGS)
+
+include tools/cuda.mk
 
 # One archive per folder; a program names the archives it needs, lower layers last.
 FOLDERS := common/base common/compute common/model common/text common/transport common/worker \
@@ -49,7 +58,7 @@ TOOLS := $(call lib,tools)
 
 EXT_BASE := -lcjson -lcrypto -lsystemd -lm -lpthread
 EXT_TEXT := -licui18n -licuuc
-EXT_COMPUTE := -ldnnl -lgomp
+EXT_COMPUTE := -ldnnl -lgomp $(EXT_CUDA)
 EXT_TRANSPORT := -lzmq
 EXT_ORCH := -lsndfile
 EXT_ENROLL := -lsndfile
@@ -59,7 +68,7 @@ PROG := $(addprefix $(B)/bin/,$(PROGRAMS))
 
 ifeq ($(T),)
 all: $(PROG)
-	@echo "built $(B)/bin ($(if $(NVCC),CPU build; nvcc found, the CUDA backend is not part of this version,CPU build: no nvcc))"
+	@echo "built $(B)/bin ($(CUDA_WORDS))"
 endif
 
 STAGE_LIBS := $(WORKER) $(TRANSPORT) $(MODEL) $(COMPUTE) $(BASE)
@@ -83,7 +92,7 @@ $(PROG):
 	$(CC) $(LDFLAGS) -o $@ $(filter %.o,$^) -Wl,--start-group $(filter %.a,$^) -Wl,--end-group $(EXT)
 
 define folder_rule
-$(call lib,$(1)): $(patsubst %.c,$(B)/obj/%.o,$(call src,$(1)))
+$(call lib,$(1)): $(patsubst %.c,$(B)/obj/%.o,$(call src,$(1))) $(CUDA_OBJ_$(subst /,_,$(1)))
 	@mkdir -p $$(@D)
 	@rm -f $$@
 	ar rcs $$@ $$^
@@ -99,7 +108,7 @@ include tests/libs.mk
 include tests/check.mk
 include tests/bench/bench.mk
 
--include $(shell find $(B) -type f -name '*.d' 2>/dev/null)
+-include $(shell find -L $(B) -type f -name '*.d' 2>/dev/null)
 
 clean:
 	rm -rf build

@@ -9,7 +9,7 @@ if [[ -z $tool ]] || ! "$tool" --version | grep -q "version $version\."; then
     echo "clang-format $version is not installed"
     exit 77
 fi
-mapfile -t sources < <(find common llm_worker flow_worker hift_worker enroll orchestrator tools tests -name '*.[ch]' | sort)
+mapfile -t sources < <(find common llm_worker flow_worker hift_worker enroll orchestrator tools tests -regextype egrep -regex '.*\.(c|h|cc|hh|cu|cuh)' | sort)
 if [[ ${1:-} == --check ]]; then
     "$tool" --dry-run -Werror --ferror-limit=1 "${sources[@]}" 2>&1 | grep 'error:'
     exit $((1 - PIPESTATUS[1])) # grep found an error: 1

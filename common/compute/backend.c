@@ -12,19 +12,45 @@
 #include "common/compute/backend_impl.h"
 
 #define THREADS_MAX 1024
+#define DEVICES_MAX 64
+
+/* Address space for what a device's scratch leaves unused at the ends of its segments. */
+#define SEGMENT_SLACK_BYTES ((size_t)512 << 20)
+
+/* "cpu" gives -1, "cuda:N" gives N. */
+static cf_err parse_device(const char *device, int *ret_device)
+{
+    if (strcmp(device, "cpu") == 0) {
+        *ret_device = -1;
+        return CF_OK;
+    }
+    const char *number = strncmp(device, "cuda:", 5) == 0 ? device + 5 : "";
+    int value = 0;
+    for (const char *c = number; *c; c++)
+        value = *c >= '0' && *c <= '9' && value < DEVICES_MAX ? 10 * value + (*c - '0') : DEVICES_MAX;
+    if (!*number || value >= DEVICES_MAX)
+        return err_set(CF_ERR_UNSUPPORTED, "device \"%s\": expected cpu or cuda:N, N from 0 to %d", device,
+                       DEVICES_MAX - 1);
+    *ret_device = value;
+    return CF_OK;
+}
 
 cf_err backend_open(const backend_config *cfg, backend **ret_backend)
 {
     cf_err err;
     backend *be = NULL;
+    int device = -1;
 
     if (cfg->threads < 0 || cfg->threads > THREADS_MAX)
         FAIL(CF_ERR_INVALID, "backend: %d threads, expected 0 (all) to %d", cfg->threads, THREADS_MAX);
+    TRY(parse_device(cfg->device, &device));
     TRY(mem_alloc(1, sizeof *be, &be));
-    TRY(arena_open(cfg->scratch_bytes ? cfg->scratch_bytes : 4096, &be->scratch));
-    if (strcmp(cfg->device, "cpu") != 0)
-        FAIL(CF_ERR_UNSUPPORTED, "device \"%s\": this build has the CPU backend alone (device \"cpu\")", cfg->device);
-    TRY(backend_cpu_open(cfg, be));
+    const size_t scratch = cfg->scratch_bytes ? cfg->scratch_bytes : 4096;
+    TRY(arena_open(device < 0 ? scratch : 2 * scratch + SEGMENT_SLACK_BYTES, &be->scratch));
+    if (device < 0)
+        TRY(backend_cpu_open(cfg, be));
+    else
+        TRY(backend_cuda_open(cfg, device, be));
     *ret_backend = be;
     be = NULL;
 out:
@@ -105,7 +131,10 @@ cf_err backend_keep(backend *be, dtype type, int rank, const int64_t *dims, tens
 {
     tensor t = shape_of(type, rank, dims);
     cf_err err;
-    TRY(backend_keep_bytes(be, tensor_bytes(&t), &t.data));
+    if (be->device->keep)
+        TRY(be->device->keep(be, tensor_bytes(&t), &t.data));
+    else
+        TRY(backend_keep_bytes(be, tensor_bytes(&t), &t.data));
     *ret_tensor = t;
 out:
     return err;
@@ -115,10 +144,18 @@ cf_err backend_take(backend *be, dtype type, int rank, const int64_t *dims, tens
 {
     tensor t = shape_of(type, rank, dims);
     cf_err err;
-    TRY(arena_take(&be->scratch, tensor_bytes(&t), &t.data));
+    if (be->device->take)
+        TRY(be->device->take(be, tensor_bytes(&t), &t.data));
+    else
+        TRY(arena_take(&be->scratch, tensor_bytes(&t), &t.data));
     *ret_tensor = t;
 out:
     return err;
+}
+
+cf_err backend_take_host(backend *be, size_t bytes, void *ret_ptr)
+{
+    return arena_take(&be->scratch, bytes, ret_ptr);
 }
 
 cf_err backend_take_2d(backend *be, dtype type, int64_t d0, int64_t d1, tensor *ret_tensor)
@@ -133,6 +170,8 @@ size_t backend_scratch_mark(const backend *be)
 
 void backend_scratch_reset(backend *be, size_t mark)
 {
+    if (be->device->scratch_reset)
+        be->device->scratch_reset(be, mark);
     arena_reset(&be->scratch, mark);
 }
 
@@ -175,7 +214,10 @@ cf_err backend_rows(backend *be, const int32_t *lengths, int32_t count, op_rows 
         CF_ASSERT(lengths[b] >= 0);
         CF_ASSERT(!__builtin_add_overflow(offs[b], lengths[b], &offs[b + 1]));
     }
-    *ret_rows = (op_rows){.count = count, .offs = offs, .dev = offs};
+    const void *dev = offs;
+    if (be->device->list)
+        TRY(be->device->list(be, offs, ((size_t)count + 1) * sizeof *offs, &dev));
+    *ret_rows = (op_rows){.count = count, .offs = offs, .dev = dev};
 out:
     return err;
 }

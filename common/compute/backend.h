@@ -24,7 +24,7 @@ typedef struct weight weight; /* a matrix or filter bank in the backend's own la
 typedef enum precision { PRECISION_F32, PRECISION_BF16, PRECISION_FP16 } precision; /* of GEMM operands; sums are f32 */
 
 typedef struct backend_config {
-    const char *device;   /* "cpu" (cuda:N is the next backend) */
+    const char *device;   /* "cpu" or "cuda:N" */
     bool naive;           /* plain loops: the reference variant */
     int threads;          /* 0: as many as this process may run on */
     size_t scratch_bytes; /* address space reserved for backend_scratch; pages are used when touched */
@@ -47,6 +47,8 @@ CF_MUST_CHECK cf_err backend_keep(backend *be, dtype type, int rank, const int64
 /* Scratch of one step: not zeroed, freed by backend_scratch_reset to a mark. */
 CF_MUST_CHECK cf_err backend_take(backend *be, dtype type, int rank, const int64_t *dims, tensor *ret_tensor);
 CF_MUST_CHECK cf_err backend_take_2d(backend *be, dtype type, int64_t d0, int64_t d1, tensor *ret_tensor);
+/* As backend_take, in memory that the host reads and writes, whatever the device. */
+CF_MUST_CHECK cf_err backend_take_host(backend *be, size_t bytes, void *ret_ptr);
 size_t backend_scratch_mark(const backend *be);
 void backend_scratch_reset(backend *be, size_t mark);
 size_t backend_scratch_peak_bytes(const backend *be);

@@ -8,6 +8,10 @@
 #include "common/compute/backend.h"
 #include "common/compute/ops.h"
 
+#ifdef __cplusplus
+extern "C" {
+#endif
+
 /* One function per op; NULL means unsupported. Arguments have been checked by ops.c. */
 typedef struct backend_ops {
 #define CF_OP_MEMBER(name, args) cf_err (*name)(backend * be, const args *a);
@@ -48,6 +52,11 @@ typedef struct backend_device {
     cf_err (*map)(backend *be, weight *out);      /* NULL: mapped weights are packed */
     void (*weight_close)(backend *be, weight *w); /* NULL: nothing to do */
     void (*close)(backend *be);                   /* the device's part of the object */
+    /* All four NULL: tensors and lists lie in the host's arenas. */
+    cf_err (*keep)(backend *be, size_t bytes, void **ret_dev); /* zeroed */
+    cf_err (*take)(backend *be, size_t bytes, void **ret_dev);
+    void (*scratch_reset)(backend *be, size_t mark); /* before the host's arena is reset */
+    cf_err (*list)(backend *be, const void *values, size_t bytes, const void **ret_dev); /* in scratch */
 } backend_device;
 
 /* Kept memory comes in big pieces of address space; pages are used when touched. */
@@ -76,4 +85,10 @@ CF_MUST_CHECK cf_err backend_keep_bytes(backend *be, size_t bytes, void *ret_ptr
 /* Fills ops, device, impl, threads and describe of a zeroed backend. */
 CF_MUST_CHECK cf_err backend_cpu_open(const backend_config *cfg, backend *be);
 
+/* The same for CUDA device `device`. CF_ERR_UNSUPPORTED: no such device, no driver, a build without CUDA. */
+CF_MUST_CHECK cf_err backend_cuda_open(const backend_config *cfg, int device, backend *be);
+
+#ifdef __cplusplus
+}
+#endif
 #endif

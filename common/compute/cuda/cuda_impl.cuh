@@ -1,0 +1,76 @@
+/*
+ * cuda_impl.cuh - the inside of the CUDA backend: its state and what its files call of each other.
+ *
+ * Scratch is one range of offsets with two sides. The host's arena hands out offsets and keeps what lists of the host
+ * said; device segments, allocated when first needed and kept, stand behind the same offsets. A mark is an offset, so
+ * both sides are reset together.
+ */
+#ifndef CF_COMPUTE_CUDA_IMPL_CUH
+#define CF_COMPUTE_CUDA_IMPL_CUH
+
+#include "common/compute/backend_impl.h"
+#include "common/compute/cuda/cuda_common.cuh"
+#include "common/compute/cuda/gemm.cuh"
+
+#define CUDA_SEGMENTS_MAX 64
+#define CUDA_LISTS_MAX    32
+#define CUDA_ALIGN        ((size_t)256) /* of every piece of device memory */
+
+typedef struct cuda_segment {
+    unsigned char *dev; /* owned */
+    size_t first_off, bytes;
+} cuda_segment;
+
+/* A host array that was uploaded to scratch and is still there. */
+typedef struct cuda_list {
+    size_t off, bytes;
+    const void *dev;
+} cuda_list;
+
+typedef struct cuda_block {
+    struct cuda_block *next;
+    unsigned char *dev; /* owned */
+    size_t bytes, used_bytes;
+} cuda_block;
+
+/* Which kernel computes op_attn_block. */
+typedef enum cuda_attention { CUDA_ATTENTION_PLAIN, CUDA_ATTENTION_MMA } cuda_attention;
+
+typedef struct cuda_state {
+    int device, capability; /* 90 for 9.0 */
+    cudaStream_t stream;    /* owned */
+    gemm *products;         /* owned */
+    cuda_segment segments[CUDA_SEGMENTS_MAX];
+    int segment_count;
+    cuda_list lists[CUDA_LISTS_MAX];
+    int list_count;
+    cuda_block *kept;    /* owned */
+    size_t device_bytes; /* allocated in all */
+    const double *waves; /* kept: cos(2 pi i / 16), i = 0..15, then the periodic Hann window of 16 points */
+} cuda_state;
+
+static inline cuda_state *cuda_of(const backend *be)
+{
+    return (cuda_state *)be->impl;
+}
+
+/* Scratch of the device; the range of offsets it took is the host side's too. */
+cf_err cuda_take(backend *be, size_t bytes, void **ret_dev);
+cf_err cuda_keep(backend *be, size_t bytes, void **ret_dev);
+void cuda_scratch_reset(backend *be, size_t mark);
+
+/* The device's copy of a host array, until the caller's scratch is reset. The same contents are uploaded once. */
+cf_err cuda_list_upload(backend *be, const void *values, size_t bytes, const void **ret_dev);
+
+/* Allocates; CF_ERR_NOMEM says how much was wanted and how much is free. */
+cf_err cuda_memory(cuda_state *cuda, size_t bytes, const char *what, unsigned char **ret_dev);
+
+#define CUDA_OP(name, args) cf_err cuda_##name(backend *be, const args *a);
+CF_OPS(CUDA_OP)
+#undef CUDA_OP
+
+cf_err cuda_pack_linear(backend *be, const float *w, weight *out);
+cf_err cuda_pack_conv(backend *be, const float *w, weight *out);
+cf_err cuda_pack_conv_f64(backend *be, const double *w, weight *out);
+
+#endif

@@ -1,0 +1,32 @@
+/*
+ * gemm.cuh - matrix products of the CUDA backend. Two files implement it: gemm.cu with cuBLASLt, the only file that
+ * knows that library, and the naive twin of the emulator.
+ */
+#ifndef CF_COMPUTE_CUDA_GEMM_CUH
+#define CF_COMPUTE_CUDA_GEMM_CUH
+
+#include <cuda_runtime.h>
+
+#include "common/compute/backend.h"
+
+typedef struct gemm gemm;
+
+/* y = x W^T + bias, sums and y in f32, nothing in TF32.
+ *   x: [rows, k_in] of the operand type   w: [n_out, k_in] of the operand type   bias: [n_out] f32 or NULL
+ *   y: [rows, n_out] f32, rows y_pitch values apart
+ * The order of a row's sums follows from n_out, k_in, operands and kind, never from `rows`. */
+typedef struct gemm_call {
+    const void *x, *w;
+    const float *bias;
+    float *y;
+    int64_t rows, n_out, k_in, y_pitch;
+    precision operands;
+    gemm_kind kind;
+} gemm_call;
+
+/* CF_ERR_UNSUPPORTED: the library is not on this host; the text says what to install. */
+cf_err gemm_open(int device, gemm **ret_gemm);
+void gemm_close(gemm *g);
+cf_err gemm_run(gemm *g, cudaStream_t stream, const gemm_call *call);
+
+#endif

@@ -1,0 +1,141 @@
+/*
+ * memory.cu - device memory of the backend: what is kept, scratch, and host arrays that follow a call.
+ *
+ * The backend's thread. Segments of scratch are allocated when an offset is first reached and kept until the backend
+ * closes, so a running worker allocates nothing. Everything runs on one stream, so memory may be handed out again
+ * while work that read it is still queued.
+ * Fails: CF_ERR_NOMEM naming what was wanted and what is free; CF_ERR_DEVICE.
+ */
+#include <string.h>
+
+#include "common/base/check.h"
+#include "common/base/fault.h"
+#include "common/compute/cuda/cuda_impl.cuh"
+
+#define SEGMENT_BYTES ((size_t)32 << 20)
+#define KEPT_BYTES    ((size_t)32 << 20)
+#define MIB           1048576.0
+
+static size_t aligned(size_t bytes)
+{
+    return (bytes + CUDA_ALIGN - 1) / CUDA_ALIGN * CUDA_ALIGN;
+}
+
+cf_err cuda_memory(cuda_state *cuda, size_t bytes, const char *what, unsigned char **ret_dev)
+{
+    void *dev = NULL;
+    size_t free_bytes = 0, total_bytes = 0;
+    const cudaError_t status = fault_hit("cuda.malloc") ? cudaErrorMemoryAllocation : cudaMalloc(&dev, bytes);
+    if (status == cudaErrorMemoryAllocation) {
+        (void)cudaGetLastError(); /* not sticky */
+        (void)cudaMemGetInfo(&free_bytes, &total_bytes);
+        return err_set(CF_ERR_NOMEM, "cuda:%d: %s needs %.1f MiB, %.1f of %.1f MiB are free, %.1f are in use here",
+                       cuda->device, what, (double)bytes / MIB, (double)free_bytes / MIB, (double)total_bytes / MIB,
+                       (double)cuda->device_bytes / MIB);
+    }
+    CUDA_TRY(cuda_status(status, what));
+    cuda->device_bytes += bytes;
+    *ret_dev = (unsigned char *)dev;
+    return CF_OK;
+}
+
+cf_err cuda_keep(backend *be, size_t bytes, void **ret_dev)
+{
+    cuda_state *cuda = cuda_of(be);
+    const size_t wanted = aligned(bytes ? bytes : 1);
+    cuda_block *block = cuda->kept;
+    if (!block || wanted > block->bytes - block->used_bytes) {
+        CUDA_TRY(mem_alloc(1, sizeof *block, &block));
+        block->bytes = wanted > KEPT_BYTES ? wanted : KEPT_BYTES;
+        const cf_err err = cuda_memory(cuda, block->bytes, "model", &block->dev);
+        if (err != CF_OK) {
+            mem_free(block);
+            return err;
+        }
+        block->next = cuda->kept;
+        cuda->kept = block;
+    }
+    unsigned char *dev = block->dev + block->used_bytes;
+    CUDA_CALL(cudaMemsetAsync(dev, 0, wanted, cuda->stream));
+    block->used_bytes += wanted;
+    *ret_dev = dev;
+    return CF_OK;
+}
+
+/* The first offset from `off` on behind which a segment has room, or the end of all segments. */
+static size_t find_room(const cuda_state *cuda, size_t off, size_t wanted, const cuda_segment **ret_segment)
+{
+    *ret_segment = NULL;
+    for (int i = 0; i < cuda->segment_count; i++) {
+        const cuda_segment *s = &cuda->segments[i];
+        const size_t end = s->first_off + s->bytes;
+        const size_t from = off > s->first_off ? off : s->first_off;
+        if (from < end && wanted <= end - from) {
+            *ret_segment = s;
+            return from;
+        }
+        if (off < end)
+            off = end;
+    }
+    return off;
+}
+
+cf_err cuda_take(backend *be, size_t bytes, void **ret_dev)
+{
+    cuda_state *cuda = cuda_of(be);
+    const size_t wanted = aligned(bytes ? bytes : 1);
+    const cuda_segment *segment;
+    const size_t before = be->scratch.used_bytes, off = find_room(cuda, aligned(before), wanted, &segment);
+    void *host;
+    if (off > be->scratch.reserved_bytes)
+        return err_set(CF_ERR_NOMEM, "cuda:%d: scratch of %zu bytes is exhausted", cuda->device,
+                       be->scratch.reserved_bytes);
+    be->scratch.used_bytes = off;
+    const cf_err err = arena_take(&be->scratch, wanted, &host);
+    if (err != CF_OK) {
+        be->scratch.used_bytes = before;
+        return err;
+    }
+    if (!segment) {
+        cuda_segment fresh = {NULL, off, wanted > SEGMENT_BYTES ? wanted : SEGMENT_BYTES};
+        CF_ASSERT(cuda->segment_count < CUDA_SEGMENTS_MAX);
+        CUDA_TRY(cuda_memory(cuda, fresh.bytes, "scratch", &fresh.dev));
+        cuda->segments[cuda->segment_count] = fresh;
+        segment = &cuda->segments[cuda->segment_count++];
+    }
+    *ret_dev = segment->dev + (off - segment->first_off);
+    return CF_OK;
+}
+
+void cuda_scratch_reset(backend *be, size_t mark)
+{
+    cuda_state *cuda = cuda_of(be);
+    int left = 0;
+    for (int i = 0; i < cuda->list_count; i++)
+        if (cuda->lists[i].off + cuda->lists[i].bytes <= mark)
+            cuda->lists[left++] = cuda->lists[i];
+    cuda->list_count = left;
+}
+
+cf_err cuda_list_upload(backend *be, const void *values, size_t bytes, const void **ret_dev)
+{
+    cuda_state *cuda = cuda_of(be);
+    void *dev;
+    for (int i = 0; i < cuda->list_count; i++) {
+        const cuda_list *l = &cuda->lists[i];
+        if (l->bytes == bytes && memcmp(be->scratch.base + l->off, values, bytes) == 0) {
+            *ret_dev = l->dev;
+            return CF_OK;
+        }
+    }
+    CUDA_TRY(cuda_take(be, bytes, &dev));
+    const size_t off = be->scratch.used_bytes - aligned(bytes ? bytes : 1);
+    if (bytes > 0) {
+        memcpy(be->scratch.base + off, values, bytes);
+        CUDA_CALL(cudaMemcpyAsync(dev, be->scratch.base + off, bytes, cudaMemcpyHostToDevice, cuda->stream));
+    }
+    if (cuda->list_count < CUDA_LISTS_MAX) /* beyond that a list is uploaded each time */
+        cuda->lists[cuda->list_count++] = cuda_list{off, bytes, dev};
+    *ret_dev = dev;
+    return CF_OK;
+}
