@@ -1,7 +1,7 @@
 // emu_fiber.cc - runs kernels: blocks one after the other, the threads of a block as fibers on one system thread.
 //
-// A fiber runs until it ends or waits: at a barrier of the block, or at a collective of its warp. The scheduler then
-// picks any fiber that can run, by a generator seeded from COSYFARM_EMU_SEED, so threads between two barriers run in
+// A fiber runs until it ends or waits: at a barrier of the block, or at a collective of its warp. Then any fiber that
+// can run is chosen, by a generator seeded from COSYFARM_EMU_SEED, so threads between two barriers run in
 // an order that no kernel may rely on. A barrier that some thread will never reach, a collective that a named lane
 // leaves out, a race in shared memory, and a trap end the launch with a sticky error, as a fault would on a device.
 #include <stdarg.h>
@@ -19,14 +19,17 @@
 #define THREADS_MAX 1024
 #define WARP_LANES  32
 #define STACK_BYTES ((size_t)256 << 10)
+#define NOBODY      THREADS_MAX // the scheduler
 
 emu_dim threadIdx, blockIdx, blockDim, gridDim;
 
 enum fiber_state { FIBER_READY, FIBER_AT_BARRIER, FIBER_AT_WARP, FIBER_DONE };
 
+// A thread takes a stack when it first runs and gives it back when it ends, so a kernel without barriers runs on one
+// stack that stays in the cache.
 struct fiber {
     void *sp;
-    char *stack;
+    char *stack;      // NULL: has not run yet, or has ended
     void *fake_stack; // of the address sanitizer
     fiber_state state;
     unsigned warp_mask;     // waited for
@@ -45,6 +48,8 @@ static struct {
     warp warps[THREADS_MAX / WARP_LANES];
     unsigned ready[THREADS_MAX];
     unsigned ready_count, live, at_barrier;
+    char *stacks[THREADS_MAX]; // not in use
+    unsigned stack_count;
     unsigned current;
     void *scheduler_sp;
     void *scheduler_fake;
@@ -60,6 +65,66 @@ static struct {
 bool emu_in_kernel()
 {
     return run.running;
+}
+
+// Reports and choice ------------------------------------------------------------------------------------------
+
+static void report(cudaError_t error, const char *fmt, ...) __attribute__((format(printf, 2, 3)));
+static void report(cudaError_t error, const char *fmt, ...)
+{
+    char text[512];
+    va_list args;
+    va_start(args, fmt);
+    vsnprintf(text, sizeof text, fmt, args);
+    va_end(args);
+    if (!run.failed)
+        emu_stick(error, "kernel %s, block %u, thread %u: %s", run.kernel, blockIdx.x, threadIdx.x, text);
+    run.failed = true;
+}
+
+static uint32_t next_random()
+{
+    uint64_t x = run.random;
+    x ^= x << 13;
+    x ^= x >> 7;
+    x ^= x << 17;
+    run.random = x;
+    return (uint32_t)(x >> 32);
+}
+
+static void make_ready_all(fiber_state from)
+{
+    for (unsigned i = 0; i < blockDim.x; i++)
+        if (run.fibers[i].state == from) {
+            run.fibers[i].state = FIBER_READY;
+            run.ready[run.ready_count++] = i;
+        }
+}
+
+// Nobody can run: a barrier that all have reached opens, anything else is a deadlock.
+static bool open_barrier()
+{
+    if (run.at_barrier != run.live) {
+        report(cudaErrorLaunchFailure, "%u of %u threads wait at a barrier that the others do not reach",
+               run.at_barrier, run.live);
+        return false;
+    }
+    run.epoch++;
+    emu_ctx().counters.barriers++;
+    run.at_barrier = 0;
+    make_ready_all(FIBER_AT_BARRIER);
+    return true;
+}
+
+// Who goes on: any thread that can, NOBODY at the end of the block or after a failure.
+static unsigned choose()
+{
+    if (run.failed || run.live == 0 || (run.ready_count == 0 && !open_barrier()))
+        return NOBODY;
+    const unsigned pick = (unsigned)((uint64_t)next_random() * run.ready_count >> 32);
+    const unsigned idx = run.ready[pick];
+    run.ready[pick] = run.ready[--run.ready_count];
+    return idx;
 }
 
 // Switching ---------------------------------------------------------------------------------------------------
@@ -93,7 +158,8 @@ static void fiber_entry();
 
 static void *fresh_stack(char *stack)
 {
-    void **top = (void **)(stack + STACK_BYTES - 64);
+    // Tops a cache line apart from those of other stacks, which would share one set of the cache.
+    void **top = (void **)(stack + STACK_BYTES - 64 - (uintptr_t)stack / STACK_BYTES % 61 * 64);
     *--top = nullptr; // where a return address of the entry would be: keeps the stack aligned for calls
     *--top = (void *)fiber_entry;
     for (int i = 0; i < 6; i++)
@@ -101,20 +167,15 @@ static void *fresh_stack(char *stack)
     return top;
 }
 #else
-// Elsewhere the C library's contexts: slower, the same order.
-static ucontext_t contexts[THREADS_MAX + 1];
-
+// Elsewhere the C library's contexts: slower, the same order. A stack begins with the context that enters it.
 static void fiber_entry();
 
 static void *fresh_stack(char *stack)
 {
-    ucontext_t *c = nullptr;
-    for (unsigned i = 0; i < THREADS_MAX; i++)
-        if (run.fibers[i].stack == stack)
-            c = &contexts[i];
+    ucontext_t *c = (ucontext_t *)stack;
     getcontext(c);
-    c->uc_stack.ss_sp = stack;
-    c->uc_stack.ss_size = STACK_BYTES;
+    c->uc_stack.ss_sp = stack + sizeof *c;
+    c->uc_stack.ss_size = STACK_BYTES - sizeof *c;
     c->uc_link = nullptr;
     makecontext(c, fiber_entry, 0);
     return c;
@@ -122,70 +183,88 @@ static void *fresh_stack(char *stack)
 
 static void emu_switch(void **save_sp, void *load_sp)
 {
-    ucontext_t *from = save_sp == &run.scheduler_sp ? &contexts[THREADS_MAX] : &contexts[run.current];
-    *save_sp = from;
-    swapcontext(from, (ucontext_t *)load_sp);
+    ucontext_t here;
+    *save_sp = &here;
+    swapcontext(&here, (ucontext_t *)load_sp);
 }
 #endif
 
-static void to_scheduler(bool forever)
+static char *take_stack()
+{
+    if (run.stack_count > 0)
+        return run.stacks[--run.stack_count];
+    void *stack = mmap(nullptr, 2 * STACK_BYTES, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+    if (stack == MAP_FAILED)
+        abort();
+    return (char *)(((uintptr_t)stack + STACK_BYTES - 1) / STACK_BYTES * STACK_BYTES); // its number colours it
+}
+
+// Leaves the running stack for another: of thread idx, or of the scheduler when idx is NOBODY.
+static void switch_to(void **save_sp, void **save_fake, unsigned idx)
+{
+    void *load_sp = run.scheduler_sp;
+    if (idx != NOBODY) {
+        fiber *f = &run.fibers[idx];
+        if (!f->stack) {
+            f->stack = take_stack();
+            f->sp = fresh_stack(f->stack);
+        }
+        load_sp = f->sp;
+        run.current = idx;
+        threadIdx.x = idx;
+    }
+#if defined(__SANITIZE_ADDRESS__)
+    __sanitizer_start_switch_fiber(save_fake, idx == NOBODY ? run.scheduler_bottom : run.fibers[idx].stack,
+                                   idx == NOBODY ? run.scheduler_bytes : STACK_BYTES);
+#endif
+    emu_switch(save_sp, load_sp);
+#if defined(__SANITIZE_ADDRESS__)
+    __sanitizer_finish_switch_fiber(save_fake ? *save_fake : nullptr, nullptr, nullptr);
+#endif
+    (void)save_fake;
+}
+
+// The running thread waits: another goes on. Returns when it was chosen again.
+static void pause_thread()
 {
     fiber *f = &run.fibers[run.current];
-#if defined(__SANITIZE_ADDRESS__)
-    __sanitizer_start_switch_fiber(forever ? nullptr : &f->fake_stack, run.scheduler_bottom, run.scheduler_bytes);
-#endif
-    (void)forever;
-    emu_switch(&f->sp, run.scheduler_sp);
-#if defined(__SANITIZE_ADDRESS__)
-    __sanitizer_finish_switch_fiber(f->fake_stack, &run.scheduler_bottom, &run.scheduler_bytes);
-#endif
+    const unsigned next = choose();
+    if (next != run.current)
+        switch_to(&f->sp, &f->fake_stack, next);
 }
 
-static void to_fiber(unsigned idx)
-{
-    fiber *f = &run.fibers[idx];
-    run.current = idx;
-    threadIdx.x = idx;
-#if defined(__SANITIZE_ADDRESS__)
-    __sanitizer_start_switch_fiber(&run.scheduler_fake, f->stack, STACK_BYTES);
-#endif
-    emu_switch(&run.scheduler_sp, f->sp);
-#if defined(__SANITIZE_ADDRESS__)
-    __sanitizer_finish_switch_fiber(run.scheduler_fake, nullptr, nullptr);
-#endif
-}
-
+// Runs threads one after the other on this stack, as long as they end without waiting.
 static void fiber_entry()
 {
 #if defined(__SANITIZE_ADDRESS__)
-    __sanitizer_finish_switch_fiber(nullptr, &run.scheduler_bottom, &run.scheduler_bytes);
+    __sanitizer_finish_switch_fiber(nullptr, nullptr, nullptr);
 #endif
-    (*run.body)();
-    run.fibers[run.current].state = FIBER_DONE;
-    run.live--;
-    to_scheduler(true);
-    abort(); // a finished fiber is never chosen
+    for (;;) {
+        (*run.body)();
+        fiber *me = &run.fibers[run.current];
+        char *stack = me->stack;
+        me->state = FIBER_DONE;
+        me->stack = nullptr;
+        run.live--;
+        const unsigned next = choose();
+        if (next != NOBODY && !run.fibers[next].stack) {
+            run.fibers[next].stack = stack;
+            run.current = threadIdx.x = next;
+            continue;
+        }
+        run.stacks[run.stack_count++] = stack; // nothing is put on it before it is left
+        void *nowhere;
+        switch_to(&nowhere, nullptr, next);
+    }
 }
 
-// Reports -----------------------------------------------------------------------------------------------------
-
-static void report(cudaError_t error, const char *fmt, ...) __attribute__((format(printf, 2, 3)));
-static void report(cudaError_t error, const char *fmt, ...)
-{
-    char text[512];
-    va_list args;
-    va_start(args, fmt);
-    vsnprintf(text, sizeof text, fmt, args);
-    va_end(args);
-    if (!run.failed)
-        emu_stick(error, "kernel %s, block %u, thread %u: %s", run.kernel, blockIdx.x, threadIdx.x, text);
-    run.failed = true;
-}
+// Ending and waiting ------------------------------------------------------------------------------------------
 
 // A fiber that must not go on; the scheduler stops the launch.
 [[noreturn]] static void abandon()
 {
-    to_scheduler(true);
+    void *nowhere;
+    switch_to(&nowhere, nullptr, NOBODY);
     abort();
 }
 
@@ -195,13 +274,11 @@ static void report(cudaError_t error, const char *fmt, ...)
     abandon();
 }
 
-// Waiting -----------------------------------------------------------------------------------------------------
-
 void __syncthreads()
 {
     run.fibers[run.current].state = FIBER_AT_BARRIER;
     run.at_barrier++;
-    to_scheduler(false);
+    pause_thread();
 }
 
 static unsigned warp_lanes_present(unsigned warp_idx)
@@ -240,7 +317,7 @@ static void warp_wait(unsigned mask, const char *name)
         return; // the last to come goes on; the others are ready in any order
     }
     f->state = FIBER_AT_WARP;
-    to_scheduler(false);
+    pause_thread();
 }
 
 void __syncwarp(unsigned mask)
@@ -338,37 +415,18 @@ void emu_shared_write(const char *array, size_t idx, size_t count, emu_shadow *s
 
 // Scheduling --------------------------------------------------------------------------------------------------
 
-static uint64_t next_random()
+// The sanitizer wants to know where the scheduler's stack is.
+static void find_own_stack()
 {
-    uint64_t x = run.random;
-    x ^= x << 13;
-    x ^= x >> 7;
-    x ^= x << 17;
-    return run.random = x;
-}
-
-static void make_ready_all(fiber_state from)
-{
-    for (unsigned i = 0; i < blockDim.x; i++)
-        if (run.fibers[i].state == from) {
-            run.fibers[i].state = FIBER_READY;
-            run.ready[run.ready_count++] = i;
-        }
-}
-
-// Nobody can run: a barrier that all have reached opens, anything else is a deadlock.
-static bool open_barrier()
-{
-    if (run.at_barrier != run.live) {
-        report(cudaErrorLaunchFailure, "%u of %u threads wait at a barrier that the others do not reach",
-               run.at_barrier, run.live);
-        return false;
-    }
-    run.epoch++;
-    emu_ctx().counters.barriers++;
-    run.at_barrier = 0;
-    make_ready_all(FIBER_AT_BARRIER);
-    return true;
+#if defined(__SANITIZE_ADDRESS__)
+    pthread_attr_t attr;
+    void *bottom;
+    if (pthread_getattr_np(pthread_self(), &attr) != 0 ||
+        pthread_attr_getstack(&attr, &bottom, &run.scheduler_bytes) != 0)
+        abort();
+    pthread_attr_destroy(&attr);
+    run.scheduler_bottom = bottom;
+#endif
 }
 
 static void run_block(unsigned block)
@@ -378,33 +436,14 @@ static void run_block(unsigned block)
     run.live = blockDim.x;
     for (unsigned i = 0; i < blockDim.x; i++) {
         fiber *f = &run.fibers[i];
-        f->sp = fresh_stack(f->stack);
         f->exchanges = 0;
         f->state = FIBER_READY;
         run.ready[run.ready_count++] = i;
     }
     for (unsigned i = 0; i < (block + WARP_LANES - 1) / WARP_LANES; i++)
         run.warps[i].arrived = 0;
-    while (run.live > 0 && !run.failed) {
-        if (run.ready_count == 0 && !open_barrier())
-            return;
-        const unsigned pick = (unsigned)(next_random() % run.ready_count);
-        const unsigned idx = run.ready[pick];
-        run.ready[pick] = run.ready[--run.ready_count];
-        to_fiber(idx);
-    }
-}
-
-static void open_stacks(unsigned count)
-{
-    for (unsigned i = 0; i < count; i++) {
-        if (run.fibers[i].stack)
-            continue;
-        void *stack = mmap(nullptr, STACK_BYTES, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
-        if (stack == MAP_FAILED)
-            abort();
-        run.fibers[i].stack = (char *)stack;
-    }
+    find_own_stack();
+    switch_to(&run.scheduler_sp, &run.scheduler_fake, choose()); // comes back when nobody can go on
 }
 
 void emu_run_grid(const char *name, unsigned grid, unsigned block, const std::function<void()> &body)
@@ -419,12 +458,16 @@ void emu_run_grid(const char *name, unsigned grid, unsigned block, const std::fu
     run.running = true;
     blockDim.x = block;
     gridDim.x = grid;
-    open_stacks(block);
     emu_ctx().counters.launches++;
     for (unsigned b = 0; b < grid && !run.failed; b++) {
         blockIdx.x = b;
         emu_ctx().counters.blocks++;
         run_block(block);
     }
+    for (unsigned i = 0; i < block; i++) // of threads that a failure left in the middle
+        if (run.fibers[i].stack) {
+            run.stacks[run.stack_count++] = run.fibers[i].stack;
+            run.fibers[i].stack = nullptr;
+        }
     run.running = false;
 }

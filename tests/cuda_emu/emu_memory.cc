@@ -33,6 +33,7 @@ struct allocation {
 static std::vector<allocation> all;
 static std::vector<std::pair<unsigned char *, size_t>> pinned;
 static int reveal_depth;
+static bool revealed; // what the mappings are now
 
 static size_t device_bytes()
 {
@@ -55,14 +56,25 @@ static void set_visible(const allocation &a, bool visible)
         abort();
 }
 
+// Closing and opening costs a walk through all pages: the first HIDE_ALWAYS times it is done each time, then now and
+// again.
+#define HIDE_ALWAYS 64
+#define HIDE_EVERY  32
+
 void emu_memory_reveal(bool visible)
 {
+    static unsigned times;
     if (!hides())
         return;
     reveal_depth += visible ? 1 : -1;
-    if (visible ? reveal_depth == 1 : reveal_depth == 0)
+    if (visible ? reveal_depth != 1 : reveal_depth != 0)
+        return;
+    if (!visible && times++ >= HIDE_ALWAYS && times % HIDE_EVERY != 0)
+        return;
+    if (visible != revealed)
         for (const allocation &a : all)
             set_visible(a, visible);
+    revealed = visible;
 }
 
 static const allocation *find(const void *ptr)
@@ -145,7 +157,7 @@ extern "C" cudaError_t cudaMalloc(void **ptr, size_t bytes)
     if (bytes <= POISON_BYTES)
         memset(a.base, 0xFF, bytes);
     all.push_back(a);
-    if (hides() && reveal_depth == 0)
+    if (hides() && !revealed)
         set_visible(a, false);
     *ptr = a.base;
     return cudaSuccess;
@@ -336,7 +348,7 @@ extern "C" cudaError_t cudaIpcOpenMemHandle(void **ptr, cudaIpcMemHandle_t handl
         return emu_leave(cudaErrorMemoryAllocation);
     }
     all.push_back(a);
-    if (hides() && reveal_depth == 0)
+    if (hides() && !revealed)
         set_visible(a, false);
     *ptr = a.base;
     return cudaSuccess;

@@ -119,14 +119,13 @@ static const backend_ops cuda_ops = {
 /* Tables of the 16-point transform. */
 static cf_err open_waves(backend *be)
 {
-    double host[32];
+    double host[WAVES_VALUES];
     void *dev;
     for (int i = 0; i < 16; i++) {
-        host[i] = cos(2.0 * 3.14159265358979323846 * i / 16.0);
-        host[16 + i] = 0.5 - 0.5 * host[i];
+        host[WAVES_COS + i] = cos(2.0 * 3.14159265358979323846 * i / 16.0);
+        host[WAVES_SIN + i] = sin(2.0 * 3.14159265358979323846 * i / 16.0);
+        host[WAVES_HANN + i] = 0.5 - 0.5 * host[WAVES_COS + i];
     }
-    host[4] = host[12] = 0.0; /* exactly, where the cosine of a rounded angle is not */
-    host[16 + 4] = host[16 + 12] = 0.5;
     CUDA_TRY(cuda_keep(be, sizeof host, &dev));
     CUDA_CALL(cudaMemcpyAsync(dev, host, sizeof host, cudaMemcpyHostToDevice, cuda_of(be)->stream));
     cuda_of(be)->waves = (const double *)dev;

@@ -122,13 +122,13 @@ static __device__ inline float act_f32(float x, act_kind act, float slope)
     case ACT_LEAKY:
         return x >= 0.0f ? x : slope * x;
     case ACT_ELU:
-        return x > 0.0f ? x : expm1f(x);
+        return x > 0.0f ? x : (float)expm1((double)x);
     case ACT_MISH:
         return x * tanhf(log1pf(expf(x)));
     case ACT_SILU:
         return x / (1.0f + expf(-x));
-    case ACT_GELU_TANH:
-        return 0.5f * x * (1.0f + tanhf(0.7978845608028654f * (x + 0.044715f * x * x * x)));
+    case ACT_GELU_TANH: /* (1 + tanh u) / 2 = 1 / (1 + exp(-2u)), which does not cancel */
+        return x / (1.0f + expf(-1.5957691216057308f * (x + 0.044715f * x * x * x)));
     case ACT_ABS:
         return fabsf(x);
     }

@@ -14,7 +14,13 @@
 
 #define CUDA_SEGMENTS_MAX 64
 #define CUDA_LISTS_MAX    32
-#define CUDA_ALIGN        ((size_t)256) /* of every piece of device memory */
+/* Parts of the table of waves: cos and sin of 2 pi i / 16, i = 0..15, and the periodic window. */
+#define WAVES_COS    0
+#define WAVES_SIN    16
+#define WAVES_HANN   32
+#define WAVES_VALUES 48
+
+#define CUDA_ALIGN ((size_t)256) /* of every piece of device memory */
 
 typedef struct cuda_segment {
     unsigned char *dev; /* owned */
@@ -46,7 +52,7 @@ typedef struct cuda_state {
     int list_count;
     cuda_block *kept;    /* owned */
     size_t device_bytes; /* allocated in all */
-    const double *waves; /* kept: cos(2 pi i / 16), i = 0..15, then the periodic Hann window of 16 points */
+    const double *waves; /* kept: cosines, sines, Hann window of 16 points (WAVES_*) */
 } cuda_state;
 
 static inline cuda_state *cuda_of(const backend *be)

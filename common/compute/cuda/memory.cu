@@ -12,9 +12,17 @@
 #include "common/base/fault.h"
 #include "common/compute/cuda/cuda_impl.cuh"
 
-#define SEGMENT_BYTES ((size_t)32 << 20)
-#define KEPT_BYTES    ((size_t)32 << 20)
-#define MIB           1048576.0
+#define PIECE_BYTES ((size_t)2 << 20)  /* the first piece; what the driver hands out anyway */
+#define GROWN_BYTES ((size_t)64 << 20) /* pieces double up to this */
+#define MIB         1048576.0
+
+/* Of the next piece: what is wanted, or twice the last one. */
+static size_t piece_bytes(size_t wanted, size_t last_bytes)
+{
+    size_t bytes = last_bytes ? 2 * last_bytes : PIECE_BYTES;
+    bytes = bytes < GROWN_BYTES ? bytes : GROWN_BYTES;
+    return wanted > bytes ? wanted : bytes;
+}
 
 static size_t aligned(size_t bytes)
 {
@@ -45,8 +53,9 @@ cf_err cuda_keep(backend *be, size_t bytes, void **ret_dev)
     const size_t wanted = aligned(bytes ? bytes : 1);
     cuda_block *block = cuda->kept;
     if (!block || wanted > block->bytes - block->used_bytes) {
+        const size_t last_bytes = block ? block->bytes : 0;
         CUDA_TRY(mem_alloc(1, sizeof *block, &block));
-        block->bytes = wanted > KEPT_BYTES ? wanted : KEPT_BYTES;
+        block->bytes = piece_bytes(wanted, last_bytes);
         const cf_err err = cuda_memory(cuda, block->bytes, "model", &block->dev);
         if (err != CF_OK) {
             mem_free(block);
@@ -97,7 +106,8 @@ cf_err cuda_take(backend *be, size_t bytes, void **ret_dev)
         return err;
     }
     if (!segment) {
-        cuda_segment fresh = {NULL, off, wanted > SEGMENT_BYTES ? wanted : SEGMENT_BYTES};
+        const int count = cuda->segment_count;
+        cuda_segment fresh = {NULL, off, piece_bytes(wanted, count > 0 ? cuda->segments[count - 1].bytes : 0)};
         CF_ASSERT(cuda->segment_count < CUDA_SEGMENTS_MAX);
         CUDA_TRY(cuda_memory(cuda, fresh.bytes, "scratch", &fresh.dev));
         cuda->segments[cuda->segment_count] = fresh;

@@ -4,6 +4,12 @@
  */
 #include "common/compute/cuda/cuda_impl.cuh"
 
+/* Threads of a row's block, by its width alone. */
+static unsigned norm_threads(int64_t width)
+{
+    return width <= CUDA_BLOCK / 2 ? CUDA_BLOCK / 2 : CUDA_BLOCK;
+}
+
 static __global__ void rms_norm_kernel(const float *x, const float *gain, float *y, int64_t width, float eps)
 {
     const float *row = x + blockIdx.x * width;
@@ -17,8 +23,9 @@ static __global__ void rms_norm_kernel(const float *x, const float *gain, float 
 
 cf_err cuda_rms_norm(backend *be, const op_rms_norm_args *a)
 {
-    return CUDA_LAUNCH(rms_norm_kernel, a->x->dims[0], CUDA_BLOCK, cuda_of(be)->stream, (const float *)a->x->data,
-                       (const float *)a->gain->data, (float *)a->y->data, a->x->dims[1], a->eps);
+    return CUDA_LAUNCH(rms_norm_kernel, a->x->dims[0], norm_threads(a->x->dims[1]), cuda_of(be)->stream,
+                       (const float *)a->x->data, (const float *)a->gain->data, (float *)a->y->data, a->x->dims[1],
+                       a->eps);
 }
 
 /* Two passes: the residual stream grows to 1400, and its squares would swallow the variance. */
@@ -45,7 +52,8 @@ cf_err cuda_layer_norm_mod(backend *be, const op_layer_norm_mod_args *a)
     const float *table = (const float *)mod->table->data;
     const void *steps;
     CUDA_TRY(cuda_list_upload(be, mod->steps, (size_t)mod->rows->count * sizeof(int32_t), &steps));
-    return CUDA_LAUNCH(layer_norm_mod_kernel, a->x->dims[0], CUDA_BLOCK, cuda_of(be)->stream, (const float *)a->x->data,
-                       (float *)a->y->data, table + a->scale_off, table + a->shift_off, mod->table->dims[1],
-                       mod->rows->dev, (const int32_t *)steps, mod->rows->count, a->x->dims[1], a->eps);
+    return CUDA_LAUNCH(layer_norm_mod_kernel, a->x->dims[0], norm_threads(a->x->dims[1]), cuda_of(be)->stream,
+                       (const float *)a->x->data, (float *)a->y->data, table + a->scale_off, table + a->shift_off,
+                       mod->table->dims[1], mod->rows->dev, (const int32_t *)steps, mod->rows->count, a->x->dims[1],
+                       a->eps);
 }

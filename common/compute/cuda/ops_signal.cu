@@ -98,7 +98,7 @@ cf_err cuda_source(backend *be, const op_source_args *a)
     return CF_OK;
 }
 
-/* Thread (frame, column). waves: cosines of the sixteenths of a turn, then the window. */
+/* Thread (frame, column). */
 static __global__ void stft_kernel(const float *x, float *y, const double *waves, const int32_t *offs_in,
                                    const int32_t *offs_out, int sequences, int64_t count)
 {
@@ -110,15 +110,18 @@ static __global__ void stft_kernel(const float *x, float *y, const double *waves
     const int b = rows_find(offs_out, sequences, frame);
     const float *first = x + offs_in[b];
     const int64_t samples = offs_in[b + 1] - offs_in[b], begin = HOP_SAMPLES * (frame - offs_out[b]) - POINTS / 2;
-    const int quarter = column < BINS ? 0 : 4; /* -sin is the cosine a quarter turn later */
+    const double *wave = waves + (column < BINS ? WAVES_COS : WAVES_SIN);
     double sum = 0.0;
     for (int p = 0; p < POINTS; p++) {
         int64_t at = begin + p < 0 ? -(begin + p) : begin + p;
         if (at >= samples)
             at = 2 * (samples - 1) - at;
-        sum += waves[POINTS + p] * (double)first[at] * waves[(bin * p + quarter) % POINTS];
+        sum += waves[WAVES_HANN + p] * (double)first[at] * wave[bin * p % POINTS];
     }
-    y[i] = quarter != 0 && bin % (BINS - 1) == 0 ? 0.0f : (float)sum; /* exactly zero at both real bins */
+    if (column < BINS)
+        y[i] = (float)sum;
+    else
+        y[i] = bin % (BINS - 1) == 0 ? 0.0f : (float)-sum; /* exactly zero at both real bins */
 }
 
 cf_err cuda_stft(backend *be, const op_stft_args *a)
@@ -130,32 +133,32 @@ cf_err cuda_stft(backend *be, const op_stft_args *a)
 }
 
 /* Thread (frame, bin): log magnitude and phase become real and imaginary part. z: [F, 18] */
-static __global__ void polar_kernel(const float *x, float *z, int64_t count)
+static __global__ void polar_kernel(const float *x, double *z, int64_t count)
 {
     const int64_t i = cuda_item();
     if (i >= count)
         return;
     const float *frame = x + i / BINS * COLUMNS;
     const int bin = (int)(i % BINS);
-    const float grown = expf(frame[bin]), magnitude = grown > 100.0f ? 100.0f : grown; /* NaN stays */
-    const float phase = sinf(frame[BINS + bin]);
-    z[i / BINS * COLUMNS + bin] = magnitude * cosf(phase);
-    z[i / BINS * COLUMNS + BINS + bin] = magnitude * sinf(phase);
+    const double grown = exp((double)frame[bin]), magnitude = grown > 100.0 ? 100.0 : grown; /* NaN stays */
+    const double phase = sin((double)frame[BINS + bin]);
+    z[i / BINS * COLUMNS + bin] = magnitude * cos(phase);
+    z[i / BINS * COLUMNS + BINS + bin] = magnitude * sin(phase);
 }
 
 /* Point p of the inverse transform of one frame. */
-static __device__ double inverse_point(const float *z, const double *waves, int p)
+static __device__ double inverse_point(const double *z, const double *waves, int p)
 {
-    double sum = (double)z[0] + (p % 2 == 0 ? (double)z[BINS - 1] : -(double)z[BINS - 1]);
+    double sum = z[0] + (p % 2 == 0 ? z[BINS - 1] : -z[BINS - 1]);
     for (int k = 1; k < BINS - 1; k++) {
         const int turn = k * p % POINTS;
-        sum += 2.0 * ((double)z[k] * waves[turn] - (double)z[BINS + k] * waves[(turn + 12) % POINTS]);
+        sum += 2.0 * (z[k] * waves[WAVES_COS + turn] - z[BINS + k] * waves[WAVES_SIN + turn]);
     }
     return sum / POINTS;
 }
 
 /* Thread per sample: the frames that cover it, windowed, over the sum of squared windows. */
-static __global__ void istft_kernel(const float *z, float *y, const double *waves, const int32_t *offs_in,
+static __global__ void istft_kernel(const double *z, float *y, const double *waves, const int32_t *offs_in,
                                     const int32_t *offs_out, int sequences, int64_t count, float limit)
 {
     const int64_t i = cuda_item();
@@ -168,7 +171,7 @@ static __global__ void istft_kernel(const float *z, float *y, const double *wave
     double sum = 0.0, squares = 0.0;
     for (int64_t j = from > 0 ? from : 0; j <= last; j++) {
         const int p = (int)(q - HOP_SAMPLES * j);
-        const double window = waves[POINTS + p];
+        const double window = waves[WAVES_HANN + p];
         sum += window * inverse_point(z + (offs_in[b] + j) * COLUMNS, waves, p);
         squares += window * window;
     }
@@ -182,10 +185,10 @@ cf_err cuda_istft(backend *be, const op_istft_args *a)
     const int64_t bins = a->x->dims[0] * BINS, samples = tensor_count(a->y);
     const size_t mark = backend_scratch_mark(be);
     void *z;
-    CUDA_TRY(cuda_take(be, tensor_bytes(a->x), &z));
+    CUDA_TRY(cuda_take(be, 2 * tensor_bytes(a->x), &z));
     CUDA_TRY(
-        CUDA_LAUNCH(polar_kernel, cuda_blocks(bins), CUDA_BLOCK, stream, (const float *)a->x->data, (float *)z, bins));
-    CUDA_TRY(CUDA_LAUNCH(istft_kernel, cuda_blocks(samples), CUDA_BLOCK, stream, (const float *)z, (float *)a->y->data,
+        CUDA_LAUNCH(polar_kernel, cuda_blocks(bins), CUDA_BLOCK, stream, (const float *)a->x->data, (double *)z, bins));
+    CUDA_TRY(CUDA_LAUNCH(istft_kernel, cuda_blocks(samples), CUDA_BLOCK, stream, (const double *)z, (float *)a->y->data,
                          cuda_of(be)->waves, a->rows_in->dev, a->rows_out->dev, a->rows_in->count, samples, a->limit));
     backend_scratch_reset(be, mark);
     return CF_OK;
