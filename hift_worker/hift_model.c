@@ -29,6 +29,7 @@
 typedef struct hift_packer {
     backend *be;
     weights *w;
+    precision operands;
 } hift_packer;
 
 /* A vector of the file, copied to the backend for its life. */
@@ -59,7 +60,7 @@ static cf_err pack_conv(const hift_packer *p, const char *prefix, int64_t c_out,
     const float *values;
     hift_conv c = {.kernel = kernel};
     TRY(weights_folded_f32(p->w, prefix, 3, (const int64_t[]){c_out, c_in, kernel}, &values));
-    TRY(backend_pack_conv(p->be, values, c_out, c_in, kernel, 1, PRECISION_F32, &c.w));
+    TRY(backend_pack_conv(p->be, values, c_out, c_in, kernel, 1, p->operands, &c.w));
     TRY(pack_bias(p, prefix, c_out, &c.bias));
     *ret_conv = c;
 out:
@@ -118,7 +119,7 @@ static cf_err pack_ups(const hift_packer *p, const char *prefix, int64_t c_out, 
     add_taps(folded, c_out, c_in, rung, phases);
     for (int64_t i = 0; i < count; i++)
         rounded[i] = (float)phases[i];
-    TRY(backend_pack_conv(p->be, rounded, filters, c_in, HIFT_UPS_TAPS, 1, PRECISION_F32, &c.w));
+    TRY(backend_pack_conv(p->be, rounded, filters, c_in, HIFT_UPS_TAPS, 1, p->operands, &c.w));
     snprintf(name, sizeof name, "%s.bias", prefix);
     TRY(weights_f32(p->w, name, 1, (const int64_t[]){c_out}, &bias));
     TRY(backend_keep(p->be, DTYPE_F32, 1, (const int64_t[]){filters}, &c.bias));
@@ -206,11 +207,11 @@ out:
     return err;
 }
 
-cf_err hift_model_open(backend *be, weights *w, const hift_dims *dims, hift_model **ret_model)
+cf_err hift_model_open(backend *be, weights *w, const hift_dims *dims, precision operands, hift_model **ret_model)
 {
     cf_err err;
     hift_model *m = NULL;
-    const hift_packer p = {be, w};
+    const hift_packer p = {be, w, operands};
     const int64_t base = dims->base_channels;
     TRY(mem_alloc(1, sizeof *m, &m));
     m->dims = *dims;
@@ -270,7 +271,9 @@ cf_err hift_engine_open(const hift_engine_config *cfg, hift_engine *ret_engine)
         .scratch_bytes = hift_model_scratch_bytes(&dims, cfg->frames_max, cfg->rows_max),
     };
     TRY(backend_open(&backend_cfg, &e.be));
-    TRY(hift_model_open(e.be, w, &dims, &e.model));
+    if (cfg->operands != PRECISION_F32 && strcmp(cfg->device, "cpu") != 0)
+        e.operands = PRECISION_FP16;
+    TRY(hift_model_open(e.be, w, &dims, e.operands, &e.model));
     *ret_engine = e;
     e = (hift_engine){0};
 out:

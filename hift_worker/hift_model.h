@@ -48,10 +48,12 @@ typedef struct hift_model {
 } hift_model;
 
 /*
- * Folds and packs everything; GEMM operands are f32 (hift.md 12: bf16 operands give 35 dB where 45 are asked).
+ * Folds and packs everything. Operands of the convolutions are f32 or fp16 (hift.md 12: bf16 gives 35 dB where 45 are
+ * asked); the F0 predictor is f64 in any case.
  * w may be closed afterwards. Errors name the tensor; tensors nobody needs are CF_ERR_MISMATCH.
  */
-CF_MUST_CHECK cf_err hift_model_open(backend *be, weights *w, const hift_dims *dims, hift_model **ret_model);
+CF_MUST_CHECK cf_err hift_model_open(backend *be, weights *w, const hift_dims *dims, precision operands,
+                                     hift_model **ret_model);
 void hift_model_close(hift_model *m); /* NULL is fine; what lies on the backend dies with it */
 
 /* Address space of backend_take that one step with `frames` packed frames in `rows` utterances needs. */
@@ -61,12 +63,14 @@ size_t hift_model_scratch_bytes(const hift_dims *dims, int64_t frames, int64_t r
 typedef struct hift_engine {
     backend *be;              /* owned */
     hift_model *model;        /* owned */
+    precision operands;       /* of the convolutions */
     char path[IO_PATH_BYTES]; /* the file it came from */
     char sha256[SHA256_HEX_BYTES];
 } hift_engine;
 
 typedef struct hift_engine_config {
     const char *model_dir, *device;
+    precision operands; /* asked for: anything but f32 means fp16 on a device, and f32 on the CPU */
     bool naive;
     int threads;
     int64_t frames_max; /* packed frames of one step; scratch is reserved for them */

@@ -62,6 +62,7 @@ static cf_err queue_open(const stage_config *cfg, void **ret_stage)
     const hift_engine_config engine = {
         .model_dir = cfg->model_dir,
         .device = cfg->device,
+        .operands = cfg->operands,
         .naive = cfg->naive,
         .threads = cfg->threads,
         .frames_max = cfg->frames_max > FRAMES_MAX ? cfg->frames_max : FRAMES_MAX,
@@ -85,7 +86,8 @@ static void queue_facts(void *stage, stage_facts *ret_facts)
     };
     snprintf(ret_facts->model_file, sizeof ret_facts->model_file, "%.255s", slash ? slash + 1 : q->engine.path);
     memcpy(ret_facts->model_sha256, q->engine.sha256, sizeof ret_facts->model_sha256);
-    snprintf(ret_facts->backend, sizeof ret_facts->backend, "%.100s vocoder f32", backend_describe(q->engine.be));
+    snprintf(ret_facts->backend, sizeof ret_facts->backend, "%.100s vocoder %s", backend_describe(q->engine.be),
+             q->engine.operands == PRECISION_FP16 ? "fp16" : "f32");
 }
 
 static cf_err queue_accept(void *stage, const stage_job *job)

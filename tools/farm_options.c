@@ -13,6 +13,7 @@
 #include <unistd.h>
 
 #include "common/base/clock.h"
+#include "common/compute/backend.h"
 #include "common/model/model_dir.h"
 
 void farm_options_init(farm_options *o)
@@ -94,10 +95,12 @@ cf_err farm_options_check(farm_options *o)
         FAIL(CF_ERR_INVALID,
              "no model directory: give -m DIR or set COSYFARM_MODEL; `cosyfarm model make DIR` writes a "
              "synthetic one");
-    if (strcmp(o->cfg.device, "cpu") != 0)
-        FAIL(CF_ERR_UNSUPPORTED, "device \"%s\": this build computes on cpu", o->cfg.device);
-    if (strcmp(o->cfg.precision, "f32") != 0 && strcmp(o->cfg.precision, "bf16") != 0)
-        FAIL(CF_ERR_UNSUPPORTED, "precision \"%s\": expected f32 or bf16 on cpu", o->cfg.precision);
+    const bool cuda = strncmp(o->cfg.device, "cuda:", 5) == 0;
+    TRY(backend_check_device(o->cfg.device));
+    if (strcmp(o->cfg.precision, "f32") != 0 && strcmp(o->cfg.precision, "bf16") != 0 &&
+        (!cuda || strcmp(o->cfg.precision, "fp16") != 0))
+        FAIL(CF_ERR_UNSUPPORTED, "precision \"%s\": expected f32 or bf16%s", o->cfg.precision,
+             cuda ? " or fp16" : " on cpu");
     if (!realpath(o->cfg.model, absolute))
         FAIL(CF_ERR_NOTFOUND, "%s: no such model directory", o->cfg.model);
     TRY(model_dir_detect(absolute));

@@ -175,6 +175,7 @@ static cf_err hift_parity_open(const parity_options *opt, void **ret_ctx)
     const hift_engine_config cfg = {
         .model_dir = opt->model_dir,
         .device = opt->device,
+        .operands = opt->operands,
         .naive = opt->naive,
         .frames_max = PARITY_FRAMES_MAX,
         .rows_max = PARITY_ROWS_MAX,

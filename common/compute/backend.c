@@ -58,6 +58,13 @@ out:
     return err;
 }
 
+cf_err backend_check_device(const char *device)
+{
+    int number;
+    const cf_err err = parse_device(device, &number);
+    return err == CF_OK && number >= 0 ? backend_cuda_probe(number) : err;
+}
+
 void backend_close(backend *be)
 {
     if (!be)

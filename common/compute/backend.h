@@ -34,6 +34,9 @@ typedef struct backend_config {
 CF_MUST_CHECK cf_err backend_open(const backend_config *cfg, backend **ret_backend);
 void backend_close(backend *be); /* NULL is fine */
 
+/* Whether this build and host have the device; takes no memory of it. */
+CF_MUST_CHECK cf_err backend_check_device(const char *device);
+
 /* "cpu fast avx2 f32 threads=2": what was found, for the READY line. */
 const char *backend_describe(const backend *be);
 int backend_threads(const backend *be);

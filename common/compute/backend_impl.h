@@ -87,6 +87,7 @@ CF_MUST_CHECK cf_err backend_cpu_open(const backend_config *cfg, backend *be);
 
 /* The same for CUDA device `device`. CF_ERR_UNSUPPORTED: no such device, no driver, a build without CUDA. */
 CF_MUST_CHECK cf_err backend_cuda_open(const backend_config *cfg, int device, backend *be);
+CF_MUST_CHECK cf_err backend_cuda_probe(int device);
 
 #ifdef __cplusplus
 }

@@ -104,6 +104,8 @@ static void give_back_job(worker *w, engine_job *j)
 
 static precision precision_of(const config *cfg)
 {
+    if (strcmp(cfg->precision, "fp16") == 0)
+        return PRECISION_FP16;
     return strcmp(cfg->precision, "bf16") == 0 ? PRECISION_BF16 : PRECISION_F32;
 }
 

@@ -3,12 +3,17 @@
  */
 #include "common/compute/backend_impl.h"
 
+cf_err backend_cuda_probe(int device)
+{
+    return err_set(CF_ERR_UNSUPPORTED,
+                   "device \"cuda:%d\": this build has the CPU backend alone (device \"cpu\"): no nvcc was found, or a "
+                   "sanitizer was asked for, when it was made",
+                   device);
+}
+
 cf_err backend_cuda_open(const backend_config *cfg, int device, backend *be)
 {
-    (void)device;
+    (void)cfg;
     (void)be;
-    return err_set(CF_ERR_UNSUPPORTED,
-                   "device \"%s\": this build has the CPU backend alone (device \"cpu\"): nvcc was "
-                   "not found when it was made",
-                   cfg->device);
+    return backend_cuda_probe(device);
 }

@@ -132,15 +132,21 @@ static cf_err open_waves(backend *be)
     return CF_OK;
 }
 
-static cf_err open_device(int device, cuda_state *cuda, cudaDeviceProp *ret_prop)
+extern "C" cf_err backend_cuda_probe(int device)
 {
     int count = 0;
     const cudaError_t found = cudaGetDeviceCount(&count);
     if (found != cudaSuccess)
-        return err_context(cuda_status(found, "looking for devices"), "device cuda:%d", device);
+        return err_context(cuda_status(found, "looking for devices"), "device \"cuda:%d\"", device);
     if (device >= count)
-        return err_set(CF_ERR_UNSUPPORTED, "device cuda:%d: this host has %d (cuda:0 to cuda:%d)", device, count,
+        return err_set(CF_ERR_UNSUPPORTED, "device \"cuda:%d\": this host has %d, the last is cuda:%d", device, count,
                        count - 1);
+    return CF_OK;
+}
+
+static cf_err open_device(int device, cuda_state *cuda, cudaDeviceProp *ret_prop)
+{
+    CUDA_TRY(backend_cuda_probe(device));
     CUDA_CALL(cudaSetDevice(device));
     CUDA_CALL(cudaGetDeviceProperties(ret_prop, device));
     cuda->device = device;
