@@ -62,7 +62,8 @@ $(if $(SAN),,step|systemd|120|tests/systemd/boot_test.sh $(B)/check/systemd
 )tap|sim|$(LIMIT_S)|$(SIM) tap 10 100
 step|programs|$(LIMIT_S)|ls $(PROG)
 step|canary|$(LIMIT_S)|tests/harness/canary/check.sh $(CANARY) $(B)/check/canary
-$(if $(SAN),,step|bootstrap|$(LIMIT_S)|tests/harness/bootstrap_test.sh $(B)/check/bootstrap
+$(if $(SAN),,$(emu_plan)
+step|bootstrap|$(LIMIT_S)|tests/harness/bootstrap_test.sh $(B)/check/bootstrap
 step|headers|$(LIMIT_S)|$(MAKE) -s -k headers
 step|tidy self-test|$(LIMIT_S)|$(NEED_PYTHON) tools/tidy.py --self-test
 step|tidy|$(LIMIT_S)|$(NEED_PYTHON) tools/tidy.py
@@ -76,6 +77,7 @@ check:
 	@mkdir -p $(B)/check
 	@echo "building $(B) (first messages, if any, are the compiler's)"
 	@+$(MAKE) -s -k -j$(JOBS) check-build || echo "something did not build: its programs will be reported as failed"
+	$(if $(SAN),,@+$(MAKE) -s check-emu-build)
 	@$(MAKE) -s $(B)/check/plan
 	@tests/run.sh $(B)/check/logs $(JOBS) $(B)/check/plan
 check-build: $(PROG) $(patsubst %.c,$(B)/%,$(CHECK_SRC)) $(FUZZ_BIN) $(CANARY) $(SIM)

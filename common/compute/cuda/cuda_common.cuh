@@ -97,7 +97,8 @@ static __device__ inline float block_sum(float value)
     return sum;
 }
 
-/* Largest value of a block; NaN is passed over, and shows in the sum that follows. */
+/* Largest value of a block; NaN is passed over, and shows in the sum that follows. Between two calls there has to be a
+ * barrier: block_sum's serve. */
 static __device__ inline float block_max(float value)
 {
     CUDA_SHARED(float, part, CUDA_WARPS_MAX);
@@ -109,7 +110,6 @@ static __device__ inline float block_max(float value)
     float max = part[0];
     for (unsigned w = 1; w < blockDim.x / CUDA_WARP; w++)
         max = fmaxf(max, part[w]);
-    __syncthreads(); // all have read before the next call writes
     return max;
 }
 

@@ -45,7 +45,7 @@ static __device__ void attend(const float *q, const key_lines *lines, int64_t co
                 dot = fma_f32(query[d], key[d], dot);
             score = dot * CUDA_HEAD_SCALE;
         }
-        const float larger = fmaxf(max, block_max(score));
+        const float larger = fmaxf(max, block_max(score)); // its barrier also ends the reading of the last shares
         const float share = first + t < count ? expf(score - larger) : 0.0f;
         const float shrink = expf(max - larger);
         shares[t] = share;
@@ -54,7 +54,6 @@ static __device__ void attend(const float *q, const key_lines *lines, int64_t co
         max = larger;
         for (int j = half * CUDA_HEAD; j < (half + 1) * CUDA_HEAD && first + j < count; j++)
             mixed = fma_f32(shares[j], lines->values[key_off(lines, first + j) + channel], mixed);
-        __syncthreads(); // the shares have been read before the next are written
     }
     halves[t] = mixed;
     __syncthreads(); // both halves of a channel are there

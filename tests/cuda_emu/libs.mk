@@ -1,0 +1,43 @@
+# The emulator's own checks: programs that exist in the configuration EMU=1 alone, and `make check-emu`, which runs them
+# and the workers on the emulated device.
+ifneq ($(EMU),)
+EMU_CHECK := $(B)/tests/cuda_emu/check
+EMU_PROGRAMS := $(EMU_CHECK)/rules $(EMU_CHECK)/backend
+$(EMU_CHECK)/rules: $(B)/cuda/tests/cuda_emu/check/rules.o $(COMPUTE) $(BASE)
+$(EMU_CHECK)/backend: $(B)/obj/tests/cuda_emu/check/backend.o $(HARNESS) $(COMPUTE) $(BASE)
+$(EMU_PROGRAMS):
+	@mkdir -p $(@D)
+	$(CC) $(LDFLAGS) -o $@ $(filter %.o,$^) -Wl,--start-group $(filter %.a,$^) -Wl,--end-group $(EXT_COMPUTE) $(EXT_BASE) -lcmocka
+endif
+
+# Parts of `make check`, which builds them with EMU=1 and runs them with everything else. Long ones first. The second
+# seed runs threads in another order.
+E := build/emu$(if $(SAN),-$(SAN))
+MUTANT_LINK := $(CC) $(LDFLAGS) $(E)/obj/tests/cuda_emu/check/backend.o OBJECTS -Wl,--start-group \
+    $(patsubst %,$(E)/lib/%.a,tests_harness common_compute common_base) -Wl,--end-group -ldnnl -lgomp -lstdc++ $(EXT_BASE) -lcmocka
+define emu_plan
+step|emu mutants|200|tests/cuda_emu/check/mutants.sh $(E) '$(MUTANT_LINK)'
+step|emu farm|$(LIMIT_S)|tests/cuda_emu/check/farm.sh $(E) build/$(CONFIG)
+step|emu parity f32|$(LIMIT_S)|tests/cuda_emu/check/parity.sh $(E) f32
+step|emu parity bf16|$(LIMIT_S)|tests/cuda_emu/check/parity.sh $(E) bf16
+step|emu parity fp16|$(LIMIT_S)|tests/cuda_emu/check/parity.sh $(E) fp16
+tap|cuda_emu/backend|$(LIMIT_S)|$(E)/tests/cuda_emu/check/backend
+tap|cuda_emu/backend other order|$(LIMIT_S)|COSYFARM_EMU_SEED=2 $(E)/tests/cuda_emu/check/backend
+tap|cuda_emu/rules|$(LIMIT_S)|$(E)/tests/cuda_emu/check/rules
+step|no CUDA in the orchestrator|$(LIMIT_S)|! nm build/$(CONFIG)/bin/orchestrator | grep -E ' cuda|cublas' && ! ldd build/$(CONFIG)/bin/orchestrator | grep -E 'libcuda|libcublas'
+endef
+
+emu-build: $(PROG) $(EMU_PROGRAMS)
+check-emu-build:
+	@+$(MAKE) -s -k -j$(JOBS) EMU=1 emu-build || echo "something did not build: its programs will be reported as failed"
+
+$(B)/check/emu-plan: FORCE
+	@$(file >$@,$(emu_plan)):
+
+check-emu:
+	@mkdir -p $(B)/check
+	@+$(MAKE) -s -k -j$(JOBS) $(PROG)
+	@+$(MAKE) -s check-emu-build
+	@$(MAKE) -s $(B)/check/emu-plan
+	@tests/run.sh $(B)/check/emu-logs $(JOBS) $(B)/check/emu-plan
+.PHONY: check-emu check-emu-build emu-build
