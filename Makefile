@@ -40,7 +40,7 @@ include tools/cuda.mk
 # One archive per folder; a program names the archives it needs, lower layers last.
 FOLDERS := common/base common/compute common/model common/text common/transport common/worker \
            llm_worker flow_worker hift_worker enroll orchestrator tools
-src = $(filter-out %/main.c %/keeper.c %/cosyfarm.c,$(wildcard $(1)/*.c $(1)/cpu/*.c))
+src = $(filter-out %/main.c %/keeper.c %/cosyfarm.c %/outbox_cuda_ipc.c,$(wildcard $(1)/*.c $(1)/cpu/*.c))
 lib = $(B)/lib/$(subst /,_,$(1)).a
 
 BASE := $(call lib,common/base)

@@ -20,6 +20,8 @@ CUDA_FLAGS := -std=c++17 -O2 -lineinfo --fmad=false --threads 2 -ccbin $(CXX) -X
               $(foreach a,$(CUDA_ARCH),-gencode arch=compute_$(a),code=sm_$(a)) \
               -gencode arch=compute_$(CUDA_PTX),code=compute_$(CUDA_PTX)
 CUDA_OBJ_common_compute := $(patsubst %.cu,$(B)/cuda/%.o,$(CUDA_SRC))
+CUDA_OBJ_common_transport := $(B)/cuda/common/transport/outbox_cuda_ipc.o
+CUDA_INCLUDE := -isystem $(dir $(NVCC))../include
 EXT_CUDA := -L$(dir $(NVCC))../lib64 -lcudart_static -lstdc++ -ldl -lrt
 CUDA_WORDS := CPU and CUDA: sm_$(subst $() ,$() sm_,$(strip $(CUDA_ARCH))) and PTX
 $(B)/cuda/%.o: %.cu
@@ -30,6 +32,8 @@ endif
 ifeq ($(CUDA_MODE),emu)
 CUDA_OBJ_common_compute := $(patsubst %.cu,$(B)/cuda/%.o,$(filter-out %/gemm.cu,$(CUDA_SRC))) \
                            $(patsubst %.cc,$(B)/cuda/%.o,$(wildcard tests/cuda_emu/*.cc))
+CUDA_OBJ_common_transport := $(B)/cuda/common/transport/outbox_cuda_ipc.o
+CUDA_INCLUDE := -Itests/cuda_emu
 EXT_CUDA := -lstdc++
 CUDA_WORDS := CPU, and CUDA emulated in host memory: tests only
 CUDA_EMU := -DCF_CUDA_EMU -Itests/cuda_emu $(SANFLAGS)
@@ -45,3 +49,8 @@ ifeq ($(CUDA_MODE),absent)
 CUDA_OBJ_common_compute := $(B)/obj/common/compute/cuda/absent.o
 CUDA_WORDS := CPU alone: $(if $(NVCC),a sanitizer build has no CUDA,no nvcc)
 endif
+
+# C that calls the runtime: exchange memory.
+$(B)/cuda/%.o: %.c
+	@mkdir -p $(@D)
+	$(CC) $(CPPFLAGS) $(CUDA_INCLUDE) $(CFLAGS) -MMD -MP -c -o $@ $<

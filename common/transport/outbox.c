@@ -19,15 +19,14 @@
 #include "common/base/fault.h"
 #include "common/base/io.h"
 #include "common/base/mem.h"
+#include "common/transport/outbox_impl.h"
 
 #define OUTBOX_BYTES_MAX (1ull << 40) /* no message may ask for more: wire.c */
 
-struct outbox {
-    uint32_t outbox_id;
-    uint64_t bytes;
-    unsigned char *base; /* owned mapping, or borrowed heap */
-    int is_mapping;
-};
+static void unmap(outbox *box)
+{
+    munmap(box->base, box->bytes);
+}
 
 static cf_err check_bytes(uint32_t outbox_id, uint64_t bytes)
 {
@@ -82,7 +81,7 @@ static cf_err map_memfd(const outbox_grant *grant, outbox_access access, outbox 
     if (p == MAP_FAILED)
         return err_sys("outbox %u: mmap", grant->outbox_id);
     box->base = p;
-    box->is_mapping = 1;
+    box->release = unmap;
     return CF_OK;
 }
 
@@ -106,8 +105,8 @@ out:
 
 void outbox_close(outbox *box)
 {
-    if (box && box->is_mapping)
-        munmap(box->base, box->bytes);
+    if (box && box->release)
+        box->release(box);
     mem_free(box);
 }
 

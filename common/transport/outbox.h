@@ -3,8 +3,8 @@
  *
  * The keeper makes it, the orchestrator hands out slots in it (offset and bytes), every state change is a message.
  * There is nothing in the memory but tensors: no header, no counter, no lock. A grant travels over the lifeline as a
- * descriptor plus sizes. Implementations: memfd (hosts without a GPU), heap (one process: tests); CUDA IPC follows
- * behind the same calls.
+ * descriptor plus sizes. Implementations: memfd, heap (one process: tests), and the memory of a CUDA device
+ * (outbox_cuda_ipc.h), behind the same calls.
  */
 #ifndef CF_TRANSPORT_OUTBOX_H
 #define CF_TRANSPORT_OUTBOX_H

@@ -2,7 +2,8 @@
 # and the workers on the emulated device.
 ifneq ($(EMU),)
 EMU_CHECK := $(B)/tests/cuda_emu/check
-EMU_PROGRAMS := $(EMU_CHECK)/rules $(EMU_CHECK)/backend
+EMU_PROGRAMS := $(addprefix $(EMU_CHECK)/,rules backend outbox)
+$(EMU_CHECK)/outbox: $(B)/obj/tests/cuda_emu/check/outbox.o $(HARNESS) $(TRANSPORT) $(COMPUTE) $(BASE)
 $(EMU_CHECK)/rules: $(B)/cuda/tests/cuda_emu/check/rules.o $(COMPUTE) $(BASE)
 $(EMU_CHECK)/backend: $(B)/obj/tests/cuda_emu/check/backend.o $(HARNESS) $(COMPUTE) $(BASE)
 $(EMU_PROGRAMS):
@@ -23,6 +24,7 @@ step|emu parity bf16|$(LIMIT_S)|tests/cuda_emu/check/parity.sh $(E) bf16
 step|emu parity fp16|$(LIMIT_S)|tests/cuda_emu/check/parity.sh $(E) fp16
 tap|cuda_emu/backend|$(LIMIT_S)|$(E)/tests/cuda_emu/check/backend
 tap|cuda_emu/backend other order|$(LIMIT_S)|COSYFARM_EMU_SEED=2 $(E)/tests/cuda_emu/check/backend
+tap|cuda_emu/outbox|$(LIMIT_S)|$(E)/tests/cuda_emu/check/outbox
 tap|cuda_emu/rules|$(LIMIT_S)|$(E)/tests/cuda_emu/check/rules
 step|no CUDA in the orchestrator|$(LIMIT_S)|! nm build/$(CONFIG)/bin/orchestrator | grep -E ' cuda|cublas' && ! ldd build/$(CONFIG)/bin/orchestrator | grep -E 'libcuda|libcublas'
 endef
