@@ -158,9 +158,10 @@ static cf_err pass_block(dit_pass *p, const flow_block *b, int64_t mod_off)
                                                    .y = &p->mixed,
                                                    .rows = &p->rows,
                                                    .block = p->blocks,
-                                                   .heads = (int32_t)p->m->dims.heads})); /* [N, D] */
-    TRY(pass_linear(p, &p->mixed, &b->out, &p->normed, ACT_NONE));                        /* [N, D] */
-    TRY(pass_gate_add(p, &p->normed, mod_off + FLOW_MOD_GATE_ATTN * d));                  /* h: [N, D] */
+                                                   .heads = (int32_t)p->m->dims.heads,
+                                                   .operands = p->m->operands})); /* [N, D] */
+    TRY(pass_linear(p, &p->mixed, &b->out, &p->normed, ACT_NONE));                /* [N, D] */
+    TRY(pass_gate_add(p, &p->normed, mod_off + FLOW_MOD_GATE_ATTN * d));          /* h: [N, D] */
     TRY(pass_layer_norm(p, &p->normed, mod_off + FLOW_MOD_SCALE_FF * d, mod_off + FLOW_MOD_SHIFT_FF * d));
     TRY(pass_linear(p, &p->normed, &b->ff_up, &mid, ACT_GELU_TANH));  /* [N, 2D] */
     TRY(pass_linear(p, &mid, &b->ff_down, &p->mixed, ACT_NONE));      /* [N, D] */

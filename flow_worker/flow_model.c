@@ -237,6 +237,7 @@ cf_err flow_model_open(backend *be, weights *w, const flow_dims *dims, precision
     const flow_packer p = {be, w, operands};
     TRY(mem_alloc(1, sizeof *m, &m));
     m->dims = *dims;
+    m->operands = operands;
     TRY(pack_front(&p, m));
     TRY(pack_estimator(&p, m));
     TRY(build_rope(&p, m));

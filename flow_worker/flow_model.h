@@ -38,6 +38,7 @@ typedef struct flow_model {
     tensor rope_cos, rope_sin;    /* [15000, 32] */
     tensor noise;                 /* [15000, 80]: the table of noise.h, time-major */
     tensor frame_idx;             /* [15000] i32: 0, 1, 2, ... */
+    precision operands;           /* of the estimator's products */
 } flow_model;
 
 /* Packs everything. operands rounds the estimator's matrices; the token encoder stays f32 (0.3 % of the work).

@@ -216,6 +216,8 @@ typedef struct op_rope_args {
 
 /* Bidirectional or block-causal attention inside each sequence, head size 64, scale 1/8, softmax in f32:
  * query i sees keys j < (block[b] == 0 ? T : min(T, block[b] * (i / block[b] + 1))).
+ * operands other than f32 permit a backend with matrix units to round q, k, v and the shares to fp16, also where the
+ * stage asks for bf16: products of q and k reach 8e3, and bf16's 8 bits would shift them by 1 (flow.md 11).
  * qkv: [R, 3*H*64] (q heads, then k, then v)   block: host array [B]   y: [R, H*64] */
 typedef struct op_attn_block_args {
     const tensor *qkv;
@@ -223,6 +225,7 @@ typedef struct op_attn_block_args {
     const op_rows *rows;
     const int32_t *block;
     int32_t heads;
+    precision operands;
 } op_attn_block_args;
 
 /*

@@ -56,6 +56,7 @@ const void *const *emu_gather(const void *mine);                    /* 32 pointe
 void emu_gather_done();
 unsigned __ballot_sync(unsigned mask, int predicate);
 [[noreturn]] void emu_trap();
+void emu_mma_f16(float c[4], const uint32_t a[4], const uint32_t b[2]); /* ptx.cuh mma_f16 */
 
 static inline int emu_lane()
 {

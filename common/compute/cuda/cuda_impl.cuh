@@ -39,9 +39,6 @@ typedef struct cuda_block {
     size_t bytes, used_bytes;
 } cuda_block;
 
-/* Which kernel computes op_attn_block. */
-typedef enum cuda_attention { CUDA_ATTENTION_PLAIN, CUDA_ATTENTION_MMA } cuda_attention;
-
 typedef struct cuda_state {
     int device, capability; /* 90 for 9.0 */
     cudaStream_t stream;    /* owned */
@@ -74,6 +71,9 @@ cf_err cuda_memory(cuda_state *cuda, size_t bytes, const char *what, unsigned ch
 #define CUDA_OP(name, args) cf_err cuda_##name(backend *be, const args *a);
 CF_OPS(CUDA_OP)
 #undef CUDA_OP
+
+/* op_attn_block with the matrix units. */
+cf_err cuda_attn_block_mma(backend *be, const op_attn_block_args *a);
 
 cf_err cuda_pack_linear(backend *be, const float *w, weight *out);
 cf_err cuda_pack_conv(backend *be, const float *w, weight *out);

@@ -79,6 +79,8 @@ static __global__ void attn_block_kernel(const float *qkv, float *y, const int32
 cf_err cuda_attn_block(backend *be, const op_attn_block_args *a)
 {
     const void *block;
+    if (a->operands != PRECISION_F32)
+        return cuda_attn_block_mma(be, a);
     CUDA_TRY(cuda_list_upload(be, a->block, (size_t)a->rows->count * sizeof(int32_t), &block));
     return CUDA_LAUNCH(attn_block_kernel, a->qkv->dims[0] * a->heads, KEYS, cuda_of(be)->stream,
                        (const float *)a->qkv->data, (float *)a->y->data, a->rows->dev, (const int32_t *)block,

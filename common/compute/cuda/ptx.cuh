@@ -105,4 +105,36 @@ static __device__ inline double fma_f64(double a, double b, double c)
 #endif
 }
 
+/* Two values as fp16 in one register, the first in the low half. */
+static __device__ inline uint32_t pack_f16(float low, float high)
+{
+    return (uint32_t)f32_to_f16(low) | (uint32_t)f32_to_f16(high) << 16;
+}
+
+/*
+ * c += a b, one product of a warp: a is 16 x 16, b is 16 x 8, both fp16, c is 16 x 8 in f32. Lane l holds
+ *   a: rows l/4 (a[0], a[2]) and l/4 + 8 (a[1], a[3]), columns 2(l%4), +1 (a[0], a[1]) and those + 8 (a[2], a[3])
+ *   b: column l/4, rows 2(l%4), +1 (b[0]) and those + 8 (b[1])
+ *   c: rows l/4 (c[0], c[1]) and l/4 + 8 (c[2], c[3]), columns 2(l%4), +1
+ * One instruction from sm_80 on; on sm_75 two of half the depth.
+ */
+static __device__ inline void mma_f16(float c[4], const uint32_t a[4], const uint32_t b[2])
+{
+#if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 800
+    asm volatile("mma.sync.aligned.m16n8k16.row.col.f32.f16.f16.f32 {%0,%1,%2,%3}, {%4,%5,%6,%7}, {%8,%9}, "
+                 "{%0,%1,%2,%3};"
+                 : "+f"(c[0]), "+f"(c[1]), "+f"(c[2]), "+f"(c[3])
+                 : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b[0]), "r"(b[1]));
+#elif defined(__CUDA_ARCH__)
+    for (int half = 0; half < 2; half++)
+        asm volatile("mma.sync.aligned.m16n8k8.row.col.f32.f16.f16.f32 {%0,%1,%2,%3}, {%4,%5}, {%6}, {%0,%1,%2,%3};"
+                     : "+f"(c[0]), "+f"(c[1]), "+f"(c[2]), "+f"(c[3])
+                     : "r"(a[2 * half]), "r"(a[2 * half + 1]), "r"(b[half]));
+#elif defined(CF_CUDA_EMU)
+    emu_mma_f16(c, a, b);
+#else
+    (void)c, (void)a, (void)b; /* the host's half of nvcc */
+#endif
+}
+
 #endif

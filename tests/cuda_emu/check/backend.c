@@ -53,7 +53,7 @@ static tensor random_2d(backend *be, uint64_t key, int64_t rows, int64_t width)
 
 typedef void run_fn(backend *be, tensor *ret_y);
 
-static void compare_with_naive(run_fn *run)
+static void compare_within(run_fn *run, double relative)
 {
     static float got[1 << 16], again[1 << 16], want[1 << 16];
     static const struct {
@@ -76,8 +76,13 @@ static void compare_with_naive(run_fn *run)
         backend_close(be);
     }
     const test_diff d = test_compare(got, want, count);
-    if (d.nonfinite || d.rel > RELATIVE)
+    if (d.nonfinite || d.rel > relative)
         fail_msg("relative difference %g at value %zu", d.rel, d.worst_idx);
+}
+
+static void compare_with_naive(run_fn *run)
+{
+    compare_within(run, RELATIVE);
 }
 
 static const int32_t lengths[] = {3, 0, 150, 1};
@@ -105,15 +110,26 @@ static void run_layer_norm(backend *be, tensor *ret_y)
                 .x = &x, .y = ret_y, .mod = {&table, steps, &rows}, .scale_off = 130, .shift_off = 270, .eps = 1e-6f}));
 }
 
-static void run_attn_block(backend *be, tensor *ret_y)
+static void run_attn(backend *be, precision operands, tensor *ret_y)
 {
     static const int32_t block[] = {0, 0, 50, 50};
     op_rows rows;
     const tensor qkv = random_2d(be, 5, ROWS, 3 * 2 * 64);
+    const op_attn_block_args a = {
+        .qkv = &qkv, .y = ret_y, .rows = &rows, .block = block, .heads = 2, .operands = operands};
     assert_ok(backend_rows(be, lengths, SEQUENCES, &rows));
     assert_ok(backend_take_2d(be, DTYPE_F32, ROWS, 2 * 64, ret_y));
-    assert_ok(
-        op_attn_block(be, &(op_attn_block_args){.qkv = &qkv, .y = ret_y, .rows = &rows, .block = block, .heads = 2}));
+    assert_ok(op_attn_block(be, &a));
+}
+
+static void run_attn_block(backend *be, tensor *ret_y)
+{
+    run_attn(be, PRECISION_F32, ret_y);
+}
+
+static void run_attn_mma(backend *be, tensor *ret_y)
+{
+    run_attn(be, PRECISION_FP16, ret_y);
 }
 
 /* 150 rows of prompt, then single rows, in pages out of order. */
@@ -161,6 +177,13 @@ static void test_attn_block(void **state)
 {
     (void)state;
     compare_with_naive(run_attn_block);
+}
+
+/* Operands of 11 bits: each score is off by 2^-11 of a sum of 64 products below 1, a share by as much again. */
+static void test_attn_mma(void **state)
+{
+    (void)state;
+    compare_within(run_attn_mma, 2e-3);
 }
 
 static void test_attn_cache(void **state)
@@ -279,10 +302,8 @@ static void test_scratch(void **state)
 int main(int argc, char **argv)
 {
     const struct CMUnitTest kernels[] = {
-        cmocka_unit_test(test_rms_norm),
-        cmocka_unit_test(test_layer_norm),
-        cmocka_unit_test(test_attn_block),
-        cmocka_unit_test(test_attn_cache),
+        cmocka_unit_test(test_rms_norm), cmocka_unit_test(test_layer_norm), cmocka_unit_test(test_attn_block),
+        cmocka_unit_test(test_attn_mma), cmocka_unit_test(test_attn_cache),
     };
     const struct CMUnitTest rest[] = {
         cmocka_unit_test(test_refusals),

@@ -9,11 +9,11 @@ dir=$(mktemp -d) || exit 1
 trap 'rm -rf "$dir"' EXIT
 program=$build/tests/cuda_emu/check/backend
 base=(-std=c++17 -O1 -ffp-contract=off -fno-exceptions -fno-rtti -w -DCF_CUDA_EMU)
-sources=(common/compute/cuda/ops_norm.cu common/compute/cuda/ops_attn.cu)
+sources=(common/compute/cuda/ops_norm.cu common/compute/cuda/ops_attn.cu common/compute/cuda/attn_mma.cu)
 
 "$program" kernels >/dev/null 2>&1 || { echo "the test fails without a mutation"; exit 1; }
 survivors=0 count=0
-for file in common/compute/cuda/cuda_common.cuh common/compute/cuda/ops_attn.cu common/compute/cuda/ops_norm.cu; do
+for file in common/compute/cuda/cuda_common.cuh "${sources[@]}"; do
     for line in $(grep -n '^ *__syncthreads();' "$file" | cut -d: -f1); do
         count=$((count + 1))
         rm -rf "$dir/tree"
@@ -22,7 +22,7 @@ for file in common/compute/cuda/cuda_common.cuh common/compute/cuda/ops_attn.cu 
         sed -i "${line}s/__syncthreads();//" "$dir/tree/$file"
         objects=()
         for source in "${sources[@]}"; do
-            [[ $file == *.cuh || $file == "$source" ]] || continue
+            [[ $file == "$source" || ($file == *.cuh && $source != *mma*) ]] || continue
             object=$dir/$(basename "$source" .cu).o
             g++ "${base[@]}" -I"$dir/tree" -I. -Itests/cuda_emu -c -o "$object" -x c++ "$dir/tree/$source" || exit 1
             objects+=("$object")
