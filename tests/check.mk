@@ -4,6 +4,8 @@
 #: make check                    style, headers, all tests, fuzz corpora; the last line counts them
 #: make check SAN=address        the same programs under AddressSanitizer and UBSan (SAN=thread: ThreadSanitizer)
 #: make check-emu                the CUDA backend's kernels and the workers on them, executed without a card
+#: make check-gpu                the same on a card; each step is skipped, and counted, where there is none
+#: make bench-gpu MODEL=dir      rates on cuda:0
 #: make check SLOW=1             also the tests tagged slow
 #: make sim [SEEDS=10000]        the orchestrator's decisions in that many random histories; SEED=N tells one of them
 #: make T=test_base              builds and runs one test program (CMOCKA_TEST_FILTER narrows it)

@@ -93,7 +93,7 @@ static cf_err measure_gemm(const stage_config *cfg, int *ret_threads, double *re
 {
     cf_err err;
     backend *be = NULL;
-    float *w = NULL;
+    float *w = NULL, *rows = NULL;
     weight *packed;
     tensor x, y;
     const backend_config bc = {
@@ -104,7 +104,10 @@ static cf_err measure_gemm(const stage_config *cfg, int *ret_threads, double *re
     TRY(backend_pack_linear(be, w, GEMM_SIDE, GEMM_SIDE, cfg->operands, GEMM_BULK_BIT, &packed));
     TRY(backend_take_2d(be, DTYPE_F32, GEMM_ROWS, GEMM_SIDE, &x));
     TRY(backend_take_2d(be, DTYPE_F32, GEMM_ROWS, GEMM_SIDE, &y));
-    fill(tensor_f32(&x), (size_t)GEMM_ROWS * GEMM_SIDE);
+    TRY(mem_alloc((size_t)GEMM_ROWS * GEMM_SIDE, sizeof *rows, &rows));
+    fill(rows, (size_t)GEMM_ROWS * GEMM_SIDE);
+    TRY(backend_upload(be, rows, &x));
+    TRY(backend_sync(be));
     double best = 0;
     for (int i = 0; i < REPEATS; i++) {
         const uint64_t start_us = clock_now_us();
@@ -116,6 +119,7 @@ static cf_err measure_gemm(const stage_config *cfg, int *ret_threads, double *re
     *ret_threads = backend_threads(be);
     *ret_gflops = best;
 out:
+    mem_free(rows);
     mem_free(w);
     backend_close(be);
     return err;

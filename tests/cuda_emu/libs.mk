@@ -22,14 +22,15 @@ step|emu farm|$(LIMIT_S)|tests/cuda_emu/check/farm.sh $(E) build/$(CONFIG)
 step|emu parity f32|$(LIMIT_S)|tests/cuda_emu/check/parity.sh $(E) f32
 step|emu parity bf16|$(LIMIT_S)|tests/cuda_emu/check/parity.sh $(E) bf16
 step|emu parity fp16|$(LIMIT_S)|tests/cuda_emu/check/parity.sh $(E) fp16
-tap|cuda_emu/backend|$(LIMIT_S)|$(E)/tests/cuda_emu/check/backend
+$(if $(shell grep -ls COSYFARM_OPS_SUBJECT tests/ops/test_ops.c),tap|emu ops|200|COSYFARM_OPS_SUBJECT=cuda $(E)/tests/ops/test_ops
+)tap|cuda_emu/backend|$(LIMIT_S)|$(E)/tests/cuda_emu/check/backend
 tap|cuda_emu/backend other order|$(LIMIT_S)|COSYFARM_EMU_SEED=2 $(E)/tests/cuda_emu/check/backend
 tap|cuda_emu/outbox|$(LIMIT_S)|$(E)/tests/cuda_emu/check/outbox
 tap|cuda_emu/rules|$(LIMIT_S)|$(E)/tests/cuda_emu/check/rules
 step|no CUDA in the orchestrator|$(LIMIT_S)|! nm build/$(CONFIG)/bin/orchestrator | grep -E ' cuda|cublas' && ! ldd build/$(CONFIG)/bin/orchestrator | grep -E 'libcuda|libcublas'
 endef
 
-emu-build: $(PROG) $(EMU_PROGRAMS)
+emu-build: $(PROG) $(EMU_PROGRAMS) $(if $(wildcard tests/ops/test_ops.c),$(B)/tests/ops/test_ops)
 check-emu-build:
 	@+$(MAKE) -s -k -j$(JOBS) EMU=1 emu-build || echo "something did not build: its programs will be reported as failed"
 

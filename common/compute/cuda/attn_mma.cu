@@ -1,6 +1,6 @@
 /*
- * attn_mma.cu - attention inside packed sequences with the matrix units: 64 queries to a block, 16 to a warp, 64 keys at
- * a time (after Dao 2023, "FlashAttention-2"). Every card from sm_75 on has the instruction; ptx.cuh knows how. The
+ * attn_mma.cu - attention inside packed sequences with the matrix units: 64 queries to a block, 16 to a warp, 64 keys
+ * at a time (after Dao 2023, "FlashAttention-2"). Every card from sm_75 on has the instruction; ptx.cuh knows how. The
  * backend's thread.
  *
  * q, k, v and the shares are fp16, all sums and the softmax are f32. Tiles of queries begin with their sequence and
