@@ -3,7 +3,7 @@
  *
  * The keeper's thread makes and frees, a worker's thread opens and closes. Rules of CUDA that shape it: a handle names
  * a whole allocation, so each outbox is one of its own, rounded to MEMORY_ALIGN; the maker cannot open its own handle;
- * an importer that opens a handle twice gets one mapping, counted; freeing before importers have closed is undefined, so
+ * an importer that opens a handle twice gets one mapping, counted; freeing before importers have closed is undefined:
  * the keeper frees when told that they have.
  * Fails: CF_ERR_UNSUPPORTED, CF_ERR_NOMEM, CF_ERR_GONE, CF_ERR_DEVICE, CF_ERR_INVALID (text of a handle).
  */
