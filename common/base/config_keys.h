@@ -8,8 +8,8 @@
 
 #define CONFIG_KEYS(X)                                                                                             \
     X(STR, model, "", 0, 1023, "model directory")                                                                  \
-    X(STR, device, "cpu", 0, 63, "device of all stages: cpu, cuda:N")                                             \
-    X(STR, precision, "f32", 0, 7, "GEMM operands: f32, bf16, fp16 (cuda)")                                       \
+    X(STR, device, "cpu", 0, 63, "device of all stages: cpu, cuda:N")                                              \
+    X(STR, precision, "f32", 0, 7, "GEMM operands: f32, bf16, fp16 (cuda)")                                        \
     X(BOOL, base_weights, 0, 0, 1, "take llm.pt although llm.rl.pt exists")                                        \
     X(BOOL, strict_head, 0, 0, 1, "below the minimum length mask id 6561 alone, as upstream's HEAD does")          \
     X(BOOL, naive, 0, 0, 1, "plain reference loops instead of the fast backend")                                   \

@@ -105,9 +105,22 @@ static void cuda_close(backend *be)
 }
 
 static const backend_device cuda_device = {
-    cuda_sync,           cuda_upload,      cuda_download,  cuda_zero,          cuda_copy,
-    cuda_check_operands, cuda_pack_linear, cuda_pack_conv, cuda_pack_conv_f64, NULL,
-    cuda_close,          cuda_keep,        cuda_take,      cuda_scratch_reset, cuda_list_upload,
+    cuda_sync,
+    cuda_upload,
+    cuda_download,
+    cuda_zero,
+    cuda_copy,
+    cuda_check_operands,
+    cuda_pack_linear,
+    cuda_pack_conv,
+    cuda_pack_conv_f64,
+    NULL, /* map: mapped weights are packed */
+    NULL, /* weight_close: packed weights lie in kept memory */
+    cuda_close,
+    cuda_keep,
+    cuda_take,
+    cuda_scratch_reset,
+    cuda_list_upload,
 };
 
 static const backend_ops cuda_ops = {

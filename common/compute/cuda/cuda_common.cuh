@@ -131,6 +131,12 @@ static __device__ inline float act_f32(float x, act_kind act, float slope)
         return x / (1.0f + expf(-1.5957691216057308f * (x + 0.044715f * x * x * x)));
     case ACT_ABS:
         return fabsf(x);
+    case ACT_GELU: /* erfc does not cancel */
+        return 0.5f * x * erfcf(-0.70710678118654752f * x);
+    case ACT_RELU:
+        return x < 0.0f ? 0.0f : x;
+    case ACT_SIGMOID:
+        return 1.0f / (1.0f + expf(-x));
     }
     return x;
 }
@@ -150,6 +156,12 @@ static __device__ inline double act_f64(double x, act_kind act, float slope)
         return x / (1.0 + exp(-x));
     case ACT_GELU_TANH:
         return 0.5 * x * (1.0 + tanh(0.79788456080286535588 * (x + 0.044715 * x * x * x)));
+    case ACT_GELU:
+        return 0.5 * x * erfc(-0.70710678118654752440 * x);
+    case ACT_RELU:
+        return x < 0.0 ? 0.0 : x;
+    case ACT_SIGMOID:
+        return 1.0 / (1.0 + exp(-x));
     case ACT_NONE:
         break;
     }

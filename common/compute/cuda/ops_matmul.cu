@@ -289,3 +289,55 @@ cf_err cuda_conv1d(backend *be, const op_conv1d_args *a)
                        (const double *)a->w->data, (const double *)(a->bias ? a->bias->data : NULL),
                        (double *)a->y->data, shape_of(a), count, a->w->n_out, a->act, a->slope);
 }
+
+/* Two dimensions: a row holds freq_in cells of c_in channels, a cell of the result reads kernel x kernel of them. */
+typedef struct conv2d_shape {
+    const int32_t *offs;
+    int sequences;
+    int64_t kernel, stride, freq_in, freq_out, channels;
+} conv2d_shape;
+
+/* z: [cells, kernel * kernel * channels], cells of y from `first` on. */
+static __global__ void gather_2d_kernel(const float *x, float *z, conv2d_shape s, int64_t first, int64_t count)
+{
+    const int64_t i = cuda_item(), columns = s.kernel * s.kernel * s.channels;
+    if (i >= count)
+        return;
+    const int64_t cell = first + i / columns, tap = i % columns / s.channels;
+    const int64_t row = cell / s.freq_out, half = s.kernel / 2;
+    const int b = rows_find(s.offs, s.sequences, row);
+    const int64_t at = row + tap % s.kernel - half, freq = s.stride * (cell % s.freq_out) + tap / s.kernel - half;
+    const bool inside = at >= s.offs[b] && at < s.offs[b + 1] && freq >= 0 && freq < s.freq_in;
+    z[i] = inside ? x[(at * s.freq_in + freq) * s.channels + i % s.channels] : 0.0f;
+}
+
+cf_err cuda_conv2d(backend *be, const op_conv2d_args *a)
+{
+    cuda_state *cuda = cuda_of(be);
+    const int64_t n_out = a->w->n_out, columns = a->w->kernel * a->w->k_in, cells = a->y->dims[0] * a->freq_out;
+    const conv2d_shape s = {a->rows->dev, a->rows->count, a->kernel, a->stride, a->freq_in, a->freq_out, a->w->k_in};
+    const int64_t fitting = GATHER_BYTES / (columns * (int64_t)sizeof(float)) / GATHER_ROWS * GATHER_ROWS;
+    const int64_t piece = fitting < GATHER_ROWS ? GATHER_ROWS : fitting < cells ? fitting : cells;
+    const size_t mark = backend_scratch_mark(be);
+    void *z;
+    CUDA_TRY(cuda_take(be, (size_t)(piece * columns) * sizeof(float), &z));
+    for (int64_t first = 0; first < cells; first += piece) {
+        const int64_t rows = cells - first < piece ? cells - first : piece;
+        const gemm_call call = {z,
+                                a->w->data,
+                                a->bias ? (const float *)a->bias->data : NULL,
+                                (float *)a->y->data + first * n_out,
+                                rows,
+                                n_out,
+                                columns,
+                                n_out,
+                                PRECISION_F32,
+                                GEMM_BULK};
+        CUDA_TRY(CUDA_LAUNCH(gather_2d_kernel, cuda_blocks(rows * columns), CUDA_BLOCK, cuda->stream,
+                             (const float *)a->x->data, (float *)z, s, first, rows * columns));
+        CUDA_TRY(gemm_run(cuda->products, cuda->stream, &call));
+    }
+    CUDA_TRY(activate(cuda, (float *)a->y->data, cells * n_out, a->act, a->slope));
+    backend_scratch_reset(be, mark);
+    return CF_OK;
+}

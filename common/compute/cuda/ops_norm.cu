@@ -57,3 +57,25 @@ cf_err cuda_layer_norm_mod(backend *be, const op_layer_norm_mod_args *a)
                        mod->table->dims[1], mod->rows->dev, (const int32_t *)steps, mod->rows->count, a->x->dims[1],
                        a->eps);
 }
+
+static __global__ void layer_norm_kernel(const float *x, const float *gain, const float *bias, float *y, int64_t width,
+                                         float eps)
+{
+    const float *row = x + blockIdx.x * width;
+    float sum = 0.0f, squares = 0.0f;
+    for (int64_t c = threadIdx.x; c < width; c += blockDim.x)
+        sum += row[c];
+    const float mean = block_sum(sum) / (float)width;
+    for (int64_t c = threadIdx.x; c < width; c += blockDim.x)
+        squares = fma_f32(row[c] - mean, row[c] - mean, squares);
+    const float inverse = 1.0f / sqrtf(block_sum(squares) / (float)width + eps);
+    for (int64_t c = threadIdx.x; c < width; c += blockDim.x)
+        y[blockIdx.x * width + c] = (row[c] - mean) * inverse * gain[c] + bias[c];
+}
+
+cf_err cuda_layer_norm(backend *be, const op_layer_norm_args *a)
+{
+    return CUDA_LAUNCH(layer_norm_kernel, a->x->dims[0], norm_threads(a->x->dims[1]), cuda_of(be)->stream,
+                       (const float *)a->x->data, (const float *)a->gain->data, (const float *)a->bias->data,
+                       (float *)a->y->data, a->x->dims[1], a->eps);
+}

@@ -22,7 +22,7 @@ static __global__ void lerp_time_kernel(const float *x, float *y, const int32_t 
     const int b = rows_find(offs_out, sequences, i / width);
     const int in = offs_in[b + 1] - offs_in[b], out = offs_out[b + 1] - offs_out[b];
     const int t = (int)(i / width - offs_out[b]);
-    float at = (float)in / (float)out * ((float)t + 0.5f) - 0.5f;
+    float at = fmaf((float)in / (float)out, (float)t + 0.5f, -0.5f); /* rounded once */
     if (at < 0.0f)
         at = 0.0f;
     const int low = (int)at < in - 1 ? (int)at : in - 1, high = low + (low < in - 1);
