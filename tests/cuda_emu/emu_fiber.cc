@@ -13,6 +13,7 @@
 #include "emu_impl.hh"
 
 #if defined(__SANITIZE_ADDRESS__)
+#include <sanitizer/asan_interface.h>
 #include <sanitizer/common_interface_defs.h>
 #endif
 
@@ -207,6 +208,9 @@ static void switch_to(void **save_sp, void **save_fake, unsigned idx)
         fiber *f = &run.fibers[idx];
         if (!f->stack) {
             f->stack = take_stack();
+#if defined(__SANITIZE_ADDRESS__)
+            __asan_unpoison_memory_region(f->stack, STACK_BYTES); // frames that were left for good
+#endif
             f->sp = fresh_stack(f->stack);
         }
         load_sp = f->sp;
