@@ -342,7 +342,7 @@ def check_tests(path, text, names):
 def check_targets(path, text):
     """`make x` where x is neither a variable nor a target."""
     targets = set(re.findall(r"^([\w.-]+)(?: [\w.-]+)*:(?!=)", "".join(
-        read(p) for p in ("Makefile", "tests/check.mk", "tests/cuda_emu/libs.mk", "tests/gpu/libs.mk")), re.M))
+        read(p) for p in ("Makefile", "tests/check.mk", "tests/bench/bench.mk", "tests/cuda_emu/libs.mk", "tests/gpu/libs.mk")), re.M))
     for words in re.findall(r"`make ([^`]+)`", text):
         for word in words.split():
             if "=" not in word and not word.startswith("-") and word not in targets:
