@@ -54,8 +54,7 @@ static cf_err find_format(const char *path, const char *format_name, bool *ret_i
 static cf_err open_spool(int *ret_fd)
 {
     char path[IO_PATH_BYTES];
-    const char *env = getenv("TMPDIR");
-    if (snprintf(path, sizeof path, "%s/cosyfarm-rows-XXXXXX", env && *env ? env : P_tmpdir) >= (int)sizeof path)
+    if (snprintf(path, sizeof path, "%s/cosyfarm-rows-XXXXXX", io_temp_root()) >= (int)sizeof path)
         return err_set(CF_ERR_LIMIT, "TMPDIR: longer than %d bytes", IO_PATH_BYTES);
     const int fd = mkostemp(path, O_CLOEXEC);
     if (fd < 0)

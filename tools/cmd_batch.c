@@ -64,25 +64,6 @@ enum {
 
 /* ---- options ---- */
 
-static cf_err parse_number(const char *option, const char *text, uint64_t max, uint64_t *ret_value)
-{
-    char *end;
-    const unsigned long long value = strtoull(text, &end, 10);
-    if (*end || end == text || text[0] == '-' || value > max)
-        return err_set(CF_ERR_INVALID, "%s: expected 0..%" PRIu64 ", found \"%s\"", option, max, text);
-    *ret_value = value;
-    return CF_OK;
-}
-
-static cf_err parse_speed(const char *text, double *ret_speed)
-{
-    char *end;
-    *ret_speed = strtod(text, &end);
-    if (*end || end == text || !(*ret_speed >= 0.5 && *ret_speed <= 2))
-        return err_set(CF_ERR_INVALID, "--speed: expected 0.5..2, found \"%s\"", text);
-    return CF_OK;
-}
-
 static cf_err take_row_default(batch *b, int letter)
 {
     cf_err err = CF_OK;
@@ -99,19 +80,19 @@ static cf_err take_row_default(batch *b, int letter)
         d->instruct = optarg;
         break;
     case OPT_SPEED:
-        return parse_speed(optarg, &d->speed);
+        return farm_options_speed(optarg, &d->speed);
     case OPT_RAW:
         d->raw = true;
         break;
     case OPT_PRIORITY:
-        err = parse_number("--priority", optarg, 9, &number);
+        err = farm_options_number("--priority", optarg, 9, &number);
         d->priority = (int)number;
         break;
     case OPT_AUDIO:
         d->format = optarg;
         break;
     case OPT_SEED:
-        return parse_number("--seed", optarg, UINT64_MAX, &d->run_seed);
+        return farm_options_number("--seed", optarg, UINT64_MAX, &d->run_seed);
     default:
         return err_set(CF_ERR_INVALID, "cosyfarm batch --help tells the options");
     }

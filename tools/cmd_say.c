@@ -71,26 +71,6 @@ enum {
     OPT_JSON
 };
 
-static cf_err parse_seed(const char *text, uint64_t *ret_seed)
-{
-    char *end;
-    const unsigned long long value = strtoull(text, &end, 10);
-    if (*end || end == text || text[0] == '-')
-        return err_set(CF_ERR_INVALID, "--seed: expected 0..18446744073709551615, found \"%s\"", text);
-    *ret_seed = value;
-    return CF_OK;
-}
-
-static cf_err parse_speed(const char *text, double *ret_speed)
-{
-    char *end;
-    const double value = strtod(text, &end);
-    if (*end || end == text || !(value >= 0.5 && value <= 2))
-        return err_set(CF_ERR_INVALID, "--speed: expected 0.5..2, found \"%s\"", text);
-    *ret_speed = value;
-    return CF_OK;
-}
-
 /* The orchestrator has another working folder. */
 static cf_err absolute_path(const char *path, char buf[PATH_MAX], const char **ret_path)
 {
@@ -124,9 +104,9 @@ static cf_err take_option(say *s, int letter)
         s->row.prompt_text = optarg;
         break;
     case OPT_SEED:
-        return parse_seed(optarg, &s->row.seed);
+        return farm_options_number("--seed", optarg, UINT64_MAX, &s->row.seed);
     case OPT_SPEED:
-        return parse_speed(optarg, &s->row.speed);
+        return farm_options_speed(optarg, &s->row.speed);
     case OPT_RAW:
         s->row.raw = true;
         break;

@@ -5,7 +5,9 @@
 #define _GNU_SOURCE
 #include "tools/farm_options.h"
 
+#include <errno.h>
 #include <ftw.h>
+#include <inttypes.h>
 #include <limits.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -85,6 +87,27 @@ bool farm_options_take(farm_options *o, int letter, const char *value, cf_err *r
     default:
         return false;
     }
+}
+
+cf_err farm_options_number(const char *option, const char *text, uint64_t max, uint64_t *ret_value)
+{
+    char *end;
+    errno = 0;
+    const unsigned long long value = strtoull(text, &end, 10);
+    if (*end || end == text || text[0] == '-' || errno == ERANGE || value > max)
+        return err_set(CF_ERR_INVALID, "%s: expected 0..%" PRIu64 ", found \"%s\"", option, max, text);
+    *ret_value = value;
+    return CF_OK;
+}
+
+cf_err farm_options_speed(const char *text, double *ret_speed)
+{
+    char *end;
+    const double value = strtod(text, &end);
+    if (*end || end == text || !(value >= 0.5 && value <= 2))
+        return err_set(CF_ERR_INVALID, "--speed: expected 0.5..2, found \"%s\"", text);
+    *ret_speed = value;
+    return CF_OK;
 }
 
 cf_err farm_options_check(farm_options *o)

@@ -42,6 +42,10 @@ void farm_options_init(farm_options *o);
 /* True when the option letter was one of ours. *ret_err: what is wrong with its value. */
 bool farm_options_take(farm_options *o, int letter, const char *value, cf_err *ret_err);
 
+/* Values of a row's options, with the range in the error: an unsigned number up to max, a speed of 0.5..2. */
+CF_MUST_CHECK cf_err farm_options_number(const char *option, const char *text, uint64_t max, uint64_t *ret_value);
+CF_MUST_CHECK cf_err farm_options_speed(const char *text, double *ret_speed);
+
 /* Checks what a farm needs before processes start: a model directory that is one, a device and precision that exist;
  * makes the model path absolute. */
 CF_MUST_CHECK cf_err farm_options_check(farm_options *o);

@@ -233,10 +233,15 @@ cf_err io_make_dirs(const char *path, mode_t mode)
     return CF_OK;
 }
 
-cf_err io_temp_dir(const char *parent, const char *prefix, char *ret_path, size_t path_bytes)
+const char *io_temp_root(void)
 {
     const char *env = getenv("TMPDIR");
-    const char *folder = parent ? parent : env && *env ? env : P_tmpdir;
+    return env && *env ? env : P_tmpdir;
+}
+
+cf_err io_temp_dir(const char *parent, const char *prefix, char *ret_path, size_t path_bytes)
+{
+    const char *folder = parent ? parent : io_temp_root();
     if ((size_t)snprintf(ret_path, path_bytes, "%s/%s-XXXXXX", folder, prefix) >= path_bytes)
         return err_set(CF_ERR_LIMIT, "%s: the path of a temporary folder is longer than %zu bytes", folder, path_bytes);
     if (!mkdtemp(ret_path))

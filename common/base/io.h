@@ -51,7 +51,10 @@ CF_MUST_CHECK cf_err io_write_all(int fd, const void *data, size_t bytes);
 /* mkdir -p with mode for the folders it makes. */
 CF_MUST_CHECK cf_err io_make_dirs(const char *path, mode_t mode);
 
-/* A new folder PARENT/prefix-XXXXXX with mode 0700; parent NULL: $TMPDIR, else the system's temporary folder. */
+/* $TMPDIR, else the system's folder for temporary files. */
+const char *io_temp_root(void);
+
+/* A new folder PARENT/prefix-XXXXXX with mode 0700; parent NULL: io_temp_root. */
 CF_MUST_CHECK cf_err io_temp_dir(const char *parent, const char *prefix, char *ret_path, size_t path_bytes);
 
 bool io_exists(const char *path);

@@ -268,8 +268,8 @@ static void test_killed_batch_goes_on_from_the_journal(void **state)
 static void test_storage_that_fails(void **state)
 {
     (void)state;
-    static const char *const faults[] = {"io.write#12=fail", "io.fsync#3=fail", "io.create#4=fail",
-                                         "journal.sync#2=fail"};
+    static const char *const faults[] = {"io.write#6=fail",  "io.write#20=fail", "io.fsync#3=fail",
+                                         "io.rename#4=fail", "io.create#5=fail", "journal.sync#2=fail"};
     for (size_t i = 0; i < sizeof faults / sizeof faults[0]; i++) {
         const char *dir = test_temp_dir();
         char out[16384];
