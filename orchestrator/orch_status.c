@@ -6,6 +6,7 @@
 #include <string.h>
 
 #include "common/base/clock.h"
+#include "common/base/process.h"
 #include "orchestrator/orch.h"
 
 static const char *const stage_names[CORE_STAGES] = {"llm", "flow", "hift"};
@@ -89,6 +90,7 @@ json *status_message(orch *o, uint64_t nonce)
         if (o->conns[i].state > CONN_NEW && o->conns[i].state != CONN_SUPERVISOR)
             json_push(members, member_json(o, &o->conns[i], now_us));
     json_put_f64(totals, "up_s", (double)(now_us - o->started_us) / 1e6);
+    json_put_f64(totals, "cpu_s", (double)process_cpu_us() / 1e6);
     json_put_bool(totals, "draining", o->draining);
     json_put_u64(totals, "rows_done", o->rows_done);
     json_put_u64(totals, "rows_failed", o->rows_failed);

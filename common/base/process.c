@@ -65,6 +65,14 @@ uint64_t process_peak_bytes(void)
     return (uint64_t)usage.ru_maxrss * 1024;
 }
 
+uint64_t process_cpu_us(void)
+{
+    struct rusage usage;
+    getrusage(RUSAGE_SELF, &usage);
+    return (uint64_t)(usage.ru_utime.tv_sec + usage.ru_stime.tv_sec) * 1000000 +
+           (uint64_t)(usage.ru_utime.tv_usec + usage.ru_stime.tv_usec);
+}
+
 cf_err process_sibling(const char *name, char *ret_path, size_t path_bytes)
 {
     const ssize_t n = readlink("/proc/self/exe", ret_path, path_bytes - 1);

@@ -38,6 +38,8 @@ int process_read_signal(int fd);
 uint64_t process_rss_bytes(void);
 /* The most it ever was. */
 uint64_t process_peak_bytes(void);
+/* CPU time of all its threads, user and system. */
+uint64_t process_cpu_us(void);
 
 /* Path of the program `name` in the folder of the running one. */
 CF_MUST_CHECK cf_err process_sibling(const char *name, char *ret_path, size_t path_bytes);

@@ -45,6 +45,7 @@ struct engine {
     int event_fd;
     void *stage;         /* compute thread's */
     voice_cache *voices; /* compute thread's */
+    trace *events;       /* compute thread's, owned; NULL: not wanted */
     job_list pending;    /* compute thread's: not yet in the stage, in order */
     job_list held;       /* compute thread's: in the stage */
 
@@ -210,6 +211,7 @@ static void accept_pending(engine *e)
         if (err == CF_ERR_BUSY && e->ops->held(e->stage) > 0)
             return; /* a step will make room */
         list_pop(&e->pending);
+        j->accepted_us = clock_now_us();
         if (err == CF_OK)
             list_push(&e->held, j);
         else
@@ -222,6 +224,7 @@ static cf_err step_once(engine *e)
     stage_result results[RESULTS_PER_STEP];
     int32_t count = 0;
     const uint64_t start_us = clock_now_us();
+    const int32_t carried = e->ops->held(e->stage);
     const cf_err err = e->ops->step(e->stage, results, RESULTS_PER_STEP, &count);
     if (err != CF_OK)
         return err;
@@ -230,9 +233,11 @@ static cf_err step_once(engine *e)
     e->counters.steps++;
     e->counters.busy_us += spent_us;
     pthread_mutex_unlock(&e->mutex);
+    trace_step(e->events, start_us, spent_us, carried);
     for (int32_t i = 0; i < count; i++) {
         engine_job *j = list_remove(&e->held, results[i].job_id);
         CF_ASSERT(j != NULL);
+        trace_job(e->events, j->job.job_id, j->utterance, j->job.segment_idx, j->accepted_us, start_us + spent_us);
         finish(e, j, &results[i]);
     }
     return CF_OK;
@@ -260,11 +265,13 @@ static void *compute_main(void *arg)
     return NULL;
 }
 
-cf_err engine_start(const stage_ops *ops, const stage_config *cfg, engine **ret_engine)
+cf_err engine_start(const stage_ops *ops, const stage_config *cfg, trace *events, engine **ret_engine)
 {
     cf_err err;
     engine *e = NULL;
     TRY(mem_alloc(1, sizeof *e, &e));
+    e->events = events;
+    events = NULL;
     e->ops = ops;
     e->cfg = *cfg;
     snprintf(e->model_dir, sizeof e->model_dir, "%s", cfg->model_dir);
@@ -282,17 +289,20 @@ cf_err engine_start(const stage_ops *ops, const stage_config *cfg, engine **ret_
     e->event_fd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
     if (e->event_fd < 0) {
         err = err_sys("eventfd");
+        trace_close(e->events);
         mem_free(e);
         goto out;
     }
     if (pthread_create(&e->thread, NULL, compute_main, e) != 0) {
         err = err_sys("pthread_create");
         io_close(&e->event_fd);
+        trace_close(e->events);
         mem_free(e);
         goto out;
     }
     *ret_engine = e;
 out:
+    trace_close(events);
     return err;
 }
 
@@ -315,6 +325,7 @@ void engine_stop(engine *e)
         mem_free((void *)(uintptr_t)r.stage.tokens);
     }
     voice_cache_close(e->voices);
+    trace_close(e->events);
     io_close(&e->event_fd);
     pthread_cond_destroy(&e->wake);
     pthread_mutex_destroy(&e->mutex);

@@ -10,7 +10,9 @@
 
 #include <stdatomic.h>
 
+#include "common/base/limits.h"
 #include "common/worker/stage.h"
+#include "common/worker/trace.h"
 
 typedef struct engine engine;
 
@@ -19,10 +21,11 @@ typedef struct engine_job {
     stage_job job;
     char voice_name[VOICE_NAME_BYTES_MAX + 1]; /* "": none */
     char voice_sha256[SHA256_HEX_BYTES];
+    char utterance[NAME_BYTES_MAX + 1];   /* for traces */
     int32_t *text, *prompt_text, *tokens; /* owned; job points to them */
     int32_t in_map;                       /* control thread's business: which mapping it reads, -1: none */
-    uint64_t received_us;
-    struct engine_job *next; /* list link of whoever owns it */
+    uint64_t received_us, accepted_us;    /* by the engine; by the stage */
+    struct engine_job *next;              /* list link of whoever owns it */
 } engine_job;
 
 cf_err engine_job_new(engine_job **ret_job);
@@ -35,8 +38,9 @@ typedef struct engine_result {
 
 typedef enum engine_state { ENGINE_OPENING, ENGINE_RUNNING, ENGINE_BROKEN } engine_state;
 
-/* Starts the thread, which opens the stage. */
-CF_MUST_CHECK cf_err engine_start(const stage_ops *ops, const stage_config *cfg, engine **ret_engine);
+/* Starts the thread, which opens the stage. events: where steps and jobs are noted, NULL: nowhere; the engine's from
+ * here on, whatever is returned. */
+CF_MUST_CHECK cf_err engine_start(const stage_ops *ops, const stage_config *cfg, trace *events, engine **ret_engine);
 
 /* Stops after the step in progress; jobs inside are dropped. */
 void engine_stop(engine *e); /* NULL is fine */

@@ -111,6 +111,7 @@ static precision precision_of(const config *cfg)
 
 static cf_err start_engine(worker *w)
 {
+    cf_err err;
     const stage_kind kind = w->ops->kind;
     const stage_config sc = {
         .model_dir = w->cfg.model,
@@ -126,7 +127,12 @@ static cf_err start_engine(worker *w)
                                          : w->cfg.hift_rows,
         .frames_max = kind == STAGE_HIFT ? w->cfg.hift_frames : w->cfg.flow_frames,
     };
-    return engine_start(w->ops, &sc, &w->eng);
+    trace *events = NULL;
+    if (w->cfg.trace[0])
+        TRY(trace_open(w->cfg.trace, stage_name(kind), w->instance, &events));
+    TRY(engine_start(w->ops, &sc, events, &w->eng));
+out:
+    return err;
 }
 
 static cf_err send_join(worker *w)
@@ -301,6 +307,7 @@ static cf_err read_job(worker *w, const wire_msg *msg, engine_job *j)
     stage_job *s = &j->job;
     s->job_id = wire_u64(msg, "job");
     s->segment_idx = (uint32_t)wire_u64(msg, "segment");
+    snprintf(j->utterance, sizeof j->utterance, "%s", wire_str(msg, "utterance"));
     TRY(read_ids(msg, "text", &j->text, &s->text_tokens));
     TRY(read_ids(msg, "prompt_text", &j->prompt_text, &s->prompt_text_tokens));
     TRY(read_ids(msg, "tokens", &j->tokens, &s->tokens_count));

@@ -11,6 +11,7 @@
 #include <unistd.h>
 
 #include "common/base/io.h"
+#include "common/base/json.h"
 #include "common/base/mem.h"
 #include "common/base/sha256.h"
 #include "tests/harness/farm.h"
@@ -167,6 +168,35 @@ static void test_full_farm_refuses_and_client_waits(void **state)
     farm_end(&f);
 }
 
+/* The trace of a run names every stage and every row, and is JSON. */
+static void test_bench_farm_and_its_trace(void **state)
+{
+    (void)state;
+    char path[256], *text = NULL;
+    size_t bytes;
+    json *root = NULL;
+    int stages = 0, begun = 0, ended = 0;
+    snprintf(path, sizeof path, "%s/trace.json", test_temp_dir());
+    expect(0, "\"bench\":\"orchestrator\"",
+           (const char *const[]){"cosyfarm", "bench", "farm", "-m", tiny_model_dir(), "--count", "3", "--json",
+                                 "--trace", path, NULL});
+    assert_ok(io_read_file(path, 1 << 20, &text, &bytes));
+    assert_ok(json_parse(text, bytes, 8, &root));
+    for (const json *e = json_first(root); e; e = json_next(e)) {
+        const char *phase, *name;
+        assert_ok(json_get_str(e, "ph", 7, &phase));
+        assert_ok(json_get_str(e, "name", 255, &name));
+        stages += strcmp(name, "process_name") == 0;
+        begun += strcmp(phase, "b") == 0;
+        ended += strcmp(phase, "e") == 0;
+    }
+    assert_int_equal(stages, 3);
+    assert_int_equal(begun, ended);
+    assert_true(begun >= 5 * 3); /* two rows before the three, three stages each */
+    json_close(root);
+    mem_free(text);
+}
+
 static void test_unknown_configuration_key(void **state)
 {
     (void)state;
@@ -187,6 +217,7 @@ int main(void)
         cmocka_unit_test(test_instruct_and_speed),
         cmocka_unit_test(test_alone_and_among_others),
         cmocka_unit_test(test_full_farm_refuses_and_client_waits),
+        cmocka_unit_test(test_bench_farm_and_its_trace),
         cmocka_unit_test(test_unknown_configuration_key),
     };
     return cmocka_run_group_tests_name("farm", tests, NULL, NULL);
