@@ -84,7 +84,7 @@ $(B)/bin/orchestrator: $(B)/obj/orchestrator/main.o $(ORCH) $(TEXT) $(TRANSPORT)
 $(B)/bin/orchestrator: EXT = $(EXT_ORCH) $(EXT_TEXT) $(EXT_TRANSPORT) $(EXT_BASE)
 $(B)/bin/exchange_keeper: $(B)/obj/orchestrator/keeper.o $(TRANSPORT) $(BASE)
 $(B)/bin/exchange_keeper: EXT = $(EXT_TRANSPORT) $(EXT_BASE)
-$(B)/bin/cosyfarm: $(B)/obj/tools/cosyfarm.o $(TOOLS) $(ORCH) $(LLM) $(FLOW) $(HIFT) $(TEXT) $(STAGE_LIBS)
+$(B)/bin/cosyfarm: $(B)/obj/tools/cosyfarm.o $(TOOLS) $(ORCH) $(LLM) $(FLOW) $(HIFT) $(ENROLL) $(TEXT) $(STAGE_LIBS)
 $(B)/bin/cosyfarm: EXT = $(EXT_ORCH) $(EXT_TEXT) $(STAGE_EXT)
 
 $(PROG):

@@ -27,9 +27,6 @@
 #include "enroll/speaker_vector.h"
 #include "enroll/speech_tokenizer.h"
 
-/* Address space for 30 s through networks twice as wide as the released ones; pages are used when touched. */
-#define SCRATCH_BYTES ((size_t)4 << 30)
-
 /* The hashes of both networks, found in a thread of its own while the networks work: of a gigabyte they take as long as
  * half an enrollment. Written by the thread, read after it was joined. */
 typedef struct hashing {
@@ -187,7 +184,7 @@ cf_err enroller_open(const enroll_config *cfg, enroller **ret_enroller)
     cf_err err;
     enroller *e = NULL;
     const backend_config be_cfg = {
-        .device = cfg->device, .naive = cfg->naive, .threads = cfg->threads, .scratch_bytes = SCRATCH_BYTES};
+        .device = cfg->device, .naive = cfg->naive, .threads = cfg->threads, .scratch_bytes = ENROLL_SCRATCH_BYTES};
     TRY(mem_alloc(1, sizeof *e, &e));
     if (snprintf(e->model_path, sizeof e->model_path, "%s", cfg->model_path) >= (int)sizeof e->model_path)
         FAIL(CF_ERR_LIMIT, "%.80s...: path longer than %d bytes", cfg->model_path, IO_PATH_BYTES);

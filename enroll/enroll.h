@@ -26,6 +26,9 @@ extern "C" {
 #define VOICE_CHAR_S_MAX 0.25
 #define SYLLABLE_CHARS   3
 
+/* Address space for 30 s through networks twice as wide as the released ones; pages are used when touched. */
+#define ENROLL_SCRATCH_BYTES ((size_t)4 << 30)
+
 #define ENROLL_WARNINGS_MAX  4
 #define ENROLL_WARNING_BYTES 200
 

@@ -210,8 +210,8 @@ static int exit_code(cf_err err)
 
 static int run(const arguments *a)
 {
-    static const parity_stage *const stages[] = {&parity_llm,    &parity_flow,  &parity_hift,
-                                                 &parity_stream, &parity_speed, NULL};
+    static const parity_stage *const stages[] = {&parity_llm,   &parity_flow,  &parity_hift,   &parity_stream,
+                                                 &parity_speed, &parity_voice, &parity_enroll, NULL};
     const parity_run request = {.options = &a->options,
                                 .stages = stages,
                                 .capture_dir = a->capture_dir,

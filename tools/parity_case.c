@@ -31,7 +31,7 @@ struct parity_case {
     size_t count;
 };
 
-const char *const PARITY_STAGES[] = {"llm", "flow", "hift", "stream", "speed", NULL};
+const char *const PARITY_STAGES[] = {"llm", "flow", "hift", "stream", "speed", "voice", "enroll", NULL};
 
 static const struct input_row {
     const char *stage, *name;
@@ -42,13 +42,15 @@ static const struct input_row {
     {"flow", "prompt_token", 1},  {"flow", "prompt_feat", 2}, {"flow", "embedding", 1},
     {"hift", "mel", 2},           {"stream", "token", 1},     {"stream", "prompt_token", 1},
     {"stream", "prompt_feat", 2}, {"stream", "embedding", 1}, {"speed", "mel", 2},
+    {"enroll", "token_mel_#", 2}, {"enroll", "fbank_#", 2},
 };
 
 /* Metadata that a stage cannot do without. */
 static const struct meta_row {
     const char *stage, *key;
 } REQUIRED_META[] = {
-    {"flow", "streaming"}, {"flow", "finalize"}, {"hift", "finalize"}, {"stream", "calls"}, {"speed", "speed"},
+    {"flow", "streaming"}, {"flow", "finalize"}, {"hift", "finalize"},
+    {"stream", "calls"},   {"speed", "speed"},   {"voice", "wav"},
 };
 
 /* A capture is recognised by its first name here. to NULL: known, not compared. */
@@ -105,12 +107,34 @@ static bool stage_known(const char *stage)
     return false;
 }
 
+static bool input_matches(const struct input_row *row, const char *stage, const char *name)
+{
+    return strcmp(row->stage, stage) == 0 && compare_name_matches(row->name, name);
+}
+
 static case_role role_of(const char *stage, const char *name)
 {
     for (size_t i = 0; i < CF_COUNT(INPUTS); i++)
-        if (strcmp(INPUTS[i].stage, stage) == 0 && strcmp(INPUTS[i].name, name) == 0)
+        if (input_matches(&INPUTS[i], stage, name))
             return CASE_INPUT;
     return bound_find(stage, name, PRECISION_F32, BOUND_PLAIN, NULL) ? CASE_EXPECTED : CASE_UNKNOWN;
+}
+
+static bool compares_integers(const char *stage, const char *name)
+{
+    const bound *b = bound_find(stage, name, PRECISION_F32, BOUND_PLAIN, NULL);
+    return b && b->kind == BOUND_EQUAL;
+}
+
+/* Integers as f32 too: compared numbers are small, a larger one cannot be what a stage emits. */
+static cf_err widen(case_tensor *t)
+{
+    cf_err err;
+    TRY(mem_alloc(t->count, sizeof *t->f32, &t->f32));
+    for (size_t i = 0; i < t->count; i++)
+        t->f32[i] = (float)t->i32[i];
+out:
+    return err;
 }
 
 /* Reads one entry into memory of its own: floats as f32, integers as i32. */
@@ -130,6 +154,8 @@ static cf_err read_tensor(const parity_case *c, const tensor_entry *e, case_tens
     } else {
         TRY(mem_alloc(t->count, sizeof *t->i32, &t->i32));
         TRY(entry_read_i32(e, t->i32, t->count));
+        if (t->role == CASE_EXPECTED && compares_integers(c->stage, t->name))
+            TRY(widen(t));
     }
 out:
     return err;
@@ -173,6 +199,8 @@ static void check_meta(parity_case *c)
             snprintf(c->defect, DEFECT_BYTES, "metadata \"%s\": expected 0 or 1, found \"%.40s\"", key, value);
             return;
         }
+        if (strcmp(key, "wav") == 0 && (!value[0] || strchr(value, '/')))
+            snprintf(c->defect, DEFECT_BYTES, "metadata \"wav\": expected the name of a file, found \"%.60s\"", value);
         if (strcmp(key, "speed") == 0) {
             char *end;
             const double speed = strtod(value, &end);
@@ -246,7 +274,8 @@ static cf_err fill_case(parity_case *c)
     }
     if (!stage_known(c->stage)) {
         snprintf(c->defect, DEFECT_BYTES,
-                 "stage \"%.40s\" is unsupported; parity compares llm, flow, hift, stream, speed", c->stage);
+                 "stage \"%.40s\" is unsupported; parity compares llm, flow, hift, stream, speed, voice, enroll",
+                 c->stage);
         goto out;
     }
     if (!c->is_capture)
@@ -386,6 +415,46 @@ bool parity_case_has(const parity_case *c, const char *name)
     return parity_case_find(c, name) != NULL;
 }
 
+const char *parity_case_input(const parity_case *c, size_t idx)
+{
+    for (size_t i = 0; i < c->count; i++)
+        if (c->tensors[i].role == CASE_INPUT && idx-- == 0)
+            return c->tensors[i].name;
+    return NULL;
+}
+
+/* The folder of the case; "." when its path has none. */
+static void folder_of(const parity_case *c, char ret_path[IO_PATH_BYTES])
+{
+    const char *slash = strrchr(c->path, '/');
+    snprintf(ret_path, IO_PATH_BYTES, "%.*s", slash ? (int)(slash - c->path) : 1, slash ? c->path : ".");
+}
+
+cf_err parity_case_beside(const parity_case *c, const char *file_name, char ret_path[IO_PATH_BYTES])
+{
+    char folder[IO_PATH_BYTES];
+    folder_of(c, folder);
+    return io_join(ret_path, IO_PATH_BYTES, folder, file_name);
+}
+
+cf_err parity_case_recording(const parity_case *c, char ret_path[IO_PATH_BYTES])
+{
+    static const char *const above[] = {"../data/real", "../../data/real"};
+    cf_err err;
+    const char *name = parity_case_meta(c, "wav"); /* checked when the case was opened */
+    char folder[IO_PATH_BYTES], place[IO_PATH_BYTES];
+    TRY(parity_case_beside(c, name, ret_path));
+    folder_of(c, folder);
+    for (size_t i = 0; i < CF_COUNT(above) && !io_exists(ret_path); i++) {
+        TRY(io_join(place, sizeof place, folder, above[i]));
+        TRY(io_join(ret_path, IO_PATH_BYTES, place, name));
+    }
+    if (!io_exists(ret_path))
+        FAIL(CF_ERR_NOTFOUND, "recording %s: expected beside the case or in ../data/real or ../../data/real", name);
+out:
+    return err;
+}
+
 /* The tensor's shape at this rank. Captures carry batch and channel dimensions of size 1: those in front go first. */
 static cf_err shape_at_rank(const parity_case *c, const case_tensor *t, int rank, int64_t *ret_dims)
 {
@@ -418,7 +487,7 @@ cf_err parity_case_shape(const parity_case *c, const case_tensor *t, int *ret_ra
     cf_err err = CF_OK;
     int rank = t->rank;
     for (size_t i = 0; i < CF_COUNT(INPUTS); i++)
-        if (strcmp(INPUTS[i].stage, c->stage) == 0 && strcmp(INPUTS[i].name, t->name) == 0)
+        if (input_matches(&INPUTS[i], c->stage, t->name))
             rank = INPUTS[i].rank;
     TRY(shape_at_rank(c, t, rank, ret_dims));
     *ret_rank = rank;

@@ -29,7 +29,7 @@ typedef struct case_tensor {
     int rank;
     int64_t dims[CASE_RANK_MAX];
     size_t count;
-    float *f32;   /* [count], owned; NULL for integers */
+    float *f32;   /* [count], owned; of integers only where whole numbers are compared (BOUND_EQUAL) */
     int32_t *i32; /* [count], owned; NULL for floats */
 } case_tensor;
 

@@ -11,25 +11,33 @@
 
 #include "common/base/check.h"
 
-#define BITS                \
-    {                       \
-        BOUND_BITS, 0, 0, 0 \
+#define BITS                   \
+    {                          \
+        BOUND_BITS, 0, 0, 0, 0 \
     }
-#define REL(x)             \
-    {                      \
-        BOUND_REL, x, 0, 0 \
+#define EQUAL                   \
+    {                           \
+        BOUND_EQUAL, 0, 0, 0, 0 \
     }
-#define ABS(x)             \
-    {                      \
-        BOUND_ABS, x, 0, 0 \
+#define FLOOR(x, at_floor)             \
+    {                                  \
+        BOUND_FLOOR, x, 0, 0, at_floor \
     }
-#define SNR(db)             \
-    {                       \
-        BOUND_SNR, db, 0, 0 \
-    }
-#define LOGITS(a, m, t)       \
+#define REL(x)                \
     {                         \
-        BOUND_LOGITS, a, m, t \
+        BOUND_REL, x, 0, 0, 0 \
+    }
+#define ABS(x)                \
+    {                         \
+        BOUND_ABS, x, 0, 0, 0 \
+    }
+#define SNR(db)                \
+    {                          \
+        BOUND_SNR, db, 0, 0, 0 \
+    }
+#define LOGITS(a, m, t)          \
+    {                            \
+        BOUND_LOGITS, a, m, t, 0 \
     }
 
 /* One tensor of one stage: bounds in f32, bf16 and fp16 mode. */
@@ -40,17 +48,18 @@ typedef struct bound_row {
     const char *why;
 } bound_row;
 
-#define F32_NOISE   "f32 sums of another order differ by 2e-6 of the maximum on the synthetic models"
-#define REAL_FLOW   "released weights: f32 against f64 differs by 2.7e-4, one estimator call by 9.6e-4 of the maximum"
-#define HARSH_FLOW  "harsh weights: f64 against upstream's f32 differs by 7e-5 in mel, 3e-4 in v10"
-#define BF16_FLOW   "upstream under bf16 autocast reaches 29.9 dB against its own f32"
-#define GATHER      "a gather of table rows: nothing to round in f32, the stored type otherwise"
-#define F0_F64      "the f0 predictor is f64 in every mode, rounded to f32 once"
-#define FROM_F0     "computed from the expected f0 in upstream's order of f32 operations"
-#define HALF_SOURCE "the run stored its source in fp16: 5.4e-5 measured"
-#define OLD_F0      "older upstream computed f0 in f32 on the CPU"
-#define OLD_GPU     "fp16 autocast or TF32 convolutions on the GPU: about 50 dB is all they allow"
-#define STREAM_WAVE "vocoded from the expected mel; a call renders all of it and keeps what is new"
+#define F32_NOISE     "f32 sums of another order differ by 2e-6 of the maximum on the synthetic models"
+#define REAL_FLOW     "released weights: f32 against f64 differs by 2.7e-4, one estimator call by 9.6e-4 of the maximum"
+#define HARSH_FLOW    "harsh weights: f64 against upstream's f32 differs by 7e-5 in mel, 3e-4 in v10"
+#define BF16_FLOW     "upstream under bf16 autocast reaches 29.9 dB against its own f32"
+#define GATHER        "a gather of table rows: nothing to round in f32, the stored type otherwise"
+#define F0_F64        "the f0 predictor is f64 in every mode, rounded to f32 once"
+#define FROM_F0       "computed from the expected f0 in upstream's order of f32 operations"
+#define HALF_SOURCE   "the run stored its source in fp16: 5.4e-5 measured"
+#define OLD_F0        "older upstream computed f0 in f32 on the CPU"
+#define OLD_GPU       "fp16 autocast or TF32 convolutions on the GPU: about 50 dB is all they allow"
+#define F32_TRANSFORM "logarithms of f32 transforms there"
+#define STREAM_WAVE   "vocoded from the expected mel; a call renders all of it and keeps what is new"
 
 /* The only place that says how much is too much. A row of a narrower profile wins over the plain one. */
 static const bound_row BOUNDS[] = {
@@ -105,10 +114,18 @@ static const bound_row BOUNDS[] = {
     {"stream", "mel_#", BOUND_REAL, {REL(1e-3), SNR(29), SNR(29)}, REAL_FLOW},
     /* speed */
     {"speed", "resampled", BOUND_PLAIN, {REL(1e-6), REL(1e-6), REL(1e-6)}, "one f32 interpolation in every mode"},
+    /* voice and enroll: f32 in every mode */
+    {"voice", "wave_16k", BOUND_PLAIN, {ABS(1e-6), ABS(1e-6), ABS(1e-6)}, "f32 sums of up to 150 products below 1"},
+    {"voice", "wave_24k", BOUND_PLAIN, {ABS(1e-6), ABS(1e-6), ABS(1e-6)}, "f32 sums of up to 150 products below 1"},
+    {"voice", "token_mel", BOUND_PLAIN, {ABS(2e-4), ABS(2e-4), ABS(2e-4)}, F32_TRANSFORM},
+    {"voice", "fbank", BOUND_PLAIN, {FLOOR(2e-4, 2e-3), FLOOR(2e-4, 2e-3), FLOOR(2e-4, 2e-3)}, F32_TRANSFORM},
+    {"voice", "prompt_feat", BOUND_PLAIN, {ABS(2e-4), ABS(2e-4), ABS(2e-4)}, F32_TRANSFORM},
+    {"enroll", "tokens_#", BOUND_PLAIN, {EQUAL, EQUAL, EQUAL}, "a token is eight digits, each far from its threshold"},
+    {"enroll", "embedding_#", BOUND_PLAIN, {REL(1e-5), REL(1e-5), REL(1e-5)}, F32_NOISE},
+    {"enroll", "embedding_exclude_pad_#", BOUND_PLAIN, {REL(1e-5), REL(1e-5), REL(1e-5)}, F32_NOISE},
 };
 
-/* "mel_#" matches mel_0 .. mel_9999. */
-static bool name_matches(const char *pattern, const char *name)
+bool compare_name_matches(const char *pattern, const char *name)
 {
     const char *hash = strchr(pattern, '#');
     if (!hash)
@@ -126,7 +143,7 @@ const bound *bound_find(const char *stage, const char *name, precision operands,
     const bound_row *found = NULL;
     for (size_t i = 0; i < CF_COUNT(BOUNDS); i++) {
         const bound_row *r = &BOUNDS[i];
-        if (strcmp(r->stage, stage) != 0 || !name_matches(r->tensor_name, name))
+        if (strcmp(r->stage, stage) != 0 || !compare_name_matches(r->tensor_name, name))
             continue;
         if (r->profile == profile)
             found = r;
@@ -143,6 +160,12 @@ void bound_text(const bound *b, char ret_text[BOUND_TEXT_BYTES])
     switch (b->kind) {
     case BOUND_BITS:
         snprintf(ret_text, BOUND_TEXT_BYTES, "same bits");
+        break;
+    case BOUND_EQUAL:
+        snprintf(ret_text, BOUND_TEXT_BYTES, "all equal");
+        break;
+    case BOUND_FLOOR:
+        snprintf(ret_text, BOUND_TEXT_BYTES, "max <= %.3g, %.3g in bands at the floor", b->limit, b->floor_limit);
         break;
     case BOUND_REL:
         snprintf(ret_text, BOUND_TEXT_BYTES, "rel <= %.3g", b->limit);
@@ -222,6 +245,37 @@ size_t compare_top1(const float *got, const float *want, size_t rows, size_t col
     return differing;
 }
 
+/* Whether the least value of column c occurs more than once. */
+static bool at_floor(const float *want, size_t rows, size_t cols, size_t c)
+{
+    float least = INFINITY;
+    size_t times = 0;
+    for (size_t r = 0; r < rows; r++) {
+        const float x = want[r * cols + c];
+        times = x < least ? 1 : times + (x == least);
+        least = x < least ? x : least;
+    }
+    return times > 1;
+}
+
+compare_stats compare_floor(const float *got, const float *want, size_t rows, size_t cols, unsigned char *flags)
+{
+    size_t bands = 0;
+    for (size_t c = 0; c < cols; c++) {
+        if (!at_floor(want, rows, cols, c))
+            continue;
+        bands++;
+        for (size_t r = 0; r < rows; r++)
+            flags[r * cols + c] = 1;
+    }
+    compare_stats s = compare_arrays(got, want, rows * cols, flags);
+    for (size_t i = 0; i < rows * cols; i++)
+        flags[i] = !flags[i];
+    s.floor_bands = bands;
+    s.floor_abs = compare_arrays(got, want, rows * cols, flags).max_abs;
+    return s;
+}
+
 bool bound_holds(const bound *b, const compare_stats *s)
 {
     if (!s->finite)
@@ -229,10 +283,14 @@ bool bound_holds(const bound *b, const compare_stats *s)
     switch (b->kind) {
     case BOUND_BITS:
         return s->same_bits;
+    case BOUND_EQUAL:
+        return s->max_abs == 0.0;
     case BOUND_REL:
         return s->rel <= b->limit;
     case BOUND_ABS:
         return s->max_abs <= b->limit;
+    case BOUND_FLOOR:
+        return s->max_abs <= b->limit && s->floor_abs <= b->floor_limit;
     case BOUND_SNR:
         return s->snr_db >= b->limit;
     case BOUND_LOGITS:

@@ -98,6 +98,9 @@ static void explain(const parity_line *line, size_t rows_differing, size_t row, 
         snprintf(reason, PARITY_REASON_BYTES, "top-1 differs in %zu rows, first in row %zu", rows_differing, row);
     else if (!line->pass)
         snprintf(reason, PARITY_REASON_BYTES, "out of bound, worst at value %zu", line->stats.worst_idx);
+    else if (line->stats.floor_bands)
+        snprintf(reason, PARITY_REASON_BYTES, "%zu bands at the floor (%zu values): max %.3g", line->stats.floor_bands,
+                 line->stats.excluded_count, line->stats.floor_abs);
     else if (flipped)
         snprintf(reason, PARITY_REASON_BYTES, "%zu frames with f0 on the voiced threshold left out (%zu values)",
                  flipped, line->stats.excluded_count);
@@ -120,13 +123,14 @@ static cf_err compare_tensor(const stage_group *g, size_t idx, const case_tensor
     const size_t flipped = mark_flips(c, &g->alone[idx], want->name, want->count, flags);
     line.rule = bound_find(g->stage->stage, want->name, g->run->options->operands, parity_case_profile(c), NULL);
     CF_ASSERT(line.rule);
-    line.stats = compare_arrays(got->data, want->f32, want->count, flags);
+    const size_t cols = want->rank > 0 ? (size_t)want->dims[want->rank - 1] : 0, rows = cols ? want->count / cols : 0;
+    if (line.rule->kind == BOUND_FLOOR)
+        line.stats = compare_floor(got->data, want->f32, rows, cols, flags);
+    else
+        line.stats = compare_arrays(got->data, want->f32, want->count, flags);
     size_t rows_differing = 0, row = 0;
-    if (line.rule->kind == BOUND_LOGITS && line.stats.finite && want->rank > 0) {
-        const size_t cols = (size_t)want->dims[want->rank - 1];
-        rows_differing =
-            compare_top1(got->data, want->f32, cols ? want->count / cols : 0, cols, line.rule->margin, &row);
-    }
+    if (line.rule->kind == BOUND_LOGITS && line.stats.finite)
+        rows_differing = compare_top1(got->data, want->f32, rows, cols, line.rule->margin, &row);
     line.pass = bound_holds(line.rule, &line.stats) && rows_differing == 0;
     explain(&line, rows_differing, row, flipped, reason);
     report(g->run, g->totals, &line);

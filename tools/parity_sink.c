@@ -20,8 +20,10 @@ void sink_init(parity_sink *s, size_t cases)
 
 void sink_done(parity_sink *s)
 {
-    for (size_t i = 0; i < s->count; i++)
+    for (size_t i = 0; i < s->count; i++) {
         mem_free(s->items[i].data);
+        mem_free(s->items[i].whole);
+    }
     mem_free(s->items);
     *s = (parity_sink){0};
 }
@@ -65,6 +67,27 @@ out:
     return err;
 }
 
+cf_err parity_emit_i32(parity_sink *sink, size_t case_idx, const char *name, int64_t count, const int32_t *data)
+{
+    cf_err err;
+    float *values = NULL;
+    int32_t *whole = NULL;
+    TRY(mem_alloc((size_t)count, sizeof *values, &values));
+    TRY(mem_alloc((size_t)count, sizeof *whole, &whole));
+    for (int64_t i = 0; i < count; i++) {
+        CF_ASSERT(data[i] >= 0 && data[i] < 1 << 24);
+        values[i] = (float)data[i];
+        whole[i] = data[i];
+    }
+    TRY(parity_emit(sink, case_idx, name, 1, &count, values));
+    sink->items[sink->count - 1].whole = whole;
+    whole = NULL;
+out:
+    mem_free(values);
+    mem_free(whole);
+    return err;
+}
+
 static const char *base_name(const char *path)
 {
     const char *slash = strrchr(path, '/');
@@ -74,7 +97,7 @@ static const char *base_name(const char *path)
 /* Metadata that a reader of the capture needs, taken over from the case. */
 static size_t capture_texts(const parity_case *c, const parity_options *opt, char made_by[128], table_text texts[8])
 {
-    static const char *const keys[] = {"model", "streaming", "finalize", "speed", "calls"};
+    static const char *const keys[] = {"model", "streaming", "finalize", "speed", "calls", "wav"};
     static const char *const operands[] = {"f32", "bf16", "fp16"};
     size_t count = 0;
     snprintf(made_by, 128, "cosyfarm %s %s %s%s", CF_VERSION, opt->device, operands[opt->operands],
@@ -87,6 +110,21 @@ static size_t capture_texts(const parity_case *c, const parity_options *opt, cha
             texts[count++] = (table_text){keys[i], value};
     }
     return count;
+}
+
+/* A capture of a recording is of use with the recording beside it. */
+static cf_err copy_recording(const parity_case *c, const char *dir)
+{
+    char from[IO_PATH_BYTES], to[IO_PATH_BYTES];
+    io_map map = {0};
+    cf_err err;
+    TRY(parity_case_recording(c, from));
+    TRY(io_join(to, sizeof to, dir, base_name(from)));
+    TRY(io_map_file(from, &map));
+    TRY(io_write_file(to, map.data, map.data_bytes));
+out:
+    io_unmap(&map);
+    return err;
 }
 
 cf_err parity_capture_write(const parity_case *c, const parity_sink *sink, size_t case_idx, const parity_options *opt,
@@ -116,9 +154,12 @@ cf_err parity_capture_write(const parity_case *c, const parity_sink *sink, size_
         if (e->case_idx != case_idx || (input && input->role == CASE_INPUT))
             continue;
         safetensors_item *item = &items[count++];
-        *item = (safetensors_item){.name = e->name, .type = ENTRY_F32, .rank = e->rank, .data = e->data};
+        *item = (safetensors_item){.name = e->name, .type = e->whole ? ENTRY_I32 : ENTRY_F32, .rank = e->rank};
+        item->data = e->whole ? (const void *)e->whole : e->data;
         memcpy(item->shape, e->dims, (size_t)e->rank * sizeof *e->dims);
     }
+    if (strcmp(parity_case_stage(c), "voice") == 0)
+        TRY(copy_recording(c, dir));
     TRY(safetensors_write(path, items, count, texts, capture_texts(c, opt, made_by, texts)));
 out:
     mem_free(items);

@@ -14,7 +14,8 @@ typedef struct emitted {
     int rank;
     int64_t dims[CASE_RANK_MAX];
     size_t count;
-    float *data; /* [count], owned by the sink */
+    float *data;    /* [count], owned by the sink */
+    int32_t *whole; /* [count], the same as integers, owned by the sink; NULL for floats */
 } emitted;
 
 struct parity_sink {
