@@ -165,7 +165,9 @@ int main(int argc, char **argv)
         close_all(&o);
         return err == CF_ERR_NOMEM || err == CF_ERR_SYS || err == CF_ERR_BUSY ? PROCESS_NO_RESOURCES : PROCESS_CONFIG;
     }
-    orch_core_init(&o.core, o.cfg.deaths_max);
+    orch_core_init(&o.core, &(core_limits){.deaths_max = o.cfg.deaths_max,
+                                           .parole_us = (uint64_t)o.cfg.parole_s * CLOCK_SECOND_US,
+                                           .parole_max_us = (uint64_t)o.cfg.parole_max_s * CLOCK_SECOND_US});
     for (int i = 0; i < CORE_STAGES; i++)
         o.restarting[i] = -1;
     if (requests_recover(&o) != CF_OK) {

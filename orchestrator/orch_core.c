@@ -12,10 +12,10 @@
 
 #include "common/base/check.h"
 
-void orch_core_init(orch_core *core, int32_t deaths_max)
+void orch_core_init(orch_core *core, const core_limits *limits)
 {
     memset(core, 0, sizeof *core);
-    core->deaths_max = deaths_max;
+    core->limits = *limits;
     core->next_job = 1;
     for (int32_t i = 0; i < CORE_SEGMENTS_MAX; i++)
         core->segments[i].next = i + 1 < CORE_SEGMENTS_MAX ? i + 1 : -1;
@@ -42,7 +42,7 @@ bool orch_core_has_box(const orch_core *core)
 }
 
 /* Scheduling and cancelling stop early enough that the rest always fits: in one step at most every utterance fails and
- * is forgotten, and every outbox is released (act asserts it). */
+ * is forgotten, every outbox is released, and every member goes on parole (act asserts it). */
 #define ACTIONS_KEPT_FREE (CORE_ACTIONS_MAX / 2)
 
 static core_action *act(orch_core *core, core_action_kind kind)
@@ -189,21 +189,6 @@ static void on_joined(orch_core *core, const core_event *e)
     CF_ASSERT(0 && "no room for an outbox"); /* the shell asks orch_core_has_box first */
 }
 
-/* Takes back what a lost member held. Its death counts against those rows unless the member itself is to blame. */
-static void take_back(orch_core *core, int32_t member, bool charge, uint64_t now_us)
-{
-    for (int32_t i = 0; i < CORE_SEGMENTS_MAX; i++) {
-        core_segment *s = &core->segments[i];
-        if (s->state != SEGMENT_RUN || s->member != member)
-            continue;
-        leave_member(core, s);
-        s->deaths += charge;
-        set_state(s, SEGMENT_WAIT, now_us);
-        core->jobs_replayed++;
-        core->utterances[s->utterance].attempts++;
-    }
-}
-
 /* The row that ran alone on a member; NULL: none did. A member may also be kept for a segment while another one, the
  * last that it was given before, still runs there. */
 static core_segment *alone_on(orch_core *core, int32_t member)
@@ -213,36 +198,85 @@ static core_segment *alone_on(orch_core *core, int32_t member)
     return s && s->state == SEGMENT_RUN && s->member == member ? s : NULL;
 }
 
-/*
- * Row or worker: who is to blame? A worker that dies UNPROVEN_DEATHS_MAX times without having finished a job is fed no
- * more. But while a row runs alone it may be the poison, so a worker gets the benefit of the doubt until one such row
- * has been given up. Rows of the death that bars a worker are not charged: a broken worker costs at most one row.
- * True: charge the rows.
- */
-static bool blame(orch_core *core, const core_member *m, bool alone)
+static core_record *record_of(orch_core *core, const core_member *m)
 {
-    core_record *r = &core->records[m->stage][m->instance];
+    return &core->records[m->stage][m->instance];
+}
+
+/* Tells of a change in the standing of m's instance. */
+static core_action *act_on_record(orch_core *core, core_action_kind kind, const core_member *m)
+{
+    core_action *a = act(core, kind);
+    a->stage = m->stage;
+    a->segment = m->instance;
+    a->deaths = record_of(core, m)->deaths;
+    return a;
+}
+
+/* No more work for this instance until its pause, twice as long each time, is over. */
+static void bar(orch_core *core, const core_member *m, uint64_t now_us)
+{
+    core_record *r = record_of(core, m);
+    const uint64_t max_us = core->limits.parole_max_us;
+    r->pause_us = r->pause_us == 0 ? core->limits.parole_us : 2 * r->pause_us;
+    r->pause_us = r->pause_us < max_us ? r->pause_us : max_us;
+    r->parole_at_us = now_us + r->pause_us;
+    r->standing = STANDING_BARRED;
+    act_on_record(core, CORE_DO_BAR, m)->pause_us = r->pause_us;
+}
+
+typedef enum culprit { CULPRIT_WORKER, CULPRIT_ROWS, CULPRIT_PAROLE } culprit;
+
+/*
+ * Row or worker: who is to blame? A worker that dies UNPROVEN_DEATHS_MAX times without having finished a job is barred.
+ * But while a row runs alone it may be the poison, so a worker gets the benefit of the doubt until one such row has
+ * been given up. Rows of the death that bars a worker are not charged: a broken worker costs at most one row.
+ * A death on parole is the worker's own, too; see take_back.
+ */
+static culprit blame(orch_core *core, const core_member *m, bool alone, uint64_t now_us)
+{
+    core_record *r = record_of(core, m);
+    const core_standing before = r->standing;
     if (m->rows_held == 0)
-        return false;
+        return CULPRIT_WORKER;
     if (r->deaths < UINT8_MAX)
         r->deaths++;
-    if (r->deaths < UNPROVEN_DEATHS_MAX || (alone && !r->gave_up_a_row))
-        return true;
-    if (!r->barred) {
-        core_action *a = act(core, CORE_DO_BAR);
-        a->stage = m->stage;
-        a->segment = m->instance;
-        a->deaths = r->deaths;
-    }
-    r->barred = true;
-    return false;
+    if (before == STANDING_FED && (r->deaths < UNPROVEN_DEATHS_MAX || (alone && !r->gave_up_a_row)))
+        return CULPRIT_ROWS;
+    if (before != STANDING_BARRED)
+        bar(core, m, now_us);
+    return before == STANDING_PAROLE ? CULPRIT_PAROLE : CULPRIT_WORKER;
 }
 
 /* Suspected after deaths_max - 1 deaths, it runs alone; given up when two deaths hit it alone: one may come from
  * outside. */
 static bool is_poison(const orch_core *core, const core_segment *s)
 {
-    return s->deaths >= core->deaths_max && s->alone_deaths >= ALONE_DEATHS_MAX;
+    return s->deaths >= core->limits.deaths_max && s->alone_deaths >= ALONE_DEATHS_MAX;
+}
+
+/* Was this death the row's fault? One on parole is charged from the second on that the row was in: were it never
+ * charged, poison that is left alone with barred workers would be tried for ever. */
+static bool is_charged(core_segment *s, culprit who)
+{
+    return who == CULPRIT_ROWS || (who == CULPRIT_PAROLE && s->parole_deaths++ > 0);
+}
+
+/* Takes back what a lost member held. alone: the row that was there by itself, or NULL. */
+static void take_back(orch_core *core, int32_t member, const core_segment *alone, culprit who, uint64_t now_us)
+{
+    for (int32_t i = 0; i < CORE_SEGMENTS_MAX; i++) {
+        core_segment *s = &core->segments[i];
+        if (s->state != SEGMENT_RUN || s->member != member)
+            continue;
+        leave_member(core, s);
+        const bool charged = is_charged(s, who);
+        s->deaths += charged;
+        s->alone_deaths += charged && (s == alone || who == CULPRIT_PAROLE);
+        set_state(s, SEGMENT_WAIT, now_us);
+        core->jobs_replayed++;
+        core->utterances[s->utterance].attempts++;
+    }
 }
 
 static void on_lost(orch_core *core, const core_event *e, uint64_t now_us)
@@ -250,14 +284,11 @@ static void on_lost(orch_core *core, const core_event *e, uint64_t now_us)
     core_member *m = &core->members[e->member];
     if (!m->live)
         return;
-    core_segment *alone = alone_on(core, e->member);
-    const bool charge = blame(core, m, alone != NULL);
-    if (alone && charge) {
-        alone->alone_deaths++;
-        core->records[m->stage][m->instance].gave_up_a_row |=
-            alone->deaths + 1 >= core->deaths_max && alone->alone_deaths >= ALONE_DEATHS_MAX;
-    }
-    take_back(core, e->member, charge, now_us);
+    const core_segment *alone = alone_on(core, e->member);
+    const culprit who = blame(core, m, alone != NULL, now_us);
+    take_back(core, e->member, alone, who, now_us);
+    if (alone && who == CULPRIT_ROWS)
+        record_of(core, m)->gave_up_a_row |= is_poison(core, alone);
     m->live = false;
     if (m->box >= 0) {
         slots_retire(&core->boxes[m->box]);
@@ -368,9 +399,9 @@ static void on_ready(orch_core *core, const core_event *e, uint64_t now_us)
         return;
     const int32_t utterance = s->utterance;
     const core_member *m = &core->members[s->member];
-    core_record *record = &core->records[m->stage][m->instance];
-    record->deaths = 0;
-    record->gave_up_a_row = false;
+    if (record_of(core, m)->standing == STANDING_PAROLE)
+        act_on_record(core, CORE_DO_CLEAR, m);
+    *record_of(core, m) = (core_record){0};
     if (core->utterances[utterance].state == UTTERANCE_ENDED) {
         leave_member(core, s);
         set_state(s, SEGMENT_DONE, now_us);
@@ -396,7 +427,7 @@ static void on_ready(orch_core *core, const core_event *e, uint64_t now_us)
     }
     leave_member(core, s);
     s->stage++;
-    s->deaths = s->alone_deaths = 0; /* what one stage survived says nothing about the next */
+    s->deaths = s->alone_deaths = s->parole_deaths = 0; /* what one stage survived says nothing about the next */
     set_state(s, SEGMENT_WAIT, now_us);
 }
 
@@ -434,26 +465,52 @@ static int32_t credit_frames(const core_segment *s)
     return s->stage == CORE_HIFT ? s->frames : 0;
 }
 
-bool orch_core_is_barred(const orch_core *core, int32_t stage, int32_t instance)
+core_standing orch_core_standing(const orch_core *core, int32_t stage, int32_t instance)
 {
-    return core->records[stage][instance].barred;
+    return core->records[stage][instance].standing;
 }
 
 static bool is_fed(const orch_core *core, const core_member *m, int32_t stage)
 {
-    return m->live && !m->draining && !m->paused && m->stage == stage && !orch_core_is_barred(core, stage, m->instance);
+    return m->live && !m->draining && !m->paused && m->stage == stage &&
+           orch_core_standing(core, stage, m->instance) != STANDING_BARRED;
 }
 
+static bool is_on_parole(const orch_core *core, const core_member *m)
+{
+    return orch_core_standing(core, m->stage, m->instance) == STANDING_PAROLE;
+}
+
+static bool is_suspect(const orch_core *core, const core_segment *s)
+{
+    return s->deaths > 0 && s->deaths >= core->limits.deaths_max - 1;
+}
+
+/* A row that may be the reason of deaths is no fair trial: a worker on parole gets it when nothing else waits. */
+static bool is_doubtful(const orch_core *core, const core_segment *s)
+{
+    return s->parole_deaths > 0 || is_suspect(core, s);
+}
+
+/* One going through what waits at a stage. */
+typedef struct turn {
+    uint64_t now_us;
+    bool kept; /* a member is kept already for the first of this stage that is out of patience; there is one at most */
+    bool any_trial; /* nothing but doubtful rows is left for workers on parole */
+} turn;
+
 static bool has_credit(const orch_core *core, const core_member *m, const core_segment *s, int32_t segment_idx,
-                       bool alone)
+                       const turn *t)
 {
     if (!is_fed(core, m, s->stage))
         return false;
     if (m->reserved_for >= 0 && m->reserved_for != segment_idx)
         return false;
+    if (is_on_parole(core, m))
+        return m->rows_held == 0 && (t->any_trial || !is_doubtful(core, s));
     if (m->rows_held == 0)
         return true;
-    return !alone && m->rows_held < m->rows_max && m->frames_held + credit_frames(s) <= m->frames_max;
+    return !is_suspect(core, s) && m->rows_held < m->rows_max && m->frames_held + credit_frames(s) <= m->frames_max;
 }
 
 static bool can_read(const orch_core *core, const core_member *m, const core_segment *s)
@@ -512,23 +569,18 @@ static void dispatch(orch_core *core, core_segment *s, int32_t member, bool alon
 }
 
 /* The member with the smallest load that has credit; -1: none. */
-static int32_t least_loaded(const orch_core *core, const core_segment *s, int32_t segment_idx, bool alone,
+static int32_t least_loaded(const orch_core *core, const core_segment *s, int32_t segment_idx, const turn *t,
                             const bool *tried)
 {
     int32_t best = -1;
     for (int32_t i = 0; i < MEMBERS_MAX; i++) {
         const core_member *m = &core->members[i];
-        if (tried[i] || !has_credit(core, m, s, segment_idx, alone) || !can_read(core, m, s))
+        if (tried[i] || !has_credit(core, m, s, segment_idx, t) || !can_read(core, m, s))
             continue;
         if (best < 0 || m->rows_held < core->members[best].rows_held)
             best = i;
     }
     return best;
-}
-
-static bool is_suspect(const orch_core *core, const core_segment *s)
-{
-    return s->deaths > 0 && s->deaths >= core->deaths_max - 1;
 }
 
 /* Members are kept only for suspects that wait for them, or run there. One that has found another member, has moved
@@ -555,7 +607,7 @@ static bool is_less_loaded(const core_member *a, const core_member *b)
 }
 
 /* Keeps a member for the segment: it gets nothing else and empties meanwhile. The one with the least load, so that a
- * choice made anew is never further from being ready. False: there is none. */
+ * choice made anew is never further from being ready; none on parole, which is idle by itself. False: there is none. */
 static bool reserve(orch_core *core, const core_segment *s, int32_t segment_idx)
 {
     int32_t best = -1;
@@ -563,7 +615,7 @@ static bool reserve(orch_core *core, const core_segment *s, int32_t segment_idx)
         const core_member *m = &core->members[i];
         if (m->live && m->reserved_for == segment_idx)
             return true;
-        if (is_fed(core, m, s->stage) && m->reserved_for < 0 && can_read(core, m, s) &&
+        if (is_fed(core, m, s->stage) && !is_on_parole(core, m) && m->reserved_for < 0 && can_read(core, m, s) &&
             (best < 0 || is_less_loaded(m, &core->members[best])))
             best = i;
     }
@@ -572,9 +624,8 @@ static bool reserve(orch_core *core, const core_segment *s, int32_t segment_idx)
     return best >= 0;
 }
 
-/* Dispatches the segment if some member can take it now. Its utterance may fail here: no outbox is large enough.
- * *kept: whether a member is kept already for the first of this stage that is out of patience; there is one at most. */
-static void try_segment(orch_core *core, int32_t segment_idx, bool *kept, uint64_t now_us)
+/* Dispatches the segment if some member can take it now. Its utterance may fail here: no outbox is large enough. */
+static void try_segment(orch_core *core, int32_t segment_idx, turn *t)
 {
     core_segment *s = &core->segments[segment_idx];
     const bool alone = is_suspect(core, s);
@@ -582,12 +633,12 @@ static void try_segment(orch_core *core, int32_t segment_idx, bool *kept, uint64
     if (s->stage == CORE_FLOW)
         s->frames = frames_of(core, s);
     for (;;) {
-        const int32_t member = least_loaded(core, s, segment_idx, alone, tried);
+        const int32_t member = least_loaded(core, s, segment_idx, t, tried);
         if (member < 0)
             break;
         const cf_err err = lease_out(core, &core->members[member], s);
         if (err == CF_OK) {
-            dispatch(core, s, member, alone, now_us);
+            dispatch(core, s, member, alone, t->now_us);
             return;
         }
         if (err == CF_ERR_LIMIT) {
@@ -598,42 +649,73 @@ static void try_segment(orch_core *core, int32_t segment_idx, bool *kept, uint64
     }
     if (alone)
         reserve(core, s, segment_idx);
-    else if (!*kept && now_us - s->since_us > CORE_PATIENCE_US)
-        *kept = reserve(core, s, segment_idx);
+    else if (!t->kept && t->now_us - s->since_us > CORE_PATIENCE_US)
+        t->kept = reserve(core, s, segment_idx);
 }
 
 static bool room_for(const orch_core *core, int32_t stage)
 {
     for (int32_t i = 0; i < MEMBERS_MAX; i++) {
         const core_member *m = &core->members[i];
-        if (is_fed(core, m, stage) && m->rows_held < m->rows_max)
+        if (is_fed(core, m, stage) && m->rows_held < (is_on_parole(core, m) ? 1 : m->rows_max))
             return true;
     }
     return false;
 }
 
-/* Downstream first, so that work finishes and memory frees; inside a stage by priority, arrival, segment. */
+/* By priority, arrival, segment. Stops, and says `more`, when the list of actions is nearly full. */
+static void schedule_stage(orch_core *core, int32_t stage, turn *t)
+{
+    for (int32_t o = 0; o < core->order_count && room_for(core, stage); o++) {
+        const int32_t utterance = core->order[o];
+        for (int32_t i = core->utterances[utterance].first_segment; i >= 0; i = core->segments[i].next) {
+            if (core->segments[i].state != SEGMENT_WAIT || core->segments[i].stage != stage)
+                continue;
+            if (core->actions_count >= ACTIONS_KEPT_FREE) {
+                core->more = true;
+                return;
+            }
+            try_segment(core, i, t);
+            if (core->utterances[utterance].state != UTTERANCE_LIVE) {
+                o--; /* it failed and left the order */
+                break;
+            }
+        }
+    }
+}
+
+static bool is_trial_due(const orch_core *core, int32_t stage)
+{
+    for (int32_t i = 0; i < MEMBERS_MAX; i++) {
+        const core_member *m = &core->members[i];
+        if (is_fed(core, m, stage) && is_on_parole(core, m) && m->rows_held == 0)
+            return true;
+    }
+    return false;
+}
+
+/* Downstream first, so that work finishes and memory frees. */
 static void schedule(orch_core *core, uint64_t now_us)
 {
     drop_stale_reservations(core);
-    for (int32_t stage = CORE_HIFT; stage >= CORE_LLM; stage--) {
-        bool kept = false;
-        for (int32_t o = 0; o < core->order_count && room_for(core, stage); o++) {
-            const int32_t utterance = core->order[o];
-            for (int32_t i = core->utterances[utterance].first_segment; i >= 0; i = core->segments[i].next) {
-                if (core->segments[i].state != SEGMENT_WAIT || core->segments[i].stage != stage)
-                    continue;
-                if (core->actions_count >= ACTIONS_KEPT_FREE) {
-                    core->more = true;
-                    return;
-                }
-                try_segment(core, i, &kept, now_us);
-                if (core->utterances[utterance].state != UTTERANCE_LIVE) {
-                    o--; /* it failed and left the order */
-                    break;
-                }
-            }
-        }
+    for (int32_t stage = CORE_HIFT; stage >= CORE_LLM && !core->more; stage--) {
+        turn t = {.now_us = now_us};
+        schedule_stage(core, stage, &t);
+        t.any_trial = true;
+        if (!core->more && is_trial_due(core, stage))
+            schedule_stage(core, stage, &t);
+    }
+}
+
+/* Barred instances whose pause is over, and that are here. */
+static void begin_paroles(orch_core *core, uint64_t now_us)
+{
+    for (int32_t i = 0; i < MEMBERS_MAX; i++) {
+        const core_member *m = &core->members[i];
+        if (!m->live || record_of(core, m)->standing != STANDING_BARRED || now_us < record_of(core, m)->parole_at_us)
+            continue;
+        record_of(core, m)->standing = STANDING_PAROLE;
+        act_on_record(core, CORE_DO_PAROLE, m);
     }
 }
 
@@ -690,6 +772,7 @@ void orch_core_step(orch_core *core, const core_event *event, uint64_t now_us)
         break;
     case CORE_TICK:
         end_overdue(core, now_us);
+        begin_paroles(core, now_us);
         break;
     }
     schedule(core, now_us);

@@ -75,7 +75,10 @@ typedef enum core_action_kind {
     CORE_DO_FAIL,    /* utterance ends with code, because of segment at stage */
     CORE_DO_FORGET,  /* nothing refers to utterance any more: its number may be used again */
     CORE_DO_RELEASE, /* nothing reads in.outbox_id any more: free the memory */
-    CORE_DO_BAR      /* stage and instance (in `segment`): died too often before a finished job, is fed no more */
+    CORE_DO_BAR,     /* stage and instance (in `segment`): died too often before a finished job, is not fed for
+                      * pause_us */
+    CORE_DO_PAROLE,  /* stage and instance (in `segment`): is fed one job alone from now on */
+    CORE_DO_CLEAR    /* stage and instance (in `segment`): finished a job on parole, is fed as before */
 } core_action_kind;
 
 typedef struct core_slot {
@@ -92,6 +95,7 @@ typedef struct core_action {
     int64_t samples;
     cf_err code;
     int32_t deaths;
+    uint64_t pause_us;
 } core_action;
 
 typedef enum core_segment_state { SEGMENT_FREE, SEGMENT_WAIT, SEGMENT_RUN, SEGMENT_DONE } core_segment_state;
@@ -103,6 +107,7 @@ typedef struct core_segment {
     uint64_t job;                 /* of the present or last dispatch; never reused; its remainder is our index */
     core_cost cost;
     int32_t tokens, frames, deaths, alone_deaths; /* deaths: at this stage */
+    int32_t parole_deaths;                        /* of workers on parole, at this stage */
     int32_t credit_frames;                        /* what it takes of its member's frames while RUN */
     core_slot in, out;                            /* in: committed mel (hift); out: leased while RUN */
     uint64_t since_us;                            /* of the present state */
@@ -125,12 +130,24 @@ typedef struct core_member {
     bool opened[CORE_BOXES_MAX];
 } core_member;
 
+typedef enum core_standing {
+    STANDING_FED,
+    STANDING_BARRED, /* not fed until parole_at_us, or a pardon */
+    STANDING_PAROLE  /* fed one job alone: finished, its record is cleared; another death, and the pause doubles */
+} core_standing;
+
 /* What an instance of a worker has on its record, across its incarnations. */
 typedef struct core_record {
-    uint8_t deaths;     /* with work in hand, since it last finished a job */
-    bool gave_up_a_row; /* since then */
-    bool barred;        /* fed no more */
+    core_standing standing;
+    uint8_t deaths;                  /* with work in hand, since it last finished a job */
+    bool gave_up_a_row;              /* since then */
+    uint64_t pause_us, parole_at_us; /* pause_us 0: not barred since it last finished a job */
 } core_record;
+
+typedef struct core_limits {
+    int32_t deaths_max;                /* of a segment at one stage */
+    uint64_t parole_us, parole_max_us; /* first pause of a barred instance; what it doubles up to */
+} core_limits;
 
 typedef struct orch_core {
     core_member members[MEMBERS_MAX];
@@ -141,7 +158,7 @@ typedef struct orch_core {
     int32_t order_count;
     int32_t free_segment; /* head of the list of free segments */
     int32_t free_segments_count;
-    int32_t deaths_max;
+    core_limits limits;
     core_record records[CORE_STAGES][INSTANCES_MAX];
     uint64_t next_job, next_seq, jobs_dispatched, jobs_replayed;
     core_action actions[CORE_ACTIONS_MAX];
@@ -149,7 +166,7 @@ typedef struct orch_core {
     bool more; /* the action list filled up: step again with CORE_TICK */
 } orch_core;
 
-void orch_core_init(orch_core *core, int32_t deaths_max);
+void orch_core_init(orch_core *core, const core_limits *limits);
 
 /* Room for an utterance of this many segments? Ask before CORE_SUBMIT, which asserts it. */
 bool orch_core_has_room(const orch_core *core, int32_t segments_count);
@@ -164,8 +181,8 @@ void orch_core_step(orch_core *core, const core_event *event, uint64_t now_us);
 /* The segment that this job is running for on this member; NULL: none, an echo. */
 const core_segment *orch_core_find_job(const orch_core *core, int32_t member, uint64_t job);
 
-/* Is this instance fed no more, because it died UNPROVEN_DEATHS_MAX times before its first finished job? */
-bool orch_core_is_barred(const orch_core *core, int32_t stage, int32_t instance);
+/* Is this instance fed, not fed because it died UNPROVEN_DEATHS_MAX times before its first finished job, or tried? */
+core_standing orch_core_standing(const orch_core *core, int32_t stage, int32_t instance);
 
 /* Segments per stage, for status and tests. */
 void orch_core_count(const orch_core *core, int32_t ret_waiting[CORE_STAGES], int32_t ret_running[CORE_STAGES]);

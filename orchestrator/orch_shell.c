@@ -162,6 +162,21 @@ static void do_fail(orch *o, const core_action *a)
     orch_session_end(o, s, a->code, stage_names[a->stage], text);
 }
 
+static void log_standing(const core_action *a)
+{
+    const char *role = stage_names[a->stage];
+    if (a->kind == CORE_DO_BAR)
+        log_error("member.barred",
+                  "role=%s instance=%d deaths=%d pause_s=%" PRIu64 " text=\"died before a first finished job; is tried "
+                  "with one when the pause is over, or fed after `cosyfarm resume %s/%d`\"",
+                  role, a->segment, a->deaths, a->pause_us / CLOCK_SECOND_US, role, a->segment);
+    else if (a->kind == CORE_DO_PAROLE)
+        log_warn("member.parole", "role=%s instance=%d deaths=%d text=\"fed one job alone\"", role, a->segment,
+                 a->deaths);
+    else
+        log_info("member.cleared", "role=%s instance=%d text=\"finished a job on parole\"", role, a->segment);
+}
+
 static void perform(orch *o, const core_action *a)
 {
     switch (a->kind) {
@@ -187,10 +202,9 @@ static void perform(orch *o, const core_action *a)
         members_release_box(o, a->in.outbox_id);
         break;
     case CORE_DO_BAR:
-        log_error("member.barred",
-                  "role=%s instance=%d deaths=%d text=\"died before a first finished job; fed no more until `cosyfarm "
-                  "resume %s/%d`\"",
-                  stage_names[a->stage], a->segment, a->deaths, stage_names[a->stage], a->segment);
+    case CORE_DO_PAROLE:
+    case CORE_DO_CLEAR:
+        log_standing(a);
         break;
     }
 }

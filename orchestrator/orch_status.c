@@ -14,8 +14,10 @@ static const char *const stage_names[CORE_STAGES] = {"llm", "flow", "hift"};
 static const char *state_name(const orch *o, const conn *c)
 {
     static const char *const names[] = {"free", "new", "loading", "joined", "admitted", "serving", "serving"};
-    if (c->state == CONN_SERVING && orch_core_is_barred(&o->core, c->stage, c->instance))
-        return "barred";
+    const core_standing standing =
+        c->state == CONN_SERVING ? orch_core_standing(&o->core, c->stage, c->instance) : STANDING_FED;
+    if (standing != STANDING_FED)
+        return standing == STANDING_BARRED ? "barred" : "parole";
     if (c->state == CONN_SERVING && o->paused[c->stage][c->instance])
         return c->held > 0 ? "draining" : "drained";
     return c->draining ? "leaving" : names[c->state];
@@ -35,6 +37,9 @@ static json *member_json(const orch *o, const conn *c, uint64_t now_us)
     json_put_u64(m, "held", c->held);
     json_put_f64(m, "busy_s", (double)c->busy_us / 1e6);
     json_put_u64(m, "rss_bytes", c->rss_bytes);
+    if (c->state == CONN_SERVING && orch_core_standing(&o->core, c->stage, c->instance) == STANDING_BARRED)
+        json_put_f64(m, "parole_s",
+                     (double)clock_since_us(now_us, o->core.records[c->stage][c->instance].parole_at_us) / 1e6);
     if (c->stage >= 0) {
         json_put_str(m, "model", c->model_file);
         json_put_str(m, "sha256", c->model_sha256);

@@ -19,8 +19,7 @@
 #include "tools/batch.h"
 #include "tools/cmd.h"
 
-#define SYNC_US   CLOCK_SECOND_US        /* what a power cut may cost: a second of rows are done again, same bytes */
-#define BARRED_US (10 * CLOCK_SECOND_US) /* nobody of a stage is fed that long: give up */
+#define SYNC_US   CLOCK_SECOND_US /* what a power cut may cost: a second of rows are done again, same bytes */
 #define FLAGS_MAX 32
 #define STAGES    3
 
@@ -291,16 +290,25 @@ static const char *barred_stage(const wire_msg *status)
     return NULL;
 }
 
+/* Seconds from the configuration of the farm, which need not be ours. */
+static uint64_t farm_seconds(const wire_msg *status, const char *key)
+{
+    uint64_t seconds = 0;
+    return json_get_u64(wire_json(status, "config"), key, 0, INT32_MAX, &seconds) == CF_OK ? seconds : 0;
+}
+
+/* Longer than the first pause of a barred worker, so that each was tried again before the batch gives up. */
 static void watch_barred(batch *b, const wire_msg *status, uint64_t now_us)
 {
     const char *stage = barred_stage(status);
+    const uint64_t wait_s = farm_seconds(status, "parole_s") + farm_seconds(status, "barred_s");
     if (!stage || b->barred_since_us == 0)
         b->barred_since_us = stage ? now_us : 0;
-    else if (now_us - b->barred_since_us > BARRED_US)
+    else if (now_us - b->barred_since_us > wait_s * CLOCK_SECOND_US)
         give_up(b, err_set(CF_ERR_GONE,
-                           "every %s worker died %d times before it finished a job and is fed no more; the "
-                           "farm's log says how they died",
-                           stage, UNPROVEN_DEATHS_MAX));
+                           "every %s worker died %d times before it finished a job, and again when it was tried; none "
+                           "has been fed for %" PRIu64 " s (parole_s + barred_s); the farm's log says how they died",
+                           stage, UNPROVEN_DEATHS_MAX, wait_s));
 }
 
 client_stop batch_tick(void *ctx, const wire_msg *status)

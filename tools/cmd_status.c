@@ -48,6 +48,10 @@ static void print_table(const wire_msg *status)
                word(m, "role"), number(m, "instance"), number(m, "gen"), number(m, "pid"), word(m, "state"),
                number(m, "jobs_done"), number(m, "held"), up_s > 0 ? 100 * real(m, "busy_s") / up_s : 0,
                (double)number(m, "rss_bytes") / (1 << 20), word(m, "model"), word(m, "sha256"));
+        if (json_find(m, "parole_s"))
+            printf("%-8s died again and again before it finished a job: tried with one in %.0f s; `cosyfarm resume "
+                   "%s/%" PRIu64 "` feeds it now\n",
+                   "", real(m, "parole_s"), word(m, "role"), number(m, "instance"));
     }
     static const char *const stages[] = {"llm", "flow", "hift"};
     for (int i = 0; i < 3; i++) {

@@ -26,7 +26,7 @@
 
 #define SECOND_US UINT64_C(1000000)
 /* Virtual time from the last fault to the end of all rows: the deaf are found (stall_us), poison takes some lives and
- * waits for the operator (5 s each), and the fullest seeds have a minute or two of honest work left. */
+ * the workers' paroles (48 s each at most), and the fullest seeds have a minute or two of honest work left. */
 #define CALM_TO_END_US   (300 * SECOND_US)
 #define EVENTS_MAX       UINT64_C(5000000) /* of one history: more is a livelock */
 #define FAILURES_PRINTED 20
@@ -144,7 +144,9 @@ static void draw_plan(void)
         p->workers[s] = 1 + sim_below(4);
     p->rows_count = p->flood ? SIM_ROWS_MAX : 10 + sim_below(90);
     p->rows_live_max = p->flood ? UTTERANCES_MAX - 16 : 2 + sim_below(60);
-    p->deaths_max = sim_chance(0.7) ? 3 : 1 + sim_below(5);
+    p->core.deaths_max = sim_chance(0.7) ? 3 : 1 + sim_below(5);
+    p->core.parole_us = sim_between(SECOND_US, 6 * SECOND_US);
+    p->core.parole_max_us = p->core.parole_us * (uint64_t)(1 + sim_below(8));
     p->outbox_bytes = (uint64_t)(sim_chance(0.8) ? 1500 + sim_below(6000) : 200 + sim_below(1500)) << 10;
     p->calm_us = sim_between(20 * SECOND_US, 90 * SECOND_US);
     p->submit_us = sim_chance(0.4) ? SECOND_US : p->calm_us * 4 / 5;
@@ -220,7 +222,8 @@ static void fault(void)
     sim_at(the_sim.now_us + sim_between(0, 2 * the_sim.plan.faults_mean_us), (sim_event){.kind = SIM_FAULT});
 }
 
-/* From here on workers are honest and fast, the operator resumes what is paused or barred; poison stays poison. */
+/* From here on workers are honest and fast, the operator resumes what is paused; poison stays poison, and who is
+ * barred has its parole to prove itself. */
 static void become_calm(void)
 {
     sim_trace("faults stop");
@@ -228,7 +231,8 @@ static void become_calm(void)
     for (int32_t i = 0; i < the_sim.workers_count; i++) {
         the_sim.workers[i].nature = SIM_HEALTHY;
         the_sim.workers[i].slowness = 1;
-        sim_at(the_sim.now_us, (sim_event){.kind = SIM_RESUME, .who = i});
+        if (the_sim.paused[i])
+            sim_at(the_sim.now_us, (sim_event){.kind = SIM_RESUME, .who = i});
     }
 }
 
@@ -302,7 +306,7 @@ static bool run_history(uint64_t seed, bool verbose)
 
 typedef struct tally {
     uint64_t slowest_us; /* longest time from the last fault to the last end */
-    uint64_t seeds, failed, steps, deaths, restarts, lies, kills, bars, rows_done, rows_failed;
+    uint64_t seeds, failed, steps, deaths, restarts, lies, kills, bars, paroles, clears, rows_done, rows_failed;
 } tally;
 
 static void run_seeds(uint64_t first, uint64_t count, uint64_t stride, const char *prefix, tally *t)
@@ -318,6 +322,8 @@ static void run_seeds(uint64_t first, uint64_t count, uint64_t stride, const cha
         t->lies += the_sim.lies;
         t->kills += the_sim.kills;
         t->bars += the_sim.bars;
+        t->paroles += the_sim.paroles;
+        t->clears += the_sim.clears;
         t->rows_done += the_sim.done;
         t->rows_failed += the_sim.failed;
         if (!fine && t->failed++ < FAILURES_PRINTED) {
@@ -364,9 +370,10 @@ static int run_all(uint64_t count, uint64_t jobs)
     }
     printf("sim: %" PRIu64 " of %" PRIu64 " seeds, %" PRIu64 " failed; %" PRIu64 " core steps, %" PRIu64
            " rows done, %" PRIu64 " failed, %" PRIu64 " deaths, %" PRIu64 " ended as deaf, %" PRIu64 " barred, %" PRIu64
-           " lies, %" PRIu64 " restarts; all ended %.0f s after the last fault at most\n",
+           " paroles, %" PRIu64 " of them passed, %" PRIu64 " lies, %" PRIu64
+           " restarts; all ended %.0f s after the last fault at most\n",
            sum.seeds, count, sum.failed, sum.steps, sum.rows_done, sum.rows_failed, sum.deaths, sum.kills, sum.bars,
-           sum.lies, sum.restarts, (double)sum.slowest_us / 1e6);
+           sum.paroles, sum.clears, sum.lies, sum.restarts, (double)sum.slowest_us / 1e6);
     return bad || sum.seeds != count;
 }
 

@@ -67,7 +67,7 @@ typedef enum sim_nature {
     SIM_HEALTHY,
     SIM_SLOW,
     SIM_DYING,    /* dies at random points */
-    SIM_CRASHING, /* dies on the first work of each life: has to be barred */
+    SIM_CRASHING, /* dies on the first work of each life: has to be barred, and fails each parole */
     SIM_LIAR,     /* wrong figures, answers for jobs it does not hold, double answers */
     SIM_GIVER,    /* gives back what it should do */
     SIM_NATURES
@@ -124,7 +124,8 @@ typedef struct sim_row {
 /* ---- one history ---- */
 
 typedef struct sim_plan {
-    int32_t workers[CORE_STAGES], rows_count, rows_live_max, deaths_max;
+    int32_t workers[CORE_STAGES], rows_count, rows_live_max;
+    core_limits core;
     bool flood; /* more rows than the core can take, and deadlines they cannot meet */
     uint64_t outbox_bytes, calm_us, submit_us, faults_mean_us;
     health_limits limits;
@@ -151,7 +152,7 @@ typedef struct sim {
     uint32_t next_outbox;
     int32_t live_rows;
     /* counted, for the report */
-    uint64_t ended_us, steps, deaths, restarts, lies, kills, bars, done, failed;
+    uint64_t ended_us, steps, deaths, restarts, lies, kills, bars, paroles, clears, done, failed;
 } sim;
 
 extern sim the_sim; /* large, one for the program */

@@ -38,6 +38,8 @@ static void check_rows(void)
               the_sim.core.order_count, not_ended);
     SIM_CHECK(!book.collect_due, "samples are not collected");
     SIM_CHECK(!book.bar_due, "worker %d.%d should be barred", book.bar_stage, book.bar_instance);
+    SIM_CHECK(!book.clear_due, "worker %d.%d has passed its parole", book.bar_stage, book.bar_instance);
+    SIM_CHECK(book.paroles_due == 0, "%d workers should be on parole", book.paroles_due);
 }
 
 static bool is_dispatched_now(uint64_t job)
@@ -118,6 +120,8 @@ static bool would_fit(const book_segment *s, int32_t at, int32_t member, const b
     if (!book_may_be_fed(m, s->stage) || !book_can_read(m, s) || (kept_for >= 0 && kept_for != at))
         return false;
     const int32_t rows = m->rows - (without != NULL), frames = m->frames - (without ? without->credit : 0);
+    if (book_is_on_parole(m) && (rows > 0 || (without && book_is_doubtful(s) && !book_is_doubtful(without))))
+        return false;
     if (rows > 0 && (book_is_suspect(s) || rows >= m->rows_max || frames + book_credit(s) > m->frames_max))
         return false;
     return s->stage == CORE_LLM || (book.boxes[m->box].count < SLOTS_PER_BOX_MAX &&
@@ -176,6 +180,7 @@ static book_segment *first_waiting(int32_t stage, int32_t member, book_row **ret
         for (int32_t i = 0; i < r->count && !r->ended; i++) {
             book_segment *s = &r->segments[i];
             if (s->state == BOOK_WAITS && s->stage == stage && !book_is_suspect(s) &&
+                (s->parole_deaths == 0 || !book_is_on_parole(&book.members[member])) &&
                 book_can_read(&book.members[member], s) &&
                 (!first || goes_first(r, i, *ret_row, (int32_t)(first - (*ret_row)->segments)))) {
                 first = s;
@@ -218,9 +223,30 @@ static void check_kept(const book_row *r, int32_t segment, int32_t at, int32_t *
     }
     for (int32_t m = 0; m < MEMBERS_MAX && !kept; m++) {
         const book_member *b = &book.members[m];
-        SIM_CHECK(!b->live || !book_may_be_fed(b, s->stage) || !book_can_read(b, s) || b->rows >= b->rows_max ||
-                      the_sim.core.members[m].reserved_for >= 0,
+        SIM_CHECK(!b->live || !book_may_be_fed(b, s->stage) || book_is_on_parole(b) || !book_can_read(b, s) ||
+                      b->rows >= b->rows_max || the_sim.core.members[m].reserved_for >= 0,
                   "row %d segment %d has to run alone, and no member is kept for it", r->row, segment);
+    }
+}
+
+/* A doubtful row is no fair trial: it is one only where no other that waits could have been. */
+static void check_trials(void)
+{
+    for (int32_t w = 0; w < book.works_count; w++) {
+        const core_action *a = &book.works[w];
+        const book_segment *trial = &book.rows[a->utterance].segments[a->segment];
+        if (!book_is_on_parole(&book.members[a->member]) || trial->state != BOOK_RUNS || !book_is_doubtful(trial))
+            continue;
+        for (int32_t n = 0; n < book.live_count; n++) {
+            const book_row *r = &book.rows[book.live[n]];
+            for (int32_t i = 0; i < r->count && !r->ended; i++) {
+                const book_segment *s = &r->segments[i];
+                SIM_CHECK(s->state != BOOK_WAITS || s->stage != a->stage || book_is_doubtful(s) ||
+                              !would_fit(s, core_index(book.live[n], i), a->member, trial),
+                          "row %d segment %d, under suspicion, is tried on parole before row %d",
+                          book.rows[a->utterance].row, a->segment, r->row);
+            }
+        }
     }
 }
 
@@ -234,6 +260,7 @@ void check_after(void)
     if (book.limit_failed || the_sim.core.more)
         return;
     check_overtaken();
+    check_trials();
     for (int32_t n = 0; n < book.live_count; n++) {
         const book_row *r = &book.rows[book.live[n]];
         int32_t at = the_sim.core.utterances[book.live[n]].first_segment;

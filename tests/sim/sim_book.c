@@ -59,7 +59,25 @@ int32_t book_credit(const book_segment *s)
 
 bool book_is_suspect(const book_segment *s)
 {
-    return s->deaths > 0 && s->deaths >= the_sim.plan.deaths_max - 1;
+    return s->deaths > 0 && s->deaths >= the_sim.plan.core.deaths_max - 1;
+}
+
+bool book_is_doubtful(const book_segment *s)
+{
+    return book_is_suspect(s) || s->parole_deaths > 0;
+}
+
+bool book_is_on_parole(const book_member *m)
+{
+    return book.records[m->stage][m->instance].on_parole;
+}
+
+uint64_t book_pause_us(const book_record *r)
+{
+    uint64_t us = the_sim.plan.core.parole_us;
+    for (int32_t i = 1; i < r->pauses && us < the_sim.plan.core.parole_max_us; i++)
+        us *= 2;
+    return us < the_sim.plan.core.parole_max_us ? us : the_sim.plan.core.parole_max_us;
 }
 
 bool book_may_be_fed(const book_member *m, int32_t stage)

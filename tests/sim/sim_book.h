@@ -14,7 +14,7 @@ typedef enum book_state { BOOK_WAITS, BOOK_RUNS, BOOK_DONE } book_state;
 
 typedef struct book_segment {
     book_state state;
-    int32_t stage, member, tokens, frames, credit, deaths, alone_deaths, prompt_tokens;
+    int32_t stage, member, tokens, frames, credit, deaths, alone_deaths, parole_deaths, prompt_tokens;
     bool suspect;                                  /* it was dispatched to run alone */
     uint64_t job, overtaken_us, overtaken_last_us; /* since when later ones are preferred without a pause */
     core_slot in, out;
@@ -50,8 +50,9 @@ typedef struct book_member {
 } book_member;
 
 typedef struct book_record {
-    int32_t deaths, rows_lost;
-    bool gave_up, barred;
+    int32_t deaths, rows_lost, pauses; /* pauses: since it last finished a job */
+    bool gave_up, barred, on_parole;
+    uint64_t barred_us;
 } book_record;
 
 typedef struct sim_book {
@@ -63,9 +64,9 @@ typedef struct sim_book {
     int32_t live_count;
     uint64_t next_seq, last_job;
     /* of this step */
-    bool bar_due, collect_due, limit_failed;
-    int32_t bar_stage, bar_instance, collect_utterance, collect_segment;
-    int32_t lost_stage, lost_instance;
+    bool bar_due, clear_due, collect_due, limit_failed;
+    int32_t bar_stage, bar_instance, collect_utterance, collect_segment; /* bar_: clear_due's worker, too */
+    int32_t paroles_due;
     core_action works[CORE_ACTIONS_MAX];
     int32_t works_count;
 } sim_book;
@@ -79,6 +80,9 @@ uint64_t book_aligned(uint64_t bytes);
 uint64_t book_slot_bytes(const book_segment *s); /* that its present stage writes */
 int32_t book_credit(const book_segment *s);      /* frames it takes of a member */
 bool book_is_suspect(const book_segment *s);     /* must run alone */
+bool book_is_doubtful(const book_segment *s);    /* no fair trial for a worker on parole */
+bool book_is_on_parole(const book_member *m);
+uint64_t book_pause_us(const book_record *r); /* the present one */
 bool book_may_be_fed(const book_member *m, int32_t stage);
 bool book_can_read(const book_member *m, const book_segment *s);
 book_segment *book_find_running(int32_t member, uint64_t job, book_row **ret_row); /* NULL: an echo */

@@ -38,6 +38,7 @@ static void check_work(const core_action *a)
               : m->draining ? "leaving"
               : m->paused   ? "paused"
                             : "barred or of another stage");
+    SIM_CHECK(m->rows == 0 || !book_is_on_parole(m), "member %d gets a second job, and is on parole", a->member);
     SIM_CHECK(book_can_read(m, s), "member %d cannot read outbox %u", a->member, s->in.outbox_id);
     s->credit = book_credit(s);
     s->suspect = book_is_suspect(s);
@@ -146,7 +147,19 @@ void check_action(const core_action *a)
     case CORE_DO_BAR:
         SIM_CHECK(book.bar_due && a->stage == book.bar_stage && a->segment == book.bar_instance,
                   "worker %d.%d is barred for no reason", a->stage, a->segment);
+        SIM_CHECK(a->pause_us == book_pause_us(&book.records[a->stage][a->segment]),
+                  "worker %d.%d is barred for %" PRIu64 " us", a->stage, a->segment, a->pause_us);
         book.bar_due = false;
+        break;
+    case CORE_DO_PAROLE:
+        SIM_CHECK(book.paroles_due > 0 && book.records[a->stage][a->segment].on_parole,
+                  "worker %d.%d is on parole before its time", a->stage, a->segment);
+        book.paroles_due--;
+        break;
+    case CORE_DO_CLEAR:
+        SIM_CHECK(book.clear_due && a->stage == book.bar_stage && a->segment == book.bar_instance,
+                  "worker %d.%d has passed a parole that was none", a->stage, a->segment);
+        book.clear_due = false;
         break;
     }
 }

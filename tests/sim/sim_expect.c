@@ -59,8 +59,10 @@ static void before_ready(const core_event *e)
     if (!s)
         return;
     book_record *record = &book.records[s->stage][book.members[s->member].instance];
-    record->deaths = record->rows_lost = 0;
-    record->gave_up = false;
+    book.clear_due = record->on_parole;
+    book.bar_stage = s->stage;
+    book.bar_instance = book.members[s->member].instance;
+    *record = (book_record){0};
     leave(r, s);
     const bool fits = s->stage == CORE_LLM    ? e->tokens > 0 && e->tokens <= TOKENS_MAX
                       : s->stage == CORE_FLOW ? e->frames == s->frames
@@ -79,7 +81,7 @@ static void before_ready(const core_event *e)
         r->must_finish = ++r->done == r->count;
         return;
     }
-    s->deaths = s->alone_deaths = 0;
+    s->deaths = s->alone_deaths = s->parole_deaths = 0;
     if (s->stage++ == CORE_LLM) {
         s->tokens = e->tokens;
         enter_flow(r, s);
@@ -109,37 +111,45 @@ static void before_failed(const core_event *e)
         r->must_fail = e->code == CF_OK ? CF_ERR_CORRUPT : e->code;
 }
 
-/* [P-14], [P-21]: true when the rows that the member held are charged with its death. */
-static bool death_is_charged(const book_member *m, const book_segment *alone, book_record *record)
+/* [P-14], [P-21]: true when the rows that the member held are charged with its death, each row on parole by itself. */
+static bool death_is_charged(const book_member *m, const book_segment *alone, bool on_parole, book_record *record)
 {
     if (m->rows == 0)
         return false;
     record->deaths++;
-    if (record->deaths < UNPROVEN_DEATHS_MAX || (alone && !record->gave_up))
+    if (!record->barred && !on_parole && (record->deaths < UNPROVEN_DEATHS_MAX || (alone && !record->gave_up)))
         return true;
     book.bar_due = !record->barred;
-    record->barred = true;
+    if (book.bar_due) {
+        record->barred = true;
+        record->on_parole = false;
+        record->barred_us = the_sim.now_us;
+        record->pauses++;
+    }
     return false;
 }
 
-static void take_back(book_row *r, book_segment *s, bool charge, bool alone, book_record *record)
+static void take_back(book_row *r, book_segment *s, bool charge, bool alone, bool on_parole, book_record *record)
 {
     leave(r, s);
     s->out = (core_slot){0}; /* its outbox is retired, which drops what is leased */
     begin_waiting(s);
+    charge |= on_parole && s->parole_deaths > 0; /* poison that nobody else is here to show */
+    s->parole_deaths += on_parole;
     if (!charge)
         return;
-    const int32_t deaths_most = (the_sim.plan.deaths_max > 1 ? the_sim.plan.deaths_max - 1 : 1) + ALONE_DEATHS_MAX;
+    const int32_t deaths_max = the_sim.plan.core.deaths_max;
+    const int32_t deaths_most = (deaths_max > 1 ? deaths_max - 1 : 1) + ALONE_DEATHS_MAX;
     SIM_CHECK(++s->deaths <= deaths_most, "a segment was in flight in %d deaths, at most %d are allowed", s->deaths,
               deaths_most);
-    s->alone_deaths += alone;
-    if (s->deaths < the_sim.plan.deaths_max || s->alone_deaths < ALONE_DEATHS_MAX)
+    s->alone_deaths += alone || on_parole;
+    if (s->deaths < deaths_max || s->alone_deaths < ALONE_DEATHS_MAX)
         return;
-    record->gave_up |= alone;
+    record->gave_up |= alone && !on_parole;
     if (!r->ended) {
         r->must_fail = CF_ERR_GONE;
         const sim_row *row = &the_sim.rows[r->row];
-        if (row->poison_stage != s->stage)
+        if (row->poison_stage != s->stage && !on_parole)
             SIM_CHECK(++record->rows_lost <= 1, "a second row is lost to one worker that finishes nothing");
     }
 }
@@ -166,12 +176,13 @@ static void before_lost(const core_event *e)
         }
     book.bar_stage = m->stage;
     book.bar_instance = m->instance;
-    const bool charge = death_is_charged(m, alone, record);
+    const bool on_parole = record->on_parole;
+    const bool charge = death_is_charged(m, alone, on_parole, record);
     for (int32_t n = 0; n < book.live_count; n++) {
         book_row *r = &book.rows[book.live[n]];
         for (int32_t i = 0; i < r->count && r->running > 0; i++)
             if (r->segments[i].state == BOOK_RUNS && r->segments[i].member == e->member)
-                take_back(r, &r->segments[i], charge, &r->segments[i] == alone, record);
+                take_back(r, &r->segments[i], charge, &r->segments[i] == alone, on_parole, record);
     }
     SIM_CHECK(m->rows == 0 && m->frames == 0, "the book is wrong");
     m->live = false;
@@ -207,11 +218,21 @@ static void before_tick(void)
         if (!r->ended && r->deadline_us > 0 && r->deadline_us <= the_sim.now_us)
             r->must_fail = CF_ERR_TIMEOUT;
     }
+    for (int32_t i = 0; i < MEMBERS_MAX; i++) {
+        const book_member *m = &book.members[i];
+        book_record *r = &book.records[m->stage][m->instance];
+        if (!m->live || !r->barred || the_sim.now_us - r->barred_us < book_pause_us(r))
+            continue;
+        r->barred = false;
+        r->on_parole = true;
+        book.paroles_due++;
+    }
 }
 
 void check_before(const core_event *e)
 {
-    book.bar_due = book.collect_due = book.limit_failed = false;
+    book.bar_due = book.clear_due = book.collect_due = book.limit_failed = false;
+    book.paroles_due = 0;
     book.works_count = 0;
     for (int32_t n = 0; n < book.live_count; n++) {
         book_row *r = &book.rows[book.live[n]];

@@ -61,9 +61,10 @@ static void end_row(int32_t utterance, bool finished, cf_err code)
 static void do_bar(const core_action *a)
 {
     the_sim.bars++;
+    sim_trace("worker %d.%d barred for %.1f s", a->stage, a->segment, (double)a->pause_us / 1e6);
     for (int32_t i = 0; i < the_sim.workers_count; i++)
-        if (the_sim.workers[i].stage == a->stage && the_sim.workers[i].instance == a->segment &&
-            (the_sim.calm || sim_chance(0.3)))
+        if (the_sim.workers[i].stage == a->stage && the_sim.workers[i].instance == a->segment && !the_sim.calm &&
+            sim_chance(0.2))
             sim_at(the_sim.now_us + 5000000, (sim_event){.kind = SIM_RESUME, .who = i});
 }
 
@@ -90,6 +91,14 @@ static void perform(const core_action *a)
         break;
     case CORE_DO_BAR:
         do_bar(a);
+        break;
+    case CORE_DO_PAROLE:
+        the_sim.paroles++;
+        sim_trace("worker %d.%d on parole", a->stage, a->segment);
+        break;
+    case CORE_DO_CLEAR:
+        the_sim.clears++;
+        sim_trace("worker %d.%d passed its parole", a->stage, a->segment);
         break;
     case CORE_DO_COLLECT: /* sim_check.c looks at what it reads */
     case CORE_DO_FORGET:
@@ -323,7 +332,7 @@ void shell_boot(void)
         the_sim.worker_of[i] = -1;
     for (int32_t i = 0; i < UTTERANCES_MAX; i++)
         the_sim.row_of[i] = -1;
-    orch_core_init(&the_sim.core, the_sim.plan.deaths_max);
+    orch_core_init(&the_sim.core, &the_sim.plan.core);
     check_reset();
     sim_trace("orchestrator boot %" PRIu64, the_sim.boot);
     recover();

@@ -12,6 +12,14 @@
 
 static orch_core core; /* large: one for the program */
 
+#define PAROLE_US UINT64_C(5000)
+
+static void begin(int32_t deaths_max)
+{
+    orch_core_init(&core,
+                   &(core_limits){.deaths_max = deaths_max, .parole_us = PAROLE_US, .parole_max_us = 3 * PAROLE_US});
+}
+
 static const core_action *find_action(core_action_kind kind)
 {
     for (int32_t i = 0; i < core.actions_count; i++)
@@ -38,7 +46,7 @@ static void join(int member, int stage, uint32_t outbox)
 
 static void join_three(void)
 {
-    orch_core_init(&core, 3);
+    begin(3);
     join(0, CORE_LLM, 0);
     join(1, CORE_FLOW, 1);
     join(2, CORE_HIFT, 2);
@@ -150,7 +158,7 @@ static void test_committed_mel_outlives_its_writer(void **state)
 static void test_poison_runs_alone_then_is_given_up(void **state)
 {
     (void)state;
-    orch_core_init(&core, 3);
+    begin(3);
     join(0, CORE_LLM, 0);
     submit(0, 1);
     for (int death = 0; death < 2; death++) {
@@ -176,7 +184,7 @@ static void test_poison_runs_alone_then_is_given_up(void **state)
 static void test_worker_that_always_dies_is_fed_no_more(void **state)
 {
     (void)state;
-    orch_core_init(&core, 3);
+    begin(3);
     submit(0, 1);
     submit(1, 1);
     for (int death = 0; death < 5; death++) {
@@ -189,16 +197,99 @@ static void test_worker_that_always_dies_is_fed_no_more(void **state)
     assert_int_equal(core.utterances[1].state, UTTERANCE_LIVE);
     join(0, CORE_LLM, 0);
     assert_null(find_action(CORE_DO_WORK));
-    assert_true(orch_core_is_barred(&core, CORE_LLM, 0));
+    assert_int_equal(orch_core_standing(&core, CORE_LLM, 0), STANDING_BARRED);
     apply((core_event){.kind = CORE_PARDON, .stage = CORE_LLM, .instance = 0});
     ready(expect_work(CORE_LLM), 25, 0, 0);
     assert_int_equal(core.records[CORE_LLM][0].deaths, 0);
 }
 
+static void tick_at(uint64_t now_us)
+{
+    orch_core_step(&core, &(core_event){.kind = CORE_TICK}, now_us);
+}
+
+/* An instance that is barred at 1000 us, with these rows waiting; it serves. */
+static void bar_one(int rows)
+{
+    begin(100);
+    for (int i = 0; i < rows; i++)
+        submit(i, 1);
+    for (int death = 0; death < 3; death++) {
+        join(0, CORE_LLM, 0);
+        apply((core_event){.kind = CORE_LOST, .member = 0});
+    }
+    assert_int_equal(find_action(CORE_DO_BAR)->pause_us, PAROLE_US);
+    join(0, CORE_LLM, 0);
+    assert_null(find_action(CORE_DO_WORK));
+}
+
+/* [P-23] After its pause a barred worker gets one job; finished, it is fed as before. */
+static void test_parole_clears_the_record(void **state)
+{
+    (void)state;
+    bar_one(3);
+    tick_at(1000 + PAROLE_US - 1);
+    assert_int_equal(core.actions_count, 0);
+    tick_at(1000 + PAROLE_US);
+    assert_int_equal(find_action(CORE_DO_PAROLE)->stage, CORE_LLM);
+    const core_action trial = expect_work(CORE_LLM);
+    assert_int_equal(core.actions_count, 2); /* one job, though there is credit for two */
+    assert_int_equal(orch_core_standing(&core, CORE_LLM, 0), STANDING_PAROLE);
+    apply((core_event){.kind = CORE_FAILED, .member = 0, .job = trial.job, .code = CF_ERR_NUMERIC});
+    assert_null(find_action(CORE_DO_CLEAR)); /* it lives, and has finished nothing: tried again */
+    ready(expect_work(CORE_LLM), 25, 0, 0);
+    assert_non_null(find_action(CORE_DO_CLEAR));
+    assert_int_equal(orch_core_standing(&core, CORE_LLM, 0), STANDING_FED);
+    assert_int_equal(core.members[0].rows_held, 1);
+    assert_int_equal(core.records[CORE_LLM][0].pause_us, 0);
+}
+
+/* [P-23] Another death: twice the pause, up to the bound. No row is charged, and each death has another one. */
+static void test_parole_fails_and_doubles(void **state)
+{
+    (void)state;
+    static const uint64_t pauses[] = {2 * PAROLE_US, 3 * PAROLE_US, 3 * PAROLE_US};
+    uint64_t now_us = 1000 + PAROLE_US;
+    bar_one(3);
+    const int32_t charged = core.segments[core.utterances[0].first_segment].deaths;
+    for (int i = 0; i < 3; i++) {
+        tick_at(now_us);
+        assert_int_equal(expect_work(CORE_LLM).utterance, i);
+        orch_core_step(&core, &(core_event){.kind = CORE_LOST, .member = 0}, now_us);
+        assert_int_equal(find_action(CORE_DO_BAR)->pause_us, pauses[i]);
+        join(0, CORE_LLM, 0);
+        assert_null(find_action(CORE_DO_WORK));
+        now_us += pauses[i];
+    }
+    assert_int_equal(core.segments[core.utterances[0].first_segment].deaths, charged);
+    apply((core_event){.kind = CORE_PARDON, .stage = CORE_LLM, .instance = 0});
+    assert_int_equal(core.members[0].rows_held, 2);
+}
+
+/* [P-14], [P-23] Poison that only a barred worker is left to try ends all the same; the next row clears the worker. */
+static void test_poison_on_parole_is_given_up(void **state)
+{
+    (void)state;
+    uint64_t now_us = 1000;
+    bar_one(1);
+    core.limits.deaths_max = 3;
+    for (int trial = 0; core.utterances[0].state == UTTERANCE_LIVE; trial++) {
+        assert_true(trial < 6);
+        tick_at(now_us += 3 * PAROLE_US);
+        assert_int_equal(expect_work(CORE_LLM).utterance, 0);
+        orch_core_step(&core, &(core_event){.kind = CORE_LOST, .member = 0}, now_us);
+        join(0, CORE_LLM, 0);
+    }
+    submit(1, 1);
+    tick_at(now_us += 3 * PAROLE_US);
+    ready(expect_work(CORE_LLM), 25, 0, 0);
+    assert_non_null(find_action(CORE_DO_CLEAR));
+}
+
 static void test_finished_jobs_prove_a_worker(void **state)
 {
     (void)state;
-    orch_core_init(&core, 100);
+    begin(100);
     submit(0, 1);
     submit(1, 1);
     for (int death = 0; death < 10; death++) {
@@ -239,7 +330,7 @@ static void test_known_tokens_begin_at_flow(void **state)
 static void test_deadline_ends_a_row(void **state)
 {
     (void)state;
-    orch_core_init(&core, 3);
+    begin(3);
     static const core_cost cost = {10, 50, 0};
     apply((core_event){.kind = CORE_SUBMIT, .speed = 1, .deadline_us = 2000, .segments = &cost, .segments_count = 1});
     orch_core_step(&core, &(core_event){.kind = CORE_TICK}, 1999);
@@ -302,7 +393,7 @@ static void lose(int member)
 static void keep_for_a_suspect(void)
 {
     static const core_cost cost = {10, 50, 0};
-    orch_core_init(&core, 3);
+    begin(3);
     submit(0, 1);
     for (int death = 0; death < 2; death++) {
         join(0, CORE_LLM, 0);
@@ -350,7 +441,7 @@ static void test_members_are_kept_for_who_waits(void **state)
 static void test_no_room_without_a_free_number(void **state)
 {
     (void)state;
-    orch_core_init(&core, 3);
+    begin(3);
     for (int i = 0; i < UTTERANCES_MAX; i++)
         submit(i, 1);
     join(0, CORE_LLM, 0);
@@ -421,7 +512,7 @@ static void test_too_large_for_any_outbox(void **state)
 static void test_priority_goes_first(void **state)
 {
     (void)state;
-    orch_core_init(&core, 3);
+    begin(3);
     static const core_cost cost = {10, 0, 0};
     for (int i = 0; i < 3; i++)
         apply((core_event){.kind = CORE_SUBMIT,
@@ -588,7 +679,7 @@ static void run_history(uint64_t seed)
     static sim s;
     memset(&s, 0, sizeof s);
     s.seed = seed;
-    orch_core_init(&core, 3);
+    begin(3);
     for (int m = 0; m < 9; m++)
         sim_join(&s, m);
     for (int step = 0; step < 400; step++) {
@@ -635,6 +726,9 @@ int main(void)
         cmocka_unit_test(test_committed_mel_outlives_its_writer),
         cmocka_unit_test(test_poison_runs_alone_then_is_given_up),
         cmocka_unit_test(test_worker_that_always_dies_is_fed_no_more),
+        cmocka_unit_test(test_parole_clears_the_record),
+        cmocka_unit_test(test_parole_fails_and_doubles),
+        cmocka_unit_test(test_poison_on_parole_is_given_up),
         cmocka_unit_test(test_finished_jobs_prove_a_worker),
         cmocka_unit_test(test_paused_member_keeps_what_it_has),
         cmocka_unit_test(test_known_tokens_begin_at_flow),

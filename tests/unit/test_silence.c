@@ -20,7 +20,7 @@ static int begin(void **state)
     (void)state;
     o = (orch){.lock_fd = -1, .listen_fd = -1, .signal_fd = -1, .exit_code = -1};
     config_defaults(&o.cfg);
-    orch_core_init(&o.core, o.cfg.deaths_max);
+    orch_core_init(&o.core, &(core_limits){.deaths_max = o.cfg.deaths_max});
     for (int i = 0; i < CONNS_MAX; i++)
         o.conns[i] = (conn){.fd = -1, .pid_fd = -1};
     child = fork();
