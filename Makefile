@@ -99,9 +99,10 @@ $(call lib,$(1)): $(patsubst %.c,$(B)/obj/%.o,$(call src,$(1))) $(CUDA_OBJ_$(sub
 endef
 $(foreach f,$(FOLDERS),$(eval $(call folder_rule,$(f))))
 
+# Dependencies for both names that an object has.
 $(B)/obj/%.o: %.c
 	@mkdir -p $(@D)
-	$(CC) $(CPPFLAGS) $(CFLAGS) -MMD -MP -c -o $@ $<
+	$(CC) $(CPPFLAGS) $(CFLAGS) -MMD -MP -MT build/$(CONFIG)/obj/$*.o -MT build/emu$(if $(SAN),-$(SAN))/obj/$*.o -c -o $@ $<
 
 # Tests: each tests/<folder>/test_*.c is one cmocka program; tests/libs.mk names the archives it links.
 include tests/libs.mk
