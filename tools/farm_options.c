@@ -15,6 +15,7 @@
 #include <unistd.h>
 
 #include "common/base/clock.h"
+#include "common/base/device.h"
 #include "common/compute/backend.h"
 #include "common/model/model_dir.h"
 
@@ -110,6 +111,26 @@ cf_err farm_options_speed(const char *text, double *ret_speed)
     return CF_OK;
 }
 
+/* Every device that some worker would run on is there. *ret_cuda: all of them compute with CUDA. */
+static cf_err check_devices(const config *cfg, bool *ret_cuda)
+{
+    static const char *const stages[] = {"llm", "flow", "hift"};
+    cf_err err = CF_OK;
+    *ret_cuda = true;
+    for (size_t s = 0; s < sizeof stages / sizeof stages[0]; s++) {
+        const char *list = config_device_list(cfg, stages[s]);
+        for (int i = 0; i < device_list_count(list); i++) {
+            char text[DEVICE_TEXT_BYTES];
+            int device;
+            TRY(device_of_instance(list, i, text, &device));
+            TRY(backend_check_device(text));
+            *ret_cuda = *ret_cuda && device != DEVICE_CPU;
+        }
+    }
+out:
+    return err;
+}
+
 cf_err farm_options_check(farm_options *o)
 {
     cf_err err;
@@ -118,8 +139,8 @@ cf_err farm_options_check(farm_options *o)
         FAIL(CF_ERR_INVALID,
              "no model directory: give -m DIR or set COSYFARM_MODEL; `cosyfarm model make DIR` writes a "
              "synthetic one");
-    const bool cuda = strncmp(o->cfg.device, "cuda:", 5) == 0;
-    TRY(backend_check_device(o->cfg.device));
+    bool cuda;
+    TRY(check_devices(&o->cfg, &cuda));
     if (strcmp(o->cfg.precision, "f32") != 0 && strcmp(o->cfg.precision, "bf16") != 0 &&
         (!cuda || strcmp(o->cfg.precision, "fp16") != 0))
         FAIL(CF_ERR_UNSUPPORTED, "precision \"%s\": expected f32 or bf16%s", o->cfg.precision,

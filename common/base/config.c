@@ -133,6 +133,14 @@ json *config_to_json(const config *cfg)
     return obj;
 }
 
+const char *config_device_list(const config *cfg, const char *stage)
+{
+    const char *own = strcmp(stage, "llm") == 0    ? cfg->llm_device
+                      : strcmp(stage, "flow") == 0 ? cfg->flow_device
+                                                   : cfg->hift_device;
+    return own[0] ? own : cfg->device;
+}
+
 void config_describe(void (*emit)(void *ctx, const char *key, const char *type, const char *def, const char *range,
                                   const char *help),
                      void *ctx)

@@ -39,6 +39,9 @@ CF_MUST_CHECK cf_err config_load(config *cfg, const char *path);
 /* Every key with its value. NULL when memory is exhausted (json_print then says so). */
 json *config_to_json(const config *cfg);
 
+/* The list of devices of a stage's workers (device.h). `stage`: llm, flow or hift. */
+const char *config_device_list(const config *cfg, const char *stage);
+
 /* One line per key for help texts and documentation, written through emit. */
 void config_describe(void (*emit)(void *ctx, const char *key, const char *type, const char *def, const char *range,
                                   const char *help),

@@ -8,7 +8,10 @@
 
 #define CONFIG_KEYS(X)                                                                                             \
     X(STR, model, "", 0, 1023, "model directory")                                                                  \
-    X(STR, device, "cpu", 0, 63, "device of all stages: cpu, cuda:N")                                              \
+    X(STR, device, "cpu", 0, 255, "device of workers: cpu, cuda:N, or a list that worker 0, 1, ... take in turn")  \
+    X(STR, llm_device, "", 0, 255, "the same of llm workers alone; empty: device")                                 \
+    X(STR, flow_device, "", 0, 255, "the same of flow workers alone; empty: device")                               \
+    X(STR, hift_device, "", 0, 255, "the same of hift workers alone; empty: device")                               \
     X(STR, precision, "f32", 0, 7, "GEMM operands: f32, bf16, fp16 (cuda)")                                        \
     X(BOOL, base_weights, 0, 0, 1, "take llm.pt although llm.rl.pt exists")                                        \
     X(BOOL, strict_head, 0, 0, 1, "below the minimum length mask id 6561 alone, as upstream's HEAD does")          \

@@ -51,9 +51,11 @@
 #define MESSAGE_DEPTH_MAX   8
 #define MEMBERS_MAX         64   /* workers of all stages on one orchestrator */
 #define STAFF_MAX           60   /* workers of one supervisor; with keeper and callers below MEMBERS_MAX */
+#define DEVICES_MAX         64   /* CUDA devices of one host: cuda:0..cuda:63 */
 #define INSTANCES_MAX       1000 /* numbers of one stage's workers: 0..999 */
 #define UNPROVEN_DEATHS_MAX 3    /* deaths before a first finished job that end the feeding of an instance */
 #define ALONE_DEATHS_MAX    2    /* deaths that hit a row alone before it is given up: one may come from outside */
+#define REREADS_MAX         8    /* times a segment's mel may be lost before its row is given up */
 #define JOBS_PER_MEMBER_MAX 256
 #define UTTERANCES_MAX      256                  /* accepted at once; more are refused with CF_ERR_BUSY */
 #define ROWS_OPEN_MAX       (4 * UTTERANCES_MAX) /* after a restart: accepted rows, and ends not yet on disk */

@@ -9,41 +9,23 @@
 #include <string.h>
 
 #include "common/base/check.h"
+#include "common/base/device.h"
 #include "common/compute/backend_impl.h"
 
 #define THREADS_MAX 1024
-#define DEVICES_MAX 64
 
 /* Address space for what a device's scratch leaves unused at the ends of its segments. */
 #define SEGMENT_SLACK_BYTES ((size_t)512 << 20)
-
-/* "cpu" gives -1, "cuda:N" gives N. */
-static cf_err parse_device(const char *device, int *ret_device)
-{
-    if (strcmp(device, "cpu") == 0) {
-        *ret_device = -1;
-        return CF_OK;
-    }
-    const char *number = strncmp(device, "cuda:", 5) == 0 ? device + 5 : "";
-    int value = 0;
-    for (const char *c = number; *c; c++)
-        value = *c >= '0' && *c <= '9' && value < DEVICES_MAX ? 10 * value + (*c - '0') : DEVICES_MAX;
-    if (!*number || value >= DEVICES_MAX)
-        return err_set(CF_ERR_UNSUPPORTED, "device \"%s\": expected cpu or cuda:N, N from 0 to %d", device,
-                       DEVICES_MAX - 1);
-    *ret_device = value;
-    return CF_OK;
-}
 
 cf_err backend_open(const backend_config *cfg, backend **ret_backend)
 {
     cf_err err;
     backend *be = NULL;
-    int device = -1;
+    int device = DEVICE_CPU;
 
     if (cfg->threads < 0 || cfg->threads > THREADS_MAX)
         FAIL(CF_ERR_INVALID, "backend: %d threads, expected 0 (all) to %d", cfg->threads, THREADS_MAX);
-    TRY(parse_device(cfg->device, &device));
+    TRY(device_parse(cfg->device, &device));
     TRY(mem_alloc(1, sizeof *be, &be));
     const size_t scratch = cfg->scratch_bytes ? cfg->scratch_bytes : 4096;
     TRY(arena_open(device < 0 ? scratch : 2 * scratch + SEGMENT_SLACK_BYTES, &be->scratch));
@@ -61,7 +43,7 @@ out:
 cf_err backend_check_device(const char *device)
 {
     int number;
-    const cf_err err = parse_device(device, &number);
+    const cf_err err = device_parse(device, &number);
     return err == CF_OK && number >= 0 ? backend_cuda_probe(number) : err;
 }
 
