@@ -2,7 +2,11 @@
 """kill_test.py - a batch whose processes are killed at random, one every INTERVAL seconds, against an undisturbed one.
 
     tests/e2e/kill_test.py --bin build/default/bin --rows 2000 [--interval 0.5] [--seed 1] [--also-batch]
+        [--set KEY=VALUE...] [--victims NAME,NAME...] [--log TEXT]
 
+--set puts keys into the farm's configuration. --victims: these programs in turn, each once, instead of a draw; the run fails
+when the batch ended before all were killed. --log: the farm's logs have to contain TEXT, that of the disturbed run
+alone with "+" before it; with "!" they may not.
 Orchestrator, keeper and workers of the batch's private farm are killed with SIGKILL, whichever the seed draws; with
 --also-batch the batch itself now and then too, and the same command line is started again. In the end no row may be lost
 or doubled, ledgers must agree in id, status, sha256, samples, seed and tokens, and every file must have its ledger's hash.
@@ -24,10 +28,10 @@ import time
 WORDS = "lamp boat tide bay rain hour night door stone river bell glass wind field paper road".split()
 
 
-def write_manifest(path, rows, draw):
+def write_manifest(path, rows, words, draw):
     with open(path, "w") as out:
         for i in range(rows):
-            text = " ".join(draw.choice(WORDS) for _ in range(draw.randint(1, 4))).capitalize() + "."
+            text = " ".join(draw.choice(WORDS) for _ in range(draw.randint(1, words))).capitalize() + "."
             out.write(json.dumps({"id": f"r/{i:06d}", "text": text, "voice": draw.choice(["echo", "vale"])}) + "\n")
 
 
@@ -52,6 +56,7 @@ class Runner:
         self.options, self.work = options, work
         self.env = dict(os.environ, COSYFARM_RUN_DIR=f"{work}/no-farm-here")
         self.kills = collections.Counter()
+        self.victims = options.victims.split(",") if options.victims else []
 
     def command(self, out_dir):
         return [f"{self.options.bin}/cosyfarm", "batch", "-m", f"{self.work}/model", f"{self.work}/rows.jsonl", "-o",
@@ -67,7 +72,10 @@ class Runner:
             self.kills["batch"] += 1
             return True
         victims = children(batch.pid)
+        if self.options.victims:
+            victims = [pid for pid in victims if self.victims and self.victims[0].startswith(name(pid) or "?")]
         if victims:
+            self.victims = self.victims[1:]
             pid = draw.choice(sorted(victims))
             self.kills[name(pid)] += 1
             try:
@@ -120,6 +128,16 @@ def differences(quiet, hurt):
     return [i for i in quiet if i in hurt and any(quiet[i][k] != hurt[i][k] for k in keys)]
 
 
+def configured(pair):
+    key, value = pair.split("=", 1)
+    return key, int(value) if value.isdigit() else value
+
+
+def says(out_dir, text):
+    with open(f"{out_dir}/farm.log", errors="replace") as f:
+        return (text.lstrip("+!") in f.read()) != text.startswith("!")
+
+
 def main():
     parser = argparse.ArgumentParser()
     parser.add_argument("--bin", default="build/default/bin")
@@ -128,6 +146,10 @@ def main():
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--limit", type=float, default=3600, help="seconds for each of the two runs")
     parser.add_argument("--also-batch", action="store_true")
+    parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE")
+    parser.add_argument("--victims")
+    parser.add_argument("--words", type=int, default=4, help="of a row, at most")
+    parser.add_argument("--log", action="append", default=[])
     options = parser.parse_args()
     draw = random.Random(options.seed)
     work = tempfile.mkdtemp(prefix="cosyfarm-kill-")
@@ -135,9 +157,9 @@ def main():
     try:
         subprocess.run([f"{options.bin}/cosyfarm", "model", "make", f"{work}/model", "--size", "tiny"], check=True,
                        stdout=subprocess.DEVNULL)
-        write_manifest(f"{work}/rows.jsonl", options.rows, draw)
+        write_manifest(f"{work}/rows.jsonl", options.rows, options.words, draw)
         with open(f"{work}/config.json", "w") as f:
-            json.dump({"deaths_max": 100}, f)
+            json.dump({"deaths_max": 100, **dict(configured(pair) for pair in options.set)}, f)
         started = time.monotonic()
         quiet_code = runner.undisturbed(f"{work}/quiet")
         quiet_s, started = time.monotonic() - started, time.monotonic()
@@ -151,7 +173,13 @@ def main():
         print(f"{options.rows} rows, seed {options.seed}: {sum(runner.kills.values())} kills ({kills}); undisturbed "
               f"{quiet_s:.1f} s, disturbed {hurt_s:.1f} s; exit codes {quiet_code} and {hurt_code}")
         print(f"{len(lost)} lost, {doubled} doubled, {len(differ)} differ, {len(wrong)} files unlike their ledger line")
-        good = (quiet_code == hurt_code == 0 and len(quiet) == options.rows and not lost and not doubled and not differ
+        strange = [text for text in options.log for run in ("quiet", "hurt")
+                   if not says(f"{work}/{run}", text) and (run == "hurt" or text[0] != "+")]
+        for text in strange:
+            print("farm.log:", text)
+        if runner.victims:
+            print("not killed, the batch was over:", ", ".join(runner.victims))
+        good = (not strange and not runner.victims and quiet_code == hurt_code == 0 and len(quiet) == options.rows and not lost and not doubled and not differ
                 and not wrong)
         if not good:
             print("examples:", lost[:3], differ[:3], wrong[:3])
