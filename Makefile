@@ -40,7 +40,7 @@ include tools/cuda.mk
 # One archive per folder; a program names the archives it needs, lower layers last.
 FOLDERS := common/base common/compute common/model common/text common/transport common/worker \
            llm_worker flow_worker hift_worker enroll orchestrator tools
-src = $(filter-out %/main.c %/keeper.c %/cosyfarm.c %/outbox_cuda_ipc.c,$(wildcard $(1)/*.c $(1)/cpu/*.c))
+src = $(filter-out %/main.c %/keeper.c %/cosyfarm.c %/outbox_cuda_ipc.c %/outbox_cuda_absent.c,$(wildcard $(1)/*.c $(1)/cpu/*.c))
 lib = $(B)/lib/$(subst /,_,$(1)).a
 
 BASE := $(call lib,common/base)
@@ -82,8 +82,8 @@ $(B)/bin/enroll: $(B)/obj/enroll/main.o $(ENROLL) $(MODEL) $(COMPUTE) $(BASE)
 $(B)/bin/enroll: EXT = $(EXT_ENROLL) $(EXT_COMPUTE) $(EXT_BASE)
 $(B)/bin/orchestrator: $(B)/obj/orchestrator/main.o $(ORCH) $(TEXT) $(TRANSPORT) $(MODEL) $(BASE)
 $(B)/bin/orchestrator: EXT = $(EXT_ORCH) $(EXT_TEXT) $(EXT_TRANSPORT) $(EXT_BASE)
-$(B)/bin/exchange_keeper: $(B)/obj/orchestrator/keeper.o $(TRANSPORT) $(BASE)
-$(B)/bin/exchange_keeper: EXT = $(EXT_TRANSPORT) $(EXT_BASE)
+$(B)/bin/exchange_keeper: $(B)/obj/orchestrator/keeper.o $(TRANSPORT) $(CUDA_EMULATED) $(BASE)
+$(B)/bin/exchange_keeper: EXT = $(EXT_TRANSPORT) $(EXT_CUDA) $(EXT_BASE)
 $(B)/bin/cosyfarm: $(B)/obj/tools/cosyfarm.o $(TOOLS) $(ORCH) $(LLM) $(FLOW) $(HIFT) $(ENROLL) $(TEXT) $(STAGE_LIBS)
 $(B)/bin/cosyfarm: EXT = $(EXT_ORCH) $(EXT_TEXT) $(STAGE_EXT)
 

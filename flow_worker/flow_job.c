@@ -18,6 +18,7 @@ flow_job flow_job_from(const stage_job *job)
                   .streaming = job->streaming,
                   .speed = job->speed,
                   .out = job->out,
+                  .out_on_device = job->out_on_device,
                   .out_bytes = job->out_bytes};
     if (job->voice != NULL) {
         f.in.prompt_tokens = job->voice->prompt_token;

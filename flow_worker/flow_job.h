@@ -20,6 +20,7 @@ typedef struct flow_job {
     bool streaming; /* block-causal attention, 50 frames a block */
     double speed;   /* frames made = int(frames generated / speed) */
     float *out;     /* [out_frames, 80], borrowed */
+    bool out_on_device;
     size_t out_bytes;
 
     /* Filled by flow_job_check. */

@@ -388,8 +388,40 @@ out:
     return err;
 }
 
-/* The generated frames of job b, resampled when its speed asks for it, to the job's own memory. */
-static cf_err flow_deliver(const flow *f, int32_t b, int64_t first)
+static void flow_conclude(const flow_held *h, const float *mel, stage_result *ret_result)
+{
+    stage_result r = {.job_id = h->job.job_id, .frames = h->job.out_frames, .compute_us = h->compute_us};
+    for (int64_t i = 0; i < (int64_t)h->job.out_frames * MEL_BINS; i++) {
+        if (isfinite(mel[i]))
+            continue;
+        r.code = CF_ERR_NUMERIC;
+        r.frames = 0;
+        snprintf(r.text, sizeof r.text, "flow: mel frame %lld, bin %d is NaN or infinite, expected a finite number",
+                 (long long)(i / MEL_BINS), (int)(i % MEL_BINS));
+        break;
+    }
+    *ret_result = r;
+}
+
+/* The mel to the job's own memory, and a look at it. */
+static cf_err flow_hand_over(const flow *f, int32_t b, const tensor *mel, stage_result *ret_result)
+{
+    cf_err err = CF_OK;
+    const flow_job *job = &f->held[b].job;
+    float *seen = job->out;
+    if (job->out_on_device) {
+        tensor there = tensor_2d(job->out, DTYPE_F32, job->out_frames, MEL_BINS);
+        TRY(backend_copy(f->be, mel, &there));
+        TRY(backend_take_host(f->be, tensor_bytes(mel), &seen));
+    }
+    TRY(backend_download(f->be, mel, seen)); /* waits: READY means that all of it is there */
+    flow_conclude(&f->held[b], seen, ret_result);
+out:
+    return err;
+}
+
+/* The generated frames of job b, resampled when its speed asks for it. */
+static cf_err flow_deliver(const flow *f, int32_t b, int64_t first, stage_result *ret_result)
 {
     cf_err err = CF_OK;
     const flow_job *job = &f->held[b].job;
@@ -406,24 +438,10 @@ static cf_err flow_deliver(const flow *f, int32_t b, int64_t first)
         mel = faster;
     }
     TRY(flow_show(f, b, "mel", &mel, 0, job->out_frames));
-    TRY(backend_download(f->be, &mel, job->out));
+    mel = tensor_rows(&mel, 0, job->out_frames);
+    TRY(flow_hand_over(f, b, &mel, ret_result));
 out:
     return err;
-}
-
-static void flow_conclude(const flow_held *h, stage_result *ret_result)
-{
-    stage_result r = {.job_id = h->job.job_id, .frames = h->job.out_frames, .compute_us = h->compute_us};
-    for (int64_t i = 0; i < (int64_t)h->job.out_frames * MEL_BINS; i++) {
-        if (isfinite(h->job.out[i]))
-            continue;
-        r.code = CF_ERR_NUMERIC;
-        r.frames = 0;
-        snprintf(r.text, sizeof r.text, "flow: mel frame %lld, bin %d is NaN or infinite, expected a finite number",
-                 (long long)(i / MEL_BINS), (int)(i % MEL_BINS));
-        break;
-    }
-    *ret_result = r;
 }
 
 /* Moves the jobs that took their last step from held to done. */
@@ -436,8 +454,7 @@ static cf_err flow_retire(flow *f)
     for (int32_t b = 0; b < f->held_count; b++) {
         keep[b] = f->held[b].step < CFM_STEPS;
         if (!keep[b]) {
-            TRY(flow_deliver(f, b, first));
-            flow_conclude(&f->held[b], &f->done[f->done_count + leaving]);
+            TRY(flow_deliver(f, b, first, &f->done[f->done_count + leaving]));
             leaving++;
         }
         first += f->held[b].job.frames;

@@ -133,9 +133,31 @@ static void fail_job(const stage_job *job, const char *text, stage_result *ret_r
     snprintf(ret_result->text, sizeof ret_result->text, "%s", text);
 }
 
-/* Moves jobs from the queue into the step; those whose mel cannot be rendered become results at once. */
-static int32_t gather(hift_queue *q, hift_step *step, stage_result *results, int32_t max)
+static tensor mel_of(const stage_job *job)
 {
+    return tensor_2d((void *)(uintptr_t)job->mel, DTYPE_F32, job->frames, MEL_BINS);
+}
+
+/* The job's mel where the host can read it: in scratch when it lies on the device. */
+static cf_err look_at_mel(backend *be, const stage_job *job, const float **ret_mel)
+{
+    cf_err err = CF_OK;
+    const tensor there = mel_of(job);
+    float *seen;
+    *ret_mel = job->mel;
+    if (job->mel_on_device) {
+        TRY(backend_take_host(be, tensor_bytes(&there), &seen));
+        TRY(backend_download(be, &there, seen));
+        *ret_mel = seen;
+    }
+out:
+    return err;
+}
+
+/* Moves jobs from the queue into the step; those whose mel cannot be rendered become results at once. */
+static cf_err gather(hift_queue *q, hift_step *step, stage_result *results, int32_t max, int32_t *ret_failed)
+{
+    cf_err err = CF_OK;
     int32_t failed = 0, frames = 0;
     for (int32_t i = 0; i < q->held_count && failed + step->count < max;) {
         const stage_job *job = &q->held[i];
@@ -143,7 +165,9 @@ static int32_t gather(hift_queue *q, hift_step *step, stage_result *results, int
             i++;
             continue;
         }
-        const int64_t bad = find_nonfinite(job->mel, (int64_t)job->frames * MEL_BINS);
+        const float *mel;
+        TRY(look_at_mel(q->engine.be, job, &mel));
+        const int64_t bad = find_nonfinite(mel, (int64_t)job->frames * MEL_BINS);
         if (bad >= 0) {
             char text[128];
             snprintf(text, sizeof text, "hift: mel frame %d, bin %d is not a finite number", (int)(bad / MEL_BINS),
@@ -156,7 +180,9 @@ static int32_t gather(hift_queue *q, hift_step *step, stage_result *results, int
         }
         remove_held(q, i);
     }
-    return failed;
+    *ret_failed = failed;
+out:
+    return err;
 }
 
 /* Lays the mels one behind the other on the backend. */
@@ -167,7 +193,9 @@ static cf_err upload_mels(backend *be, const hift_step *step, const hift_batch *
     TRY(backend_take_2d(be, DTYPE_F32, rows_total(&batch->mel), MEL_BINS, &mel));
     for (int32_t b = 0; b < step->count; b++) {
         tensor part = tensor_rows(&mel, batch->mel.offs[b], rows_length(&batch->mel, b));
-        TRY(backend_upload(be, step->jobs[b].mel, &part));
+        const tensor there = mel_of(&step->jobs[b]);
+        TRY(step->jobs[b].mel_on_device ? backend_copy(be, &there, &part)
+                                        : backend_upload(be, step->jobs[b].mel, &part));
     }
     *ret_mel = mel;
 out:
@@ -223,7 +251,8 @@ static cf_err queue_step(void *stage, stage_result *results, int32_t max, int32_
     hift_step step = {.count = 0};
     hift_batch batch;
     tensor audio;
-    const int32_t failed = gather(q, &step, results, max);
+    int32_t failed = 0;
+    TRY(gather(q, &step, results, max, &failed));
     if (step.count > 0) {
         if (fault_hit("hift.step"))
             FAIL(CF_ERR_DEVICE, "hift: fault point hift.step");

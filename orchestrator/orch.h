@@ -8,6 +8,7 @@
 #include <sys/types.h>
 
 #include "common/base/config.h"
+#include "common/base/device.h"
 #include "common/base/notify.h"
 #include "common/text/bpe.h"
 #include "common/transport/bus.h"
@@ -55,7 +56,9 @@ typedef struct conn {
 typedef struct box_entry {
     uint32_t outbox_id; /* 0: free */
     uint64_t bytes;
-    int write_fd, read_fd; /* owned; -1 until the keeper answers */
+    int write_fd, read_fd; /* owned; -1 until the keeper answers. Device memory: read_fd alone, for all who use it */
+    int device;            /* whose memory is wanted, DEVICE_CPU: a memfd */
+    char handle[129];      /* of device memory; "": it is a memfd */
     outbox *map;           /* owned; hift's only */
     int conn_idx, stage;   /* for whom; conn_idx -1: retired */
     bool asked;            /* ALLOC was sent to the present keeper */
@@ -87,11 +90,12 @@ typedef struct orch {
     int32_t lost_count;
     conn conns[CONNS_MAX];
     box_entry boxes[BOX_TABLE_MAX];
-    session *live[ROWS_OPEN_MAX];                /* owned: accepted and not ended, in the core or with the writer */
-    session *sessions[UTTERANCES_MAX];           /* borrowed: those in the core, by its utterance number */
-    session *again;                              /* list of live rows that wait for room in the core */
-    session *to_enroll;                          /* list of live rows whose recording is to be enrolled */
-    enroll_process *enrolling[ENROLL_JOBS_MAX];  /* owned; NULL: never used */
+    session *live[ROWS_OPEN_MAX];               /* owned: accepted and not ended, in the core or with the writer */
+    session *sessions[UTTERANCES_MAX];          /* borrowed: those in the core, by its utterance number */
+    session *again;                             /* list of live rows that wait for room in the core */
+    session *to_enroll;                         /* list of live rows whose recording is to be enrolled */
+    enroll_process *enrolling[ENROLL_JOBS_MAX]; /* owned; NULL: never used */
+    bool host_memory[DEVICES_MAX]; /* devices whose memory could not be shared here: their outboxes are memfds */
     bool paused[CORE_STAGES][INSTANCES_MAX];     /* by `cosyfarm drain`, until `resume` */
     bool to_restart[CORE_STAGES][INSTANCES_MAX]; /* by `cosyfarm restart`: one of a stage after the other */
     int restarting[CORE_STAGES];                 /* the instance that is away for it; -1: none */

@@ -318,6 +318,28 @@ static void on_opened(orch_core *core, const core_event *e)
             core->members[e->member].opened[i] = true;
 }
 
+/* The mel of a waiting segment is lost: flow makes it again of the tokens. */
+static void back_to_flow(orch_core *core, core_segment *s, uint64_t now_us)
+{
+    consume_in(core, s);
+    s->stage = CORE_FLOW;
+    s->deaths = s->alone_deaths = 0;
+    set_state(s, SEGMENT_WAIT, now_us);
+    core->jobs_replayed++;
+    if (++s->rereads > REREADS_MAX)
+        fail_utterance(core, s, CF_ERR_STALE);
+}
+
+static void on_spoiled(orch_core *core, const core_event *e, uint64_t now_us)
+{
+    for (int32_t i = 0; i < CORE_SEGMENTS_MAX && e->outbox_id != 0; i++) {
+        core_segment *s = &core->segments[i];
+        if (s->state == SEGMENT_WAIT && s->in.outbox_id == e->outbox_id &&
+            core->utterances[s->utterance].state == UTTERANCE_LIVE)
+            back_to_flow(core, s, now_us);
+    }
+}
+
 static void on_submit(orch_core *core, const core_event *e, uint64_t now_us)
 {
     core_utterance *u = &core->utterances[e->utterance];
@@ -444,6 +466,8 @@ static void on_failed(orch_core *core, const core_event *e, uint64_t now_us)
     } else if (e->code == CF_ERR_CANCELLED) {
         set_state(s, SEGMENT_WAIT, now_us); /* given back by a member that leaves: nobody's fault */
         core->jobs_replayed++;
+    } else if (e->code == CF_ERR_STALE && s->in.outbox_id != 0) {
+        back_to_flow(core, s, now_us);
     } else {
         set_state(s, SEGMENT_DONE, now_us);
         fail_utterance(core, s, e->code == CF_OK ? CF_ERR_CORRUPT : e->code); /* "failed: ok" is no end of a row */
@@ -756,6 +780,9 @@ void orch_core_step(orch_core *core, const core_event *event, uint64_t now_us)
         break;
     case CORE_OPENED:
         on_opened(core, event);
+        break;
+    case CORE_SPOILED:
+        on_spoiled(core, event, now_us);
         break;
     case CORE_SUBMIT:
         on_submit(core, event, now_us);

@@ -39,6 +39,7 @@ typedef enum core_event_kind {
     CORE_PAUSE,    /* member, paused: no more work for it, or work again */
     CORE_PARDON,   /* stage, instance: its deaths are forgotten, it is fed again */
     CORE_OPENED,   /* member, outbox_id: it can read that outbox */
+    CORE_SPOILED,  /* outbox_id: its memory is lost, or cannot be read: what waits in it is made again */
     CORE_SUBMIT,   /* utterance, priority, speed, deadline_us (0: none), segments, segments_count */
     CORE_READY,    /* member, job, tokens | frames | samples */
     CORE_FAILED,   /* member, job, code */
@@ -108,6 +109,7 @@ typedef struct core_segment {
     core_cost cost;
     int32_t tokens, frames, deaths, alone_deaths; /* deaths: at this stage */
     int32_t parole_deaths;                        /* of workers on parole, at this stage */
+    int32_t rereads;                              /* times its mel was lost */
     int32_t credit_frames;                        /* what it takes of its member's frames while RUN */
     core_slot in, out;                            /* in: committed mel (hift); out: leased while RUN */
     uint64_t since_us;                            /* of the present state */

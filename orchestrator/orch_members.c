@@ -86,6 +86,50 @@ static int conn_in_state(const orch *o, conn_state state)
     return -1;
 }
 
+/* The device of the memory, and those whose workers will read it. */
+static void put_device(const orch *o, json *m, const box_entry *box)
+{
+    int32_t readers[DEVICES_MAX];
+    size_t count = 0;
+    char text[DEVICE_TEXT_BYTES];
+    int device;
+    const char *list = config_device_list(&o->cfg, stage_names[CORE_HIFT]);
+    for (int i = 0; i < device_list_count(list) && count < DEVICES_MAX; i++)
+        if (device_of_instance(list, i, text, &device) == CF_OK)
+            readers[count++] = device;
+    json_put_u64(m, "device", (uint64_t)box->device);
+    json_put_i32s(m, "readers", readers, count);
+}
+
+/* Mel stays on the device of its writer when every hift runs on some device too. Samples are read by the orchestrator,
+ * which knows no devices. */
+static int device_of_box(const orch *o, const conn *c)
+{
+    char text[DEVICE_TEXT_BYTES];
+    int device, reader;
+    const char *readers = config_device_list(&o->cfg, stage_names[CORE_HIFT]);
+    if (c->stage != CORE_FLOW ||
+        device_of_instance(config_device_list(&o->cfg, stage_names[CORE_FLOW]), c->instance, text, &device) != CF_OK ||
+        device == DEVICE_CPU || o->host_memory[device])
+        return DEVICE_CPU;
+    for (int i = 0; i < device_list_count(readers); i++)
+        if (device_of_instance(readers, i, text, &reader) != CF_OK || reader == DEVICE_CPU)
+            return DEVICE_CPU;
+    return device;
+}
+
+/* Said once a device: from now on its workers exchange through host memory. */
+static void use_host_memory(orch *o, int device, const char *why)
+{
+    if (device == DEVICE_CPU || o->host_memory[device])
+        return;
+    o->host_memory[device] = true;
+    log_warn("exchange.host",
+             "device=cuda:%d text=\"device memory cannot be shared between processes here, exchange memory is a memfd: "
+             "%s\"",
+             device, why);
+}
+
 /* Asks the keeper for every box that is still missing; repeated when a keeper (re)joins. */
 static void ask_keeper(orch *o)
 {
@@ -98,6 +142,8 @@ static void ask_keeper(orch *o)
         json *m = wire_new(WIRE_alloc);
         json_put_u64(m, "outbox", box->outbox_id);
         json_put_u64(m, "bytes", box->bytes);
+        if (box->device != DEVICE_CPU)
+            put_device(o, m, box);
         send_to(o, keeper, m, NULL, 0);
     }
 }
@@ -132,6 +178,8 @@ static void grant(orch *o, int conn_idx, const box_entry *box)
     json *m = wire_new(WIRE_grant);
     json_put_u64(m, "outbox", box->outbox_id);
     json_put_u64(m, "bytes", box->bytes);
+    if (box->handle[0])
+        json_put_str(m, "handle", box->handle);
     send_to(o, conn_idx, m, &box->read_fd, 1);
 }
 
@@ -146,7 +194,9 @@ static void admit(orch *o, int conn_idx, const box_entry *box)
     json_put_str(m, "endpoint", o->endpoint);
     json_put_u64(m, "outbox", box ? box->outbox_id : 0);
     json_put_u64(m, "bytes", box ? box->bytes : 0);
-    send_to(o, conn_idx, m, box ? &box->write_fd : NULL, box ? 1 : 0);
+    if (box && box->handle[0])
+        json_put_str(m, "handle", box->handle);
+    send_to(o, conn_idx, m, !box ? NULL : box->handle[0] ? &box->read_fd : &box->write_fd, box ? 1 : 0);
 }
 
 static void on_memory(orch *o, const wire_msg *msg, int fds[LIFELINE_FDS_MAX])
@@ -155,16 +205,22 @@ static void on_memory(orch *o, const wire_msg *msg, int fds[LIFELINE_FDS_MAX])
     if (!box || box->read_fd >= 0)
         return; /* its worker has died meanwhile */
     const int conn_idx = box->conn_idx;
-    if (wire_str(msg, "error")[0] || fds[0] < 0 || fds[1] < 0) {
+    if (wire_has(msg, "fallback"))
+        use_host_memory(o, box->device, wire_str(msg, "fallback"));
+    const bool on_device = wire_has(msg, "handle");
+    if (wire_str(msg, "error")[0] || fds[0] < 0 || (!on_device && fds[1] < 0)) {
         log_error("exchange.failed", "outbox=%u text=\"%s\"", box->outbox_id, wire_str(msg, "error"));
         close_box(box);
         o->conns[conn_idx].outbox_id = 0;
         refuse(o, conn_idx, CF_ERR_NOMEM, "no exchange memory");
         return;
     }
-    box->write_fd = fds[0];
-    box->read_fd = fds[1];
-    fds[0] = fds[1] = -1;
+    snprintf(box->handle, sizeof box->handle, "%s", on_device ? wire_str(msg, "handle") : "");
+    box->write_fd = on_device ? -1 : fds[0];
+    box->read_fd = on_device ? fds[0] : fds[1];
+    fds[0] = -1;
+    if (!on_device)
+        fds[1] = -1;
     if (box->stage == CORE_HIFT) {
         const outbox_grant g = {.outbox_id = box->outbox_id, .bytes = box->bytes, .fd = box->read_fd};
         if (outbox_open(&g, OUTBOX_READ, &box->map) != CF_OK) {
@@ -185,6 +241,7 @@ static void want_box(orch *o, int conn_idx)
                            .bytes = (uint64_t)o->cfg.outbox_mib << 20,
                            .write_fd = -1,
                            .read_fd = -1,
+                           .device = device_of_box(o, &o->conns[conn_idx]),
                            .conn_idx = conn_idx,
                            .stage = o->conns[conn_idx].stage};
         o->conns[conn_idx].outbox_id = box->outbox_id;
@@ -265,6 +322,30 @@ static void on_join(orch *o, int conn_idx, const wire_msg *msg)
         want_box(o, conn_idx);
 }
 
+/* A worker that could not open device memory says why. The writer connects again then, and its next outbox is a memfd.
+ * When it was only that the memory's owner has died, a writer sees that itself, and gives its jobs back first. */
+static void on_opened(orch *o, int conn_idx, const wire_msg *msg)
+{
+    const uint32_t id = (uint32_t)wire_u64(msg, "outbox");
+    const box_entry *box = members_find_box(o, id);
+    if (!wire_has(msg, "code")) {
+        orch_apply(o, &(core_event){.kind = CORE_OPENED, .member = conn_idx, .outbox_id = id});
+        return;
+    }
+    if (!box || !box->handle[0]) {
+        members_lose(o, conn_idx, wire_has(msg, "text") ? wire_str(msg, "text") : "could not open its outbox");
+        return;
+    }
+    const bool gone = err_from_name(wire_str(msg, "code")) == CF_ERR_GONE;
+    if (!gone)
+        use_host_memory(o, box->device, wire_has(msg, "text") ? wire_str(msg, "text") : wire_str(msg, "code"));
+    if (box->in_core)
+        orch_apply(o, &(core_event){.kind = CORE_SPOILED, .outbox_id = id});
+    box = members_find_box(o, id); /* the core may have released it */
+    if (box && box->conn_idx >= 0 && (!gone || box->conn_idx == conn_idx))
+        members_lose(o, box->conn_idx, "its outbox could not be opened");
+}
+
 static void on_lifeline_message(orch *o, int conn_idx, const wire_msg *msg, int fds[LIFELINE_FDS_MAX])
 {
     conn *c = &o->conns[conn_idx];
@@ -276,8 +357,7 @@ static void on_lifeline_message(orch *o, int conn_idx, const wire_msg *msg, int 
     else if (msg->kind == WIRE_memory && c->state == CONN_KEEPER)
         on_memory(o, msg, fds);
     else if (msg->kind == WIRE_opened && (c->state == CONN_ADMITTED || c->state == CONN_SERVING))
-        orch_apply(
-            o, &(core_event){.kind = CORE_OPENED, .member = conn_idx, .outbox_id = (uint32_t)wire_u64(msg, "outbox")});
+        on_opened(o, conn_idx, msg);
     else
         members_lose(o, conn_idx, "message not permitted in its state");
 }

@@ -33,6 +33,7 @@ ifeq ($(CUDA_MODE),emu)
 CUDA_OBJ_common_compute := $(patsubst %.cu,$(B)/cuda/%.o,$(filter-out %/gemm.cu,$(CUDA_SRC))) \
                            $(patsubst %.cc,$(B)/cuda/%.o,$(wildcard tests/cuda_emu/*.cc))
 CUDA_OBJ_common_transport := $(B)/cuda/common/transport/outbox_cuda_ipc.o
+CUDA_EMULATED = $(COMPUTE) # the runtime's emulation lies there
 CUDA_INCLUDE := -Itests/cuda_emu
 EXT_CUDA := -lstdc++
 CUDA_WORDS := CPU, and CUDA emulated in host memory: tests only
@@ -47,6 +48,7 @@ endif
 
 ifeq ($(CUDA_MODE),absent)
 CUDA_OBJ_common_compute := $(B)/obj/common/compute/cuda/absent.o
+CUDA_OBJ_common_transport := $(B)/obj/common/transport/outbox_cuda_absent.o
 CUDA_WORDS := CPU alone: $(if $(NVCC),a sanitizer build has no CUDA,no nvcc)
 endif
 

@@ -11,6 +11,7 @@
 
 #include <errno.h>
 #include <fcntl.h>
+#include <poll.h>
 #include <stdio.h>
 #include <sys/mman.h>
 #include <sys/stat.h>
@@ -91,6 +92,7 @@ cf_err outbox_open(const outbox_grant *grant, outbox_access access, outbox **ret
     outbox *box = NULL;
     TRY(check_bytes(grant->outbox_id, grant->bytes));
     TRY(mem_alloc(1, sizeof *box, &box));
+    box->hold_fd = -1;
     box->outbox_id = grant->outbox_id;
     box->bytes = grant->bytes;
     box->base = grant->heap;
@@ -105,14 +107,35 @@ out:
 
 void outbox_close(outbox *box)
 {
-    if (box && box->release)
+    if (!box)
+        return;
+    if (box->release)
         box->release(box);
+    io_close(&box->hold_fd); /* after the mapping: now the owner may free it */
     mem_free(box);
 }
 
 uint32_t outbox_id(const outbox *box)
 {
     return box->outbox_id;
+}
+
+bool outbox_on_device(const outbox *box)
+{
+    return box->on_device;
+}
+
+int outbox_owner_fd(const outbox *box)
+{
+    return box->hold_fd;
+}
+
+cf_err outbox_check(const outbox *box)
+{
+    struct pollfd p = {.fd = box->hold_fd}; /* the other end of a pipe: an error when nobody has it open any more */
+    if (box->hold_fd >= 0 && poll(&p, 1, 0) != 0)
+        return err_set(CF_ERR_GONE, "outbox %u: the exchange_keeper that owned its memory has died", box->outbox_id);
+    return CF_OK;
 }
 
 cf_err outbox_view(const outbox *box, uint64_t off_bytes, uint64_t bytes, void **ret_data)

@@ -3,12 +3,13 @@
  *
  * The keeper makes it, the orchestrator hands out slots in it (offset and bytes), every state change is a message.
  * There is nothing in the memory but tensors: no header, no counter, no lock. A grant travels over the lifeline as a
- * descriptor plus sizes. Implementations: memfd, heap (one process: tests), and the memory of a CUDA device
- * (outbox_cuda_ipc.h), behind the same calls.
+ * descriptor plus sizes; whoever holds the descriptor or a mapping keeps the memory alive. Implementations: memfd, heap
+ * (one process: tests), and the memory of a CUDA device (outbox_cuda_ipc.h), behind the same calls.
  */
 #ifndef CF_TRANSPORT_OUTBOX_H
 #define CF_TRANSPORT_OUTBOX_H
 
+#include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
 
@@ -38,6 +39,16 @@ CF_MUST_CHECK cf_err outbox_open(const outbox_grant *grant, outbox_access access
 void outbox_close(outbox *box); /* NULL is fine */
 
 uint32_t outbox_id(const outbox *box);
+
+/* Whether outbox_view gives addresses of a device, which the host cannot follow. */
+bool outbox_on_device(const outbox *box);
+
+/* CF_ERR_GONE: the memory's owner has died, and what was read or written there since is worth nothing. Ask after the
+ * device has finished. A memfd needs no owner. */
+CF_MUST_CHECK cf_err outbox_check(const outbox *box);
+
+/* Readable or in error as soon as outbox_check fails; -1: that never happens. */
+int outbox_owner_fd(const outbox *box);
 
 /* The bytes [off, off + bytes); CF_ERR_INVALID when they leave the region or off is not a multiple of OUTBOX_ALIGN. */
 CF_MUST_CHECK cf_err outbox_view(const outbox *box, uint64_t off_bytes, uint64_t bytes, void **ret_data);

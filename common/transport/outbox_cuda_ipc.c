@@ -4,19 +4,25 @@
  * The keeper's thread makes and frees, a worker's thread opens and closes. Rules of CUDA that shape it: a handle names
  * a whole allocation, so each outbox is one of its own, rounded to MEMORY_ALIGN; the maker cannot open its own handle;
  * an importer that opens a handle twice gets one mapping, counted; freeing before importers have closed is undefined:
- * the keeper frees when told that they have.
- * Fails: CF_ERR_UNSUPPORTED, CF_ERR_NOMEM, CF_ERR_GONE, CF_ERR_DEVICE, CF_ERR_INVALID (text of a handle).
+ * the keeper frees when the pipe has hung up. What CUDA refuses is CF_ERR_UNSUPPORTED; an error that stays, as those of
+ * a broken context do, is CF_ERR_DEVICE.
+ * Fails: CF_ERR_UNSUPPORTED, CF_ERR_NOMEM, CF_ERR_GONE, CF_ERR_DEVICE, CF_ERR_SYS.
  */
+#define _GNU_SOURCE
 #include "common/transport/outbox_cuda_ipc.h"
 
 #include <cuda_runtime_api.h>
+#include <fcntl.h>
 #include <string.h>
+#include <unistd.h>
 
 #include "common/base/check.h"
 #include "common/base/fault.h"
+#include "common/base/io.h"
 #include "common/base/mem.h"
 #include "common/transport/outbox_impl.h"
 
+#define MIB          1048576.0
 #define MEMORY_ALIGN ((uint64_t)2 << 20) /* smaller allocations share a block of the driver, and the handle with it */
 
 struct outbox_cuda_memory {
@@ -28,30 +34,68 @@ _Static_assert(sizeof(cudaIpcMemHandle_t) == OUTBOX_HANDLE_BYTES, "a handle has 
 
 static cf_err status_of(cudaError_t status, const char *what)
 {
+    cf_err code = CF_ERR_DEVICE;
     if (status == cudaSuccess)
         return CF_OK;
-    (void)cudaGetLastError();
-    const cf_err code = status == cudaErrorMemoryAllocation        ? CF_ERR_NOMEM
-                        : status == cudaErrorMapBufferObjectFailed ? CF_ERR_GONE
-                        : status == cudaErrorNotSupported          ? CF_ERR_UNSUPPORTED
-                                                                   : CF_ERR_DEVICE;
+    const bool lasting = cudaGetLastError() == status && cudaPeekAtLastError() == status; /* the context is broken */
+    if (status == cudaErrorMemoryAllocation)
+        code = CF_ERR_NOMEM;
+    else if (status == cudaErrorMapBufferObjectFailed)
+        code = CF_ERR_GONE;
+    else if (!lasting && status != cudaErrorInitializationError)
+        code = CF_ERR_UNSUPPORTED;
     return err_set(code, "outbox: %s: %s (%s)", what, cudaGetErrorString(status), cudaGetErrorName(status));
 }
 
-cf_err outbox_cuda_probe(int device)
+cf_err outbox_cuda_check_readers(int device, const int32_t *readers, size_t readers_count)
 {
-    outbox_cuda_memory *memory;
-    outbox_handle handle;
-    const cf_err err = outbox_cuda_make(device, MEMORY_ALIGN, &memory, &handle);
-    if (err == CF_OK)
-        outbox_cuda_free(memory);
-    return err == CF_OK || err == CF_ERR_NOMEM
-               ? err
-               : err_context(err_set(CF_ERR_UNSUPPORTED, "%s", err_text()),
-                             "device cuda:%d cannot share memory between processes", device);
+    for (size_t i = 0; i < readers_count; i++) {
+        int can = 0;
+        if (readers[i] == device)
+            continue;
+        const cf_err err = status_of(cudaDeviceCanAccessPeer(&can, readers[i], device), "peer access");
+        if (err != CF_OK || !can)
+            return err_set(err == CF_OK ? CF_ERR_UNSUPPORTED : err, "cuda:%d cannot read memory of cuda:%d%s%s",
+                           (int)readers[i], device, err == CF_OK ? "" : ": ", err == CF_OK ? "" : err_text());
+    }
+    return CF_OK;
 }
 
-cf_err outbox_cuda_make(int device, uint64_t bytes, outbox_cuda_memory **ret_memory, outbox_handle *ret_handle)
+/* Cleared memory of a device; CF_ERR_NOMEM says how much there is. */
+static cf_err take_memory(outbox_cuda_memory *memory, size_t bytes)
+{
+    cf_err err;
+    size_t free_bytes = 0, total_bytes = 0;
+    TRY(status_of(cudaSetDevice(memory->device), "device"));
+    TRY(status_of(cudaMemGetInfo(&free_bytes, &total_bytes), "free memory"));
+    if (bytes > free_bytes)
+        FAIL(CF_ERR_NOMEM, "exchange memory needs %.1f MiB, %.1f free on cuda:%d", (double)bytes / MIB,
+             (double)free_bytes / MIB, memory->device);
+    TRY(status_of(cudaMalloc(&memory->dev, bytes), "exchange memory"));
+    TRY(status_of(cudaMemset(memory->dev, 0, bytes), "clearing exchange memory"));
+    TRY(status_of(cudaDeviceSynchronize(), "clearing exchange memory"));
+out:
+    return err;
+}
+
+/* watch_fd becomes the reading end. */
+static cf_err open_pipe(int watch_fd, int *ret_hold_fd)
+{
+    int ends[2];
+    if (pipe2(ends, O_CLOEXEC) != 0)
+        return err_sys("outbox: pipe");
+    const int rc = dup3(ends[0], watch_fd, O_CLOEXEC);
+    const cf_err err = rc < 0 ? err_sys("outbox: dup3") : CF_OK;
+    io_close(&ends[0]);
+    if (err != CF_OK)
+        io_close(&ends[1]);
+    else
+        *ret_hold_fd = ends[1];
+    return err;
+}
+
+cf_err outbox_cuda_make(int device, uint64_t bytes, int watch_fd, outbox_cuda_memory **ret_memory,
+                        outbox_handle *ret_handle, int *ret_hold_fd)
 {
     cf_err err;
     cudaIpcMemHandle_t handle;
@@ -61,11 +105,9 @@ cf_err outbox_cuda_make(int device, uint64_t bytes, outbox_cuda_memory **ret_mem
     memory->device = device;
     if (fault_hit("outbox.make"))
         FAIL(CF_ERR_NOMEM, "outbox: fault point outbox.make");
-    TRY(status_of(cudaSetDevice(device), "device"));
-    TRY(status_of(cudaMalloc(&memory->dev, rounded), "exchange memory"));
-    TRY(status_of(cudaMemset(memory->dev, 0, rounded), "clearing exchange memory"));
-    TRY(status_of(cudaDeviceSynchronize(), "clearing exchange memory"));
+    TRY(take_memory(memory, rounded));
     TRY(status_of(cudaIpcGetMemHandle(&handle, memory->dev), "handle of exchange memory"));
+    TRY(open_pipe(watch_fd, ret_hold_fd));
     memcpy(ret_handle->bytes, &handle, sizeof handle);
     *ret_memory = memory;
     memory = NULL;
@@ -90,25 +132,30 @@ static void release(outbox *box)
     (void)cudaIpcCloseMemHandle(box->base);
 }
 
-cf_err outbox_cuda_open(int device, uint32_t outbox_id, const outbox_handle *handle, uint64_t bytes,
-                        outbox **ret_outbox)
+cf_err outbox_cuda_open(int device, const outbox_grant *grant, const outbox_handle *handle, outbox **ret_outbox)
 {
     cf_err err;
     cudaIpcMemHandle_t theirs;
     void *dev;
     outbox *box = NULL;
     TRY(mem_alloc(1, sizeof *box, &box));
+    box->outbox_id = grant->outbox_id;
+    box->bytes = grant->bytes;
+    box->on_device = true;
+    box->hold_fd = fcntl(grant->fd, F_DUPFD_CLOEXEC, 0);
+    if (box->hold_fd < 0) {
+        err = err_sys("outbox %u: descriptor of its owner", grant->outbox_id);
+        goto out;
+    }
     memcpy(&theirs, handle->bytes, sizeof theirs);
     if (fault_hit("outbox.open"))
-        FAIL(CF_ERR_GONE, "outbox %u: fault point outbox.open", outbox_id);
+        FAIL(CF_ERR_UNSUPPORTED, "outbox %u: fault point outbox.open", grant->outbox_id);
     TRY(status_of(cudaSetDevice(device), "device"));
     err = status_of(cudaIpcOpenMemHandle(&dev, theirs, cudaIpcMemLazyEnablePeerAccess), "opening exchange memory");
     if (err != CF_OK) {
-        err = err_context(err, "outbox %u", outbox_id);
+        err = err_context(err, "outbox %u on cuda:%d", grant->outbox_id, device);
         goto out;
     }
-    box->outbox_id = outbox_id;
-    box->bytes = bytes;
     box->base = dev;
     box->release = release;
     *ret_outbox = box;
@@ -118,33 +165,21 @@ out:
     return err;
 }
 
-void outbox_handle_format(const outbox_handle *handle, char ret_text[2 * OUTBOX_HANDLE_BYTES + 1])
+static void unpin(outbox *box)
 {
-    static const char digits[] = "0123456789abcdef";
-    for (int i = 0; i < OUTBOX_HANDLE_BYTES; i++) {
-        ret_text[2 * i] = digits[handle->bytes[i] >> 4];
-        ret_text[2 * i + 1] = digits[handle->bytes[i] & 15];
-    }
-    ret_text[2 * OUTBOX_HANDLE_BYTES] = '\0';
+    (void)cudaHostUnregister(box->base);
+    box->release_mapping(box);
 }
 
-static int digit_of(char c)
+cf_err outbox_cuda_pin(int device, outbox *box, outbox_access access)
 {
-    return c >= '0' && c <= '9' ? c - '0' : c >= 'a' && c <= 'f' ? c - 'a' + 10 : -1;
-}
-
-cf_err outbox_handle_parse(const char *text, outbox_handle *ret_handle)
-{
-    outbox_handle h;
-    if (strlen(text) != 2 * OUTBOX_HANDLE_BYTES)
-        return err_set(CF_ERR_INVALID, "a memory handle of %zu characters, expected %d hex digits", strlen(text),
-                       2 * OUTBOX_HANDLE_BYTES);
-    for (int i = 0; i < OUTBOX_HANDLE_BYTES; i++) {
-        const int high = digit_of(text[2 * i]), low = digit_of(text[2 * i + 1]);
-        if (high < 0 || low < 0)
-            return err_set(CF_ERR_INVALID, "a memory handle with characters that are not hex digits, at %d", 2 * i);
-        h.bytes[i] = (unsigned char)(high << 4 | low);
-    }
-    *ret_handle = h;
-    return CF_OK;
+    cf_err err;
+    const unsigned flags = cudaHostRegisterPortable | (access == OUTBOX_READ ? cudaHostRegisterReadOnly : 0u);
+    CF_ASSERT(!box->on_device && !box->release_mapping);
+    TRY(status_of(cudaSetDevice(device), "device"));
+    TRY(status_of(cudaHostRegister(box->base, box->bytes, flags), "pinning exchange memory"));
+    box->release_mapping = box->release;
+    box->release = unpin;
+out:
+    return err;
 }

@@ -9,8 +9,11 @@
 struct outbox {
     uint32_t outbox_id;
     uint64_t bytes;
-    unsigned char *base;          /* what release gives back, or borrowed heap */
-    void (*release)(outbox *box); /* NULL: nothing to give back */
+    unsigned char *base;                  /* what release gives back, or borrowed heap */
+    void (*release)(outbox *box);         /* NULL: nothing to give back */
+    void (*release_mapping)(outbox *box); /* of a pinned mapping: what release was before */
+    bool on_device;
+    int hold_fd; /* device memory: keeps its owner from freeing it, and tells its death; owned, -1: none */
 };
 
 #endif

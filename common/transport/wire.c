@@ -9,6 +9,7 @@
 #include <string.h>
 
 #include "common/base/check.h"
+#include "common/base/device.h"
 #include "common/base/limits.h"
 #include "common/base/mem.h"
 
@@ -53,9 +54,10 @@ typedef struct wire_field {
         key, type, true, min, max          \
     }
 
-#define U64_ANY        18446744073709551615.0
-#define PATH_MAX_BYTES 4095
-#define ERROR_BYTES    1023
+#define U64_ANY           18446744073709551615.0
+#define PATH_MAX_BYTES    4095
+#define ERROR_BYTES       1023
+#define HANDLE_TEXT_BYTES 128
 
 static const wire_field hello_fields[] = {TEXT("role", 15), NUM("instance", INSTANCES_MAX - 1), NUM("pid", 1e9),
                                           TEXT("build", 63)};
@@ -66,12 +68,18 @@ static const wire_field join_fields[] = {
     NUM("rows_max", 4096), NUM("frames_max", 1e7),  NUM("weights_bytes", 1e15), NUM("scratch_bytes", 1e15),
 };
 static const wire_field admit_fields[] = {NUM("gen", U64_ANY), TEXT("endpoint", 255), NUM("outbox", 1e9),
-                                          NUM("bytes", 1e12)};
-static const wire_field grant_fields[] = {NUM("outbox", 1e9), NUM("bytes", 1e12)};
-static const wire_field opened_fields[] = {NUM("gen", U64_ANY), NUM("outbox", 1e9)};
+                                          NUM("bytes", 1e12), OPT("handle", FIELD_STR, 0, HANDLE_TEXT_BYTES)};
+static const wire_field grant_fields[] = {NUM("outbox", 1e9), NUM("bytes", 1e12),
+                                          OPT("handle", FIELD_STR, 0, HANDLE_TEXT_BYTES)};
+static const wire_field opened_fields[] = {NUM("gen", U64_ANY), NUM("outbox", 1e9), OPT("code", FIELD_STR, 0, 31),
+                                           OPT("text", FIELD_STR, 0, ERROR_BYTES)};
 static const wire_field revoke_fields[] = {NUM("outbox", 1e9)};
-static const wire_field alloc_fields[] = {NUM("outbox", 1e9), NUM("bytes", 1e12)};
-static const wire_field memory_fields[] = {NUM("outbox", 1e9), NUM("bytes", 1e12), TEXT("error", ERROR_BYTES)};
+static const wire_field alloc_fields[] = {NUM("outbox", 1e9), NUM("bytes", 1e12),
+                                          OPT("device", FIELD_U64, 0, DEVICES_MAX - 1),
+                                          OPT("readers", FIELD_I32S, 0, DEVICES_MAX)};
+static const wire_field memory_fields[] = {NUM("outbox", 1e9), NUM("bytes", 1e12), TEXT("error", ERROR_BYTES),
+                                           OPT("handle", FIELD_STR, 0, HANDLE_TEXT_BYTES),
+                                           OPT("fallback", FIELD_STR, 0, ERROR_BYTES)};
 static const wire_field release_fields[] = {NUM("outbox", 1e9)};
 static const wire_field staff_fields[] = {TEXT("stage", 15), NUM("count", INSTANCES_MAX)};
 static const wire_field here_fields[] = {NUM("gen", U64_ANY), NUM("boot", U64_ANY)};

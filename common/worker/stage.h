@@ -72,10 +72,12 @@ typedef struct stage_job {
     /* hift: mel [frames, 80] f32, time-major */
     const float *mel;
     int32_t frames;
+    bool mel_on_device; /* an address that the stage's device reads and the host does not */
 
     /* flow writes mel [frames, 80] f32 here, hift samples f32; the llm returns tokens in the result */
     void *out;
     size_t out_bytes;
+    bool out_on_device; /* flow alone */
 } stage_job;
 
 typedef struct stage_result {

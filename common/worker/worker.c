@@ -5,7 +5,9 @@
  *   serving
  *
  * When the orchestrator goes away the worker gives up its jobs and its outbox, keeps its weights, and connects again
- * for RECONNECT_US; then it exits 69. SIGTERM: it says LEAVE, hands every job back as cancelled, and exits 0.
+ * for RECONNECT_US; then it exits 69. SIGTERM: it says LEAVE, hands every job back as cancelled, and exits 0. When its
+ * outbox is device memory and the owner of that dies, it does the same, and connects again for another outbox; a job
+ * that read such memory is stale, whatever came of it.
  * Owns the lifeline, the bus, the mappings, the engine. One thread besides the engine's.
  * Fails: exit codes of process.h; each is preceded by one log line that says why.
  */
@@ -23,6 +25,7 @@
 #include "common/base/check.h"
 #include "common/base/clock.h"
 #include "common/base/config.h"
+#include "common/base/device.h"
 #include "common/base/fault.h"
 #include "common/base/io.h"
 #include "common/base/log.h"
@@ -31,7 +34,7 @@
 #include "common/base/process.h"
 #include "common/transport/bus.h"
 #include "common/transport/lifeline.h"
-#include "common/transport/outbox.h"
+#include "common/transport/outbox_cuda_ipc.h"
 #include "common/transport/wire.h"
 #include "common/worker/engine.h"
 
@@ -55,10 +58,12 @@ typedef struct worker {
     uint64_t boot, gen;
     config cfg; /* what the engine was started with */
     bool configured, joined, draining;
-    int drain_code; /* how a drain ends: DRAINED, or NO_RESOURCES, which a supervisor answers by starting it again */
-    engine *eng;    /* owned; NULL before the first WELCOME */
-    bus *b;         /* owned; NULL until admitted */
-    outbox *own;    /* owned; NULL for the llm */
+    bool memory_lost; /* of its outbox: what it holds goes back, then it connects again */
+    int device;       /* DEVICE_CPU, or the number of its CUDA device */
+    int drain_code;   /* how a drain ends: DRAINED, or NO_RESOURCES, which a supervisor answers by starting it again */
+    engine *eng;      /* owned; NULL before the first WELCOME */
+    bus *b;           /* owned; NULL until admitted */
+    outbox *own;      /* owned; NULL for the llm */
     worker_map maps[MAPS_MAX];
     uint64_t next_beat_us, leave_by_us;
     int32_t handovers[HANDOVERS_MAX];
@@ -112,11 +117,13 @@ static precision precision_of(const config *cfg)
 static cf_err start_engine(worker *w)
 {
     cf_err err;
+    char device[DEVICE_TEXT_BYTES];
     const stage_kind kind = w->ops->kind;
+    TRY(device_of_instance(config_device_list(&w->cfg, stage_name(kind)), w->instance, device, &w->device));
     const stage_config sc = {
         .model_dir = w->cfg.model,
         .voice_store = w->cfg.voice_store,
-        .device = w->cfg.device,
+        .device = device,
         .operands = precision_of(&w->cfg),
         .threads = w->cfg.threads,
         .naive = w->cfg.naive,
@@ -184,14 +191,51 @@ out:
     return err;
 }
 
+/* Maps what ADMIT or GRANT gives: device memory where there is a handle, else a memfd, pinned for a device. */
+static cf_err open_outbox(const worker *w, const wire_msg *msg, int fd, outbox_access access, outbox **ret_box)
+{
+    cf_err err;
+    outbox_handle handle;
+    const outbox_grant grant = {
+        .outbox_id = (uint32_t)wire_u64(msg, "outbox"), .bytes = wire_u64(msg, "bytes"), .fd = fd};
+    if (wire_has(msg, "handle")) {
+        TRY(outbox_handle_parse(wire_str(msg, "handle"), &handle));
+        return outbox_cuda_open(w->device, &grant, &handle, ret_box);
+    }
+    TRY(outbox_open(&grant, access, ret_box));
+    if (w->device != DEVICE_CPU && outbox_cuda_pin(w->device, *ret_box, access) != CF_OK)
+        log_warn("worker.unpinned", "text=\"%s; copies are staged\"", err_text());
+out:
+    return err;
+}
+
+/* The answer about a box; why: CF_OK, or the error whose text is err_text(). */
+static cf_err send_opened(worker *w, const wire_msg *msg, cf_err why)
+{
+    json *m = wire_new(WIRE_opened);
+    json_put_u64(m, "gen", w->gen);
+    json_put_u64(m, "outbox", wire_u64(msg, "outbox"));
+    if (why != CF_OK) {
+        json_put_str(m, "code", err_name(why));
+        json_put_text(m, "text", err_text());
+    }
+    return lifeline_send(w->lifeline_fd, m, NULL, 0);
+}
+
+/* Device memory that this process cannot open is the orchestrator's to replace; all else ends the connection. */
+static bool is_answered(const wire_msg *msg, cf_err err)
+{
+    return wire_has(msg, "handle") && (err == CF_ERR_UNSUPPORTED || err == CF_ERR_GONE || err == CF_ERR_NOMEM);
+}
+
 static cf_err on_admit(worker *w, const wire_msg *msg, int fd)
 {
     cf_err err = CF_OK;
     char id[BUS_ID_BYTES];
     if (wire_u64(msg, "outbox") != 0) {
-        const outbox_grant grant = {
-            .outbox_id = (uint32_t)wire_u64(msg, "outbox"), .bytes = wire_u64(msg, "bytes"), .fd = fd};
-        TRY(outbox_open(&grant, OUTBOX_WRITE, &w->own));
+        err = open_outbox(w, msg, fd, OUTBOX_WRITE, &w->own);
+        if (err != CF_OK)
+            return is_answered(msg, err) ? send_opened(w, msg, err) : err;
     }
     snprintf(id, sizeof id, "%s.%d.%" PRIu64, stage_name(w->ops->kind), w->instance, w->gen);
     TRY(bus_connect(wire_str(msg, "endpoint"), id, &w->b));
@@ -202,21 +246,13 @@ out:
 
 static cf_err on_grant(worker *w, const wire_msg *msg, int fd)
 {
-    cf_err err;
-    const outbox_grant grant = {
-        .outbox_id = (uint32_t)wire_u64(msg, "outbox"), .bytes = wire_u64(msg, "bytes"), .fd = fd};
     int32_t at = 0;
     while (at < MAPS_MAX && w->maps[at].box)
         at++;
     if (at == MAPS_MAX)
         return err_set(CF_ERR_LIMIT, "more than %d outboxes granted", MAPS_MAX);
-    TRY(outbox_open(&grant, OUTBOX_READ, &w->maps[at].box));
-    json *m = wire_new(WIRE_opened);
-    json_put_u64(m, "gen", w->gen);
-    json_put_u64(m, "outbox", grant.outbox_id);
-    TRY(lifeline_send(w->lifeline_fd, m, NULL, 0));
-out:
-    return err;
+    const cf_err err = open_outbox(w, msg, fd, OUTBOX_READ, &w->maps[at].box);
+    return err == CF_OK || is_answered(msg, err) ? send_opened(w, msg, err) : err;
 }
 
 static cf_err on_lifeline_message(worker *w, const wire_msg *msg, int fd)
@@ -288,6 +324,7 @@ static cf_err read_slots(worker *w, const wire_msg *msg, engine_job *j)
             FAIL(CF_ERR_INVALID, "in slot of %" PRIu64 " bytes is too small for %d frames", wire_u64(msg, "in_bytes"),
                  j->job.frames);
         j->job.mel = data;
+        j->job.mel_on_device = outbox_on_device(w->maps[at].box);
         j->in_map = at;
         w->maps[at].users++;
     }
@@ -296,6 +333,7 @@ static cf_err read_slots(worker *w, const wire_msg *msg, engine_job *j)
             FAIL(CF_ERR_STALE, "outbox %" PRIu64 " is not mine", wire_u64(msg, "out_outbox"));
         j->job.out_bytes = wire_u64(msg, "out_bytes");
         TRY(outbox_view(w->own, wire_u64(msg, "out_off"), j->job.out_bytes, &j->job.out));
+        j->job.out_on_device = outbox_on_device(w->own);
     }
 out:
     return err;
@@ -416,13 +454,46 @@ static cf_err send_ready(worker *w, const engine_result *r)
     return bus_send(w->b, NULL, m);
 }
 
+/* Hands everything back and asks for no more, as one that is stopped: the same messages, but it comes again. */
+static void leave_for_memory(worker *w)
+{
+    if (w->memory_lost || !w->b || w->leave_by_us != 0)
+        return;
+    log_warn("worker.memory", "text=\"%s; connecting again\"", err_text());
+    w->memory_lost = true;
+    json *m = wire_new(WIRE_leave);
+    json_put_u64(m, "gen", w->gen);
+    const cf_err err = bus_send(w->b, NULL, m);
+    if (err != CF_OK)
+        log_warn("worker.memory", "text=\"%s\"", err_text()); /* it will be seen to disconnect */
+    engine_cancel_all(w->eng);
+}
+
+/* What may be said of a result, now that its device has finished: nothing good when the memory's owner has died. */
+static cf_err judge_memory(worker *w, const engine_result *r)
+{
+    const int32_t in = r->job->in_map;
+    if (w->own && outbox_check(w->own) != CF_OK)
+        leave_for_memory(w);
+    if (in >= 0 && outbox_check(w->maps[in].box) != CF_OK)
+        return CF_ERR_STALE;
+    return w->memory_lost ? CF_ERR_CANCELLED : CF_OK;
+}
+
+static cf_err send_result(worker *w, const engine_result *r)
+{
+    const cf_err lost = judge_memory(w, r);
+    if (lost != CF_OK)
+        return send_failed(w, r->stage.job_id, lost, err_text());
+    return r->stage.code == CF_OK ? send_ready(w, r) : send_failed(w, r->stage.job_id, r->stage.code, r->stage.text);
+}
+
 static cf_err send_results(worker *w)
 {
     cf_err err = CF_OK;
     for (engine_result r; engine_take_result(w->eng, &r);) {
         if (w->b && err == CF_OK && !fault_hit("worker.result"))
-            err =
-                r.stage.code == CF_OK ? send_ready(w, &r) : send_failed(w, r.stage.job_id, r.stage.code, r.stage.text);
+            err = send_result(w, &r);
         mem_free((void *)(uintptr_t)r.stage.tokens);
         give_back_job(w, r.job);
     }
@@ -486,7 +557,7 @@ static void let_go(worker *w)
         outbox_close(w->maps[i].box);
     memset(w->maps, 0, sizeof w->maps);
     io_close(&w->lifeline_fd);
-    w->joined = false;
+    w->joined = w->memory_lost = false;
 }
 
 static cf_err on_engine(worker *w)
@@ -524,19 +595,25 @@ static void on_signal(worker *w)
     engine_cancel_all(w->eng);
 }
 
-static void leave_when_empty(worker *w, uint64_t now_us)
+/* CF_ERR_GONE: nothing is held any more, and the next outbox can be asked for. */
+static cf_err leave_when_empty(worker *w, uint64_t now_us)
 {
-    if (!w->draining && w->leave_by_us == 0)
-        return;
+    if (!w->draining && !w->memory_lost && w->leave_by_us == 0)
+        return CF_OK;
     engine_counters c;
     engine_count(w->eng, &c);
     if (c.held > 0 && (w->leave_by_us == 0 || now_us < w->leave_by_us))
-        return;
+        return CF_OK;
+    if (w->memory_lost && !w->draining && w->leave_by_us == 0) {
+        nanosleep(&(struct timespec){.tv_nsec = 20000000}, NULL); /* as below */
+        return err_set(CF_ERR_GONE, "its outbox went with the exchange_keeper");
+    }
     log_info("worker.drained", "jobs_done=%" PRIu64 " steps=%" PRIu64 " peak_bytes=%" PRIu64, c.jobs_done, c.steps,
              process_peak_bytes());
     notify_stopping(&w->note);
     nanosleep(&(struct timespec){.tv_nsec = 20000000}, NULL); /* zmq's thread sends the last words; LINGER is 0 */
     quit(w, w->draining ? w->drain_code : PROCESS_DRAINED);
+    return CF_OK;
 }
 
 static cf_err serve(worker *w)
@@ -560,9 +637,14 @@ static cf_err serve(worker *w)
             if (err != CF_OK && err != CF_ERR_BUSY)
                 return err;
         }
-        struct pollfd fds[] = {{.fd = w->lifeline_fd}, {.fd = w->signal_fd}, {.fd = w->eng ? engine_fd(w->eng) : -1}};
+        struct pollfd fds[4] = {{.fd = w->lifeline_fd}, {.fd = w->signal_fd}, {.fd = w->eng ? engine_fd(w->eng) : -1}};
         int bus_ready = 0;
-        TRY(bus_poll(w->b, fds, w->eng ? 3 : 2, wake_us, &bus_ready));
+        const bool watched = w->own && !w->memory_lost && outbox_owner_fd(w->own) >= 0;
+        if (watched)
+            fds[3].fd = outbox_owner_fd(w->own);
+        TRY(bus_poll(w->b, fds, watched ? 4 : w->eng ? 3 : 2, wake_us, &bus_ready));
+        if (watched && outbox_check(w->own) != CF_OK)
+            leave_for_memory(w);
         if (fds[0].revents)
             TRY(read_lifeline(w));
         if (bus_ready)
@@ -572,7 +654,7 @@ static cf_err serve(worker *w)
         if (fds[1].revents)
             on_signal(w);
         if (w->b)
-            leave_when_empty(w, clock_now_us());
+            TRY(leave_when_empty(w, clock_now_us()));
     }
 out:
     return err;

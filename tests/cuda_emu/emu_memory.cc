@@ -24,14 +24,22 @@ struct allocation {
     unsigned char *map; // the whole mapping, guard included
     unsigned char *base;
     size_t map_bytes, bytes;
-    int fd;
+    int fd, device;
     bool imported;
-    int opened; // times, for imports
+    bool orphaned;       // an import whose exporter has freed it or has died
+    int opened;          // times, for imports
+    int owner, owner_fd; // of an import: the exporter's process and descriptor
     char name[64];
 };
 
+struct pinned_range {
+    unsigned char *base;
+    size_t bytes;
+    bool registered; // not ours to free
+};
+
 static std::vector<allocation> all;
-static std::vector<std::pair<unsigned char *, size_t>> pinned;
+static std::vector<pinned_range> pinned;
 static int reveal_depth;
 static bool revealed; // what the mappings are now
 
@@ -39,7 +47,7 @@ static size_t device_bytes()
 {
     size_t sum = 0;
     for (const allocation &a : all)
-        if (!a.imported)
+        if (!a.imported && a.device == emu_ctx().device)
             sum += a.bytes;
     return sum;
 }
@@ -56,6 +64,34 @@ static void set_visible(const allocation &a, bool visible)
         abort();
 }
 
+static bool is_owned(int pid, int fd, const char *name)
+{
+    char path[64], target[128], wanted[80];
+    snprintf(path, sizeof path, "/proc/%d/fd/%d", pid, fd);
+    const ssize_t target_bytes = readlink(path, target, sizeof target - 1);
+    if (target_bytes < 0)
+        return false;
+    target[target_bytes] = '\0';
+    snprintf(wanted, sizeof wanted, "/memfd:%.40s (deleted)", name);
+    return strcmp(target, wanted) == 0;
+}
+
+// What is left of imports whose exporter has freed them or has died is undefined in CUDA: here it is NaN.
+static void orphan_imports()
+{
+    for (allocation &a : all) {
+        if (!a.imported || a.orphaned || is_owned(a.owner, a.owner_fd, a.name))
+            continue;
+        a.orphaned = true;
+        const size_t bytes = a.map_bytes - GUARD_BYTES;
+        if (mmap(a.map, bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_FIXED, -1, 0) == MAP_FAILED)
+            abort();
+        memset(a.map, 0xFF, bytes);
+        if (!revealed && hides())
+            set_visible(a, false);
+    }
+}
+
 // Closing and opening costs a walk through all pages: the first HIDE_ALWAYS times it is done each time, then now and
 // again.
 #define HIDE_ALWAYS 64
@@ -69,6 +105,8 @@ void emu_memory_reveal(bool visible)
     reveal_depth += visible ? 1 : -1;
     if (visible ? reveal_depth != 1 : reveal_depth != 0)
         return;
+    if (visible)
+        orphan_imports();
     if (!visible && times++ >= HIDE_ALWAYS && times % HIDE_EVERY != 0)
         return;
     if (visible != revealed)
@@ -93,7 +131,7 @@ bool emu_is_device(const void *ptr)
 bool emu_is_pinned(const void *ptr)
 {
     for (const auto &p : pinned)
-        if ((const unsigned char *)ptr >= p.first && (const unsigned char *)ptr < p.first + p.second)
+        if ((const unsigned char *)ptr >= p.base && (const unsigned char *)ptr < p.base + p.bytes)
             return true;
     return false;
 }
@@ -146,6 +184,7 @@ extern "C" cudaError_t cudaMalloc(void **ptr, size_t bytes)
         return emu_leave(cudaErrorMemoryAllocation);
     allocation a = {};
     a.bytes = bytes;
+    a.device = emu_ctx().device;
     snprintf(a.name, sizeof a.name, "cuda_emu-%d-%llu", (int)getpid(), ++serial);
     a.fd = memfd_create(a.name, MFD_CLOEXEC);
     if (a.fd < 0 || ftruncate(a.fd, (off_t)((bytes + 2 * GUARD_BYTES) / GUARD_BYTES * GUARD_BYTES)) != 0 ||
@@ -192,7 +231,7 @@ extern "C" cudaError_t cudaMallocHost(void **ptr, size_t bytes)
     void *p = malloc(bytes ? bytes : 1);
     if (!p)
         return emu_leave(cudaErrorMemoryAllocation);
-    pinned.push_back({(unsigned char *)p, bytes});
+    pinned.push_back({(unsigned char *)p, bytes, false});
     *ptr = p;
     return cudaSuccess;
 }
@@ -202,12 +241,36 @@ extern "C" cudaError_t cudaFreeHost(void *ptr)
     emu_lock lock;
     emu_drain_all();
     for (size_t i = 0; i < pinned.size(); i++)
-        if (pinned[i].first == ptr) {
+        if (pinned[i].base == ptr && !pinned[i].registered) {
             pinned.erase(pinned.begin() + (long)i);
             free(ptr);
             return cudaSuccess;
         }
     return ptr ? emu_leave(cudaErrorInvalidValue) : cudaSuccess;
+}
+
+// Memory that can only be read must be registered as such, as a driver's own write access would fail.
+extern "C" cudaError_t cudaHostRegister(void *ptr, size_t bytes, unsigned flags)
+{
+    ENTER(cudaHostRegister);
+    if (!ptr || bytes == 0 || emu_is_device(ptr) || (flags & ~(cudaHostRegisterPortable | cudaHostRegisterReadOnly)))
+        return emu_leave(cudaErrorInvalidValue);
+    if (emu_is_pinned(ptr))
+        return emu_leave(cudaErrorHostMemoryAlreadyRegistered);
+    pinned.push_back({(unsigned char *)ptr, bytes, true});
+    return cudaSuccess;
+}
+
+extern "C" cudaError_t cudaHostUnregister(void *ptr)
+{
+    emu_lock lock;
+    emu_drain_all();
+    for (size_t i = 0; i < pinned.size(); i++)
+        if (pinned[i].base == ptr && pinned[i].registered) {
+            pinned.erase(pinned.begin() + (long)i);
+            return cudaSuccess;
+        }
+    return emu_leave(cudaErrorHostMemoryNotRegistered);
 }
 
 // Copies ------------------------------------------------------------------------------------------------------
@@ -283,7 +346,7 @@ extern "C" cudaError_t cudaMemset(void *to, int value, size_t bytes)
 // Handles between processes -----------------------------------------------------------------------------------
 
 struct handle_body {
-    int pid, fd;
+    int pid, fd, device;
     unsigned long long bytes;
     char name[40];
 };
@@ -297,24 +360,23 @@ extern "C" cudaError_t cudaIpcGetMemHandle(cudaIpcMemHandle_t *handle, void *ptr
     const allocation *a = find(ptr);
     if (!a || a->imported || a->base != ptr)
         return emu_leave(cudaErrorInvalidValue);
-    handle_body body = {(int)getpid(), a->fd, a->bytes, {0}};
-    memcpy(body.name, a->name, strlen(a->name) < sizeof body.name ? strlen(a->name) : sizeof body.name - 1);
+    handle_body body = {};
+    body.pid = (int)getpid();
+    body.fd = a->fd;
+    body.device = a->device;
+    body.bytes = a->bytes;
+    snprintf(body.name, sizeof body.name, "%.39s", a->name);
     memset(handle, 0, sizeof *handle);
     memcpy(handle, &body, sizeof body);
     return cudaSuccess;
 }
 
-// The exporter's descriptor, when it still is the allocation that the handle names.
+// The exporter's descriptor, when it still is the allocation of that name.
 static int open_exporter(const handle_body *body)
 {
-    char path[64], target[128], wanted[80];
+    char path[64];
     snprintf(path, sizeof path, "/proc/%d/fd/%d", body->pid, body->fd);
-    const ssize_t target_bytes = readlink(path, target, sizeof target - 1);
-    if (target_bytes < 0)
-        return -1;
-    target[target_bytes] = '\0';
-    snprintf(wanted, sizeof wanted, "/memfd:%.40s (deleted)", body->name);
-    return strcmp(target, wanted) == 0 ? open(path, O_RDWR | O_CLOEXEC) : -1;
+    return is_owned(body->pid, body->fd, body->name) ? open(path, O_RDWR | O_CLOEXEC) : -1;
 }
 
 extern "C" cudaError_t cudaIpcOpenMemHandle(void **ptr, cudaIpcMemHandle_t handle, unsigned flags)
@@ -330,15 +392,20 @@ extern "C" cudaError_t cudaIpcOpenMemHandle(void **ptr, cudaIpcMemHandle_t handl
     if (body.pid == (int)getpid())
         return emu_leave(cudaErrorDeviceUninitialized);
     for (allocation &a : all)
-        if (a.imported && strcmp(a.name, body.name) == 0) { // again in the same context: same address, counted
+        if (a.imported && !a.orphaned && strcmp(a.name, body.name) == 0) { // again: the same address, counted
             a.opened++;
             *ptr = a.base;
             return cudaSuccess;
         }
+    if (body.device != emu_ctx().device && emu_env("COSYFARM_EMU_PEER", 1) == 0)
+        return emu_leave(cudaErrorPeerAccessUnsupported);
     allocation a = {};
     a.bytes = (size_t)body.bytes;
     a.imported = true;
     a.opened = 1;
+    a.device = body.device;
+    a.owner = body.pid;
+    a.owner_fd = body.fd;
     snprintf(a.name, sizeof a.name, "%.40s", body.name);
     a.fd = open_exporter(&body);
     if (a.fd < 0)

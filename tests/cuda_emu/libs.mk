@@ -3,7 +3,7 @@
 ifneq ($(EMU),)
 EMU_CHECK := $(B)/tests/cuda_emu/check
 EMU_PROGRAMS := $(addprefix $(EMU_CHECK)/,rules backend outbox)
-$(EMU_CHECK)/outbox: $(B)/obj/tests/cuda_emu/check/outbox.o $(HARNESS) $(TRANSPORT) $(COMPUTE) $(BASE)
+$(EMU_CHECK)/outbox: $(B)/obj/tests/cuda_emu/check/outbox.o $(B)/obj/tests/transport/keeper_fixture.o $(HARNESS) $(TRANSPORT) $(COMPUTE) $(BASE)
 $(EMU_CHECK)/rules: $(B)/cuda/tests/cuda_emu/check/rules.o $(COMPUTE) $(BASE)
 $(EMU_CHECK)/backend: $(B)/obj/tests/cuda_emu/check/backend.o $(HARNESS) $(COMPUTE) $(BASE)
 $(EMU_PROGRAMS):
@@ -18,14 +18,15 @@ MUTANT_LINK := $(CC) $(LDFLAGS) $(E)/obj/tests/cuda_emu/check/backend.o OBJECTS 
     $(patsubst %,$(E)/lib/%.a,tests_harness common_compute common_base) -Wl,--end-group -ldnnl -lgomp -lstdc++ $(EXT_BASE) -lcmocka
 define emu_plan
 step|emu mutants|200|tests/cuda_emu/check/mutants.sh $(E) '$(MUTANT_LINK)'
-step|emu farm|$(LIMIT_S)|tests/cuda_emu/check/farm.sh $(E) build/$(CONFIG)
+step|emu farm|$(LIMIT_S)|tests/cuda_emu/check/farm.sh $(E) build/$(CONFIG) kills
+step|emu exchange|$(LIMIT_S)|tests/cuda_emu/check/farm.sh $(E) build/$(CONFIG) exchange
 step|emu parity f32|$(LIMIT_S)|tests/cuda_emu/check/parity.sh $(E) f32
 step|emu parity bf16|$(LIMIT_S)|tests/cuda_emu/check/parity.sh $(E) bf16
 step|emu parity fp16|$(LIMIT_S)|tests/cuda_emu/check/parity.sh $(E) fp16
 $(if $(shell grep -ls COSYFARM_OPS_SUBJECT tests/ops/test_ops.c),tap|emu ops|200|COSYFARM_OPS_SUBJECT=cuda $(E)/tests/ops/test_ops
 )tap|cuda_emu/backend|$(LIMIT_S)|$(E)/tests/cuda_emu/check/backend
 tap|cuda_emu/backend other order|$(LIMIT_S)|COSYFARM_EMU_SEED=2 $(E)/tests/cuda_emu/check/backend
-tap|cuda_emu/outbox|$(LIMIT_S)|$(E)/tests/cuda_emu/check/outbox
+tap|cuda_emu/outbox|$(LIMIT_S)|COSYFARM_BIN=$(CURDIR)/$(E)/bin $(E)/tests/cuda_emu/check/outbox
 tap|cuda_emu/rules|$(LIMIT_S)|$(E)/tests/cuda_emu/check/rules
 step|no CUDA in the orchestrator|$(LIMIT_S)|! nm build/$(CONFIG)/bin/orchestrator | grep -E ' cuda|cublas' && ! ldd build/$(CONFIG)/bin/orchestrator | grep -E 'libcuda|libcublas'
 endef

@@ -215,6 +215,8 @@ static void fault(void)
     } else if (u < 0.22) {
         sim_trace("keeper dies");
         the_sim.keeper_up = false;
+        if (the_sim.orch_up && the_sim.now_us >= the_sim.asleep_until_us && sim_chance(0.5))
+            shell_spoil();
         sim_at(the_sim.now_us + sim_between(SECOND_US / 10, 5 * SECOND_US), (sim_event){.kind = SIM_KEEPER_UP});
     } else {
         worker_fault(sim_below(the_sim.workers_count));

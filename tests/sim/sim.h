@@ -78,6 +78,7 @@ typedef enum sim_worker_state { WORKER_DOWN, WORKER_LOADING, WORKER_JOINING, WOR
 typedef struct sim_job {
     core_action work;
     int32_t row;
+    bool spoiled; /* the memory that it reads was lost meanwhile */
 } sim_job;
 
 typedef struct sim_worker {
@@ -173,6 +174,7 @@ void shell_apply(const core_event *event);
 bool shell_hears(sim_event *e); /* false: it sleeps or is down, and the event waits or is gone */
 void shell_event(const sim_event *e);
 void shell_crash(void);
+void shell_spoil(void); /* the keeper died, and device memory with it */
 void shell_sleep(uint64_t until_us);
 
 /* sim_member.c */
@@ -182,6 +184,7 @@ void worker_take(int32_t worker, const core_action *work, int32_t row);
 void worker_cancel(int32_t worker, uint64_t job);
 void worker_end(int32_t worker, uint64_t after_us);
 void worker_leave(int32_t worker, bool gives_back);
+void worker_spoil(int32_t worker);
 void worker_disconnect(int32_t worker); /* the orchestrator is gone: what it held is forgotten, it asks again */
 
 /* sim_client.c */

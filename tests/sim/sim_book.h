@@ -14,7 +14,7 @@ typedef enum book_state { BOOK_WAITS, BOOK_RUNS, BOOK_DONE } book_state;
 
 typedef struct book_segment {
     book_state state;
-    int32_t stage, member, tokens, frames, credit, deaths, alone_deaths, parole_deaths, prompt_tokens;
+    int32_t stage, member, tokens, frames, credit, deaths, alone_deaths, parole_deaths, prompt_tokens, rereads;
     bool suspect;                                  /* it was dispatched to run alone */
     uint64_t job, overtaken_us, overtaken_last_us; /* since when later ones are preferred without a pause */
     core_slot in, out;

@@ -95,6 +95,27 @@ static void before_ready(const core_event *e)
     begin_waiting(s);
 }
 
+/* Its mel is lost: flow has to make it again, so often and no more. */
+static void make_again(book_row *r, book_segment *s)
+{
+    book_drop_slot(&s->in);
+    s->stage = CORE_FLOW;
+    s->deaths = s->alone_deaths = 0;
+    begin_waiting(s);
+    if (++s->rereads > REREADS_MAX)
+        r->must_fail = CF_ERR_STALE;
+}
+
+static void before_spoiled(const core_event *e)
+{
+    for (int32_t n = 0; n < book.live_count; n++) {
+        book_row *r = &book.rows[book.live[n]];
+        for (int32_t i = 0; i < r->count && !r->ended; i++)
+            if (r->segments[i].state == BOOK_WAITS && r->segments[i].in.outbox_id == e->outbox_id)
+                make_again(r, &r->segments[i]);
+    }
+}
+
 static void before_failed(const core_event *e)
 {
     book_row *r;
@@ -107,6 +128,8 @@ static void before_failed(const core_event *e)
         return;
     if (e->code == CF_ERR_CANCELLED)
         begin_waiting(s);
+    else if (e->code == CF_ERR_STALE && s->in.outbox_id != 0)
+        make_again(r, s);
     else /* "failed: ok" is a lie too */
         r->must_fail = e->code == CF_OK ? CF_ERR_CORRUPT : e->code;
 }
@@ -250,6 +273,8 @@ void check_before(const core_event *e)
         book.members[e->member].paused = e->paused;
     else if (e->kind == CORE_PARDON)
         book.records[e->stage][e->instance] = (book_record){0};
+    else if (e->kind == CORE_SPOILED)
+        before_spoiled(e);
     else if (e->kind == CORE_SUBMIT)
         before_submit(e);
     else if (e->kind == CORE_READY)

@@ -127,7 +127,7 @@ void worker_take(int32_t worker, const core_action *work, int32_t row)
         say_failed(worker, work->job, CF_ERR_CANCELLED);
         return;
     }
-    w->held[w->held_count++] = (sim_job){*work, row};
+    w->held[w->held_count++] = (sim_job){.work = *work, .row = row};
     if (w->deaf)
         return;
     const bool poison = r->poison_stage == work->stage && r->poison_segment == work->segment;
@@ -234,7 +234,9 @@ static void work_done(const sim_event *e)
     const sim_job j = w->held[at];
     let_go(w, at);
     w->steps++;
-    if (w->nature == SIM_GIVER && sim_chance(0.3))
+    if (j.spoiled || (!the_sim.calm && w->stage == CORE_HIFT && sim_chance(0.01)))
+        say_failed(e->who, j.work.job, CF_ERR_STALE);
+    else if (w->nature == SIM_GIVER && sim_chance(0.3))
         say_failed(e->who, j.work.job, CF_ERR_CANCELLED);
     else if (!the_sim.calm && sim_chance(0.002))
         say_failed(e->who, j.work.job, CF_ERR_NUMERIC);
@@ -259,6 +261,17 @@ void worker_leave(int32_t worker, bool gives_back)
     }
     if (w->held_count == 0)
         worker_end(worker, w->arrives_us - the_sim.now_us + 1000);
+}
+
+/* The keeper took its device memory with it: who writes there gives everything back and comes again, who reads finds
+ * it out at the end. */
+void worker_spoil(int32_t worker)
+{
+    sim_worker *w = &the_sim.workers[worker];
+    for (int32_t i = 0; i < w->held_count && w->stage == CORE_HIFT; i++)
+        w->held[i].spoiled = true;
+    if (w->stage == CORE_FLOW)
+        worker_leave(worker, true);
 }
 
 /* ---- faults ---- */

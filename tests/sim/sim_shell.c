@@ -288,6 +288,18 @@ static void on_resume(const sim_event *e)
         shell_apply(&(core_event){.kind = CORE_PAUSE, .member = w->member, .paused = paused});
 }
 
+void shell_spoil(void)
+{
+    uint32_t boxes[CORE_BOXES_MAX];
+    const int32_t count = flow_boxes_count;
+    sim_trace("its memory is lost");
+    memcpy(boxes, flow_boxes, sizeof boxes); /* releases change the list */
+    for (int32_t i = 0; i < the_sim.workers_count; i++)
+        worker_spoil(i);
+    for (int32_t i = 0; i < count; i++)
+        shell_apply(&(core_event){.kind = CORE_SPOILED, .outbox_id = boxes[i]});
+}
+
 /* ---- restarts ---- */
 
 void shell_crash(void)

@@ -154,6 +154,49 @@ static void test_committed_mel_outlives_its_writer(void **state)
     assert_non_null(find_action(CORE_DO_FINISH));
 }
 
+/* Mel that is lost is made again, of the tokens that are known. */
+static void test_lost_mel_is_made_again(void **state)
+{
+    (void)state;
+    join_three();
+    submit(0, 1);
+    ready(expect_work(CORE_LLM), 25, 0, 0);
+    ready(expect_work(CORE_FLOW), 0, 50, 0);
+    const core_action hift = expect_work(CORE_HIFT);
+    apply((core_event){.kind = CORE_SPOILED, .outbox_id = 1}); /* it will find out itself */
+    assert_null(find_action(CORE_DO_WORK));
+    apply((core_event){.kind = CORE_FAILED, .member = 2, .job = hift.job, .code = CF_ERR_STALE});
+    apply((core_event){.kind = CORE_LOST, .member = 2});
+    const core_segment *s = &core.segments[core.utterances[0].first_segment];
+    ready((core_action){.member = 1, .job = s->job}, 0, 50, 0);
+    apply((core_event){.kind = CORE_SPOILED, .outbox_id = 3}); /* another one */
+    assert_null(find_action(CORE_DO_WORK));
+    apply((core_event){.kind = CORE_LOST, .member = 1});
+    assert_null(find_action(CORE_DO_RELEASE)); /* its mel waits */
+    apply((core_event){.kind = CORE_SPOILED, .outbox_id = 1});
+    assert_int_equal(find_action(CORE_DO_RELEASE)->in.outbox_id, 1);
+    join(3, CORE_FLOW, 4);
+    const core_action again = expect_work(CORE_FLOW);
+    assert_int_equal(again.frames, 50);
+    assert_int_equal(again.out.outbox_id, 4);
+}
+
+/* A hift that finds nothing readable, ever, does not keep the row for ever. */
+static void test_mel_is_made_so_often_and_no_more(void **state)
+{
+    (void)state;
+    join_three();
+    submit(0, 1);
+    ready(expect_work(CORE_LLM), 25, 0, 0);
+    for (int i = 0; i <= REREADS_MAX; i++) {
+        assert_null(find_action(CORE_DO_FAIL));
+        ready(expect_work(CORE_FLOW), 0, 50, 0);
+        apply((core_event){.kind = CORE_FAILED, .member = 2, .job = expect_work(CORE_HIFT).job, .code = CF_ERR_STALE});
+    }
+    assert_int_equal(find_action(CORE_DO_FAIL)->code, CF_ERR_STALE);
+    assert_non_null(find_action(CORE_DO_FORGET));
+}
+
 /* [P-14] */
 static void test_poison_runs_alone_then_is_given_up(void **state)
 {
@@ -724,6 +767,8 @@ int main(void)
         cmocka_unit_test(test_speed_shortens_the_slot),
         cmocka_unit_test(test_death_replays_from_the_stage_boundary),
         cmocka_unit_test(test_committed_mel_outlives_its_writer),
+        cmocka_unit_test(test_lost_mel_is_made_again),
+        cmocka_unit_test(test_mel_is_made_so_often_and_no_more),
         cmocka_unit_test(test_poison_runs_alone_then_is_given_up),
         cmocka_unit_test(test_worker_that_always_dies_is_fed_no_more),
         cmocka_unit_test(test_parole_clears_the_record),
