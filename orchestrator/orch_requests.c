@@ -234,6 +234,7 @@ static cf_err open_session(orch *o, const char *client, const wire_msg *msg, ses
     s->seed = wire_u64(msg, "seed");
     s->speed = wire_f64(msg, "speed");
     s->priority = (int32_t)wire_u64(msg, "priority");
+    s->impatient = wire_has(msg, "patient") && !wire_bool(msg, "patient");
     s->accepted_us = clock_now_us();
     if (wire_u64(msg, "deadline_ms") > 0)
         s->deadline_us = s->accepted_us + wire_u64(msg, "deadline_ms") * 1000;
@@ -396,6 +397,8 @@ static void on_submit(orch *o, const char *client, const wire_msg *msg)
         err = open_session(o, client, msg, &s);
     if (err == CF_OK)
         err = check_room(o, s);
+    if (err == CF_OK && s->impatient)
+        err = io_check_folder_of(s->path); /* as we see it, whose name spaces may differ from the client's */
     if (err == CF_OK)
         err = journal_put_row(o->log, client, msg->root, &s->journal_row, &s->journal_ticket);
     if (err != CF_OK) {

@@ -27,6 +27,7 @@ typedef struct session {
     char voice_name[NAME_BYTES_MAX + 1], voice_sha256[SHA256_HEX_BYTES];
     char submit_sha256[SHA256_HEX_BYTES]; /* of the whole request: the same row asked for again */
     bool prompt_speech;
+    bool impatient; /* storage that refuses its file is not waited for */
     bool is_source; /* a recording spoken by another voice: no text, no llm, no second attempt */
     int32_t prompt_tokens, priority;
     uint64_t seed;                                    /* as submitted; a later attempt derives its own from it */

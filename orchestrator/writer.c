@@ -185,7 +185,7 @@ static void write_until_done(writer *w, session **group, int count)
         write_group(w, group, count);
         int stuck = 0;
         for (int i = 0; i < count; i++)
-            if (group[i]->write_err == CF_ERR_STORAGE)
+            if (group[i]->write_err == CF_ERR_STORAGE && !group[i]->impatient)
                 group[stuck++] = group[i];
         if (stuck == 0) {
             if (since_us != 0)

@@ -199,6 +199,8 @@ static json *submit_message(const client_row *r)
     json_put_str(m, "format", r->format);
     json_put_u64(m, "priority", (uint64_t)r->priority);
     json_put_u64(m, "deadline_ms", r->deadline_ms);
+    if (r->impatient)
+        json_put_bool(m, "patient", false);
     return m;
 }
 

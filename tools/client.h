@@ -38,7 +38,7 @@ typedef struct client_row {
     const char *prompt_wav, *prompt_text, *source_wav;               /* absolute paths; NULL for none */
     uint64_t seed;
     double speed;
-    bool raw;
+    bool raw, impatient; /* impatient: storage that refuses the file ends the row at once */
     int priority;
     uint64_t deadline_ms; /* from acceptance; 0: none */
     uint64_t tag;         /* the caller's own */

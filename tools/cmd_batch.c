@@ -461,9 +461,9 @@ static cf_err work(batch *b)
     if (b->ended_before == b->counts.own)
         goto out;
     err = run(b);
+    snprintf(b->broken_text, sizeof b->broken_text, "%s", err == CF_OK ? "" : err_text());
     const cf_err settled = batch_settle(b);
-    if (err == CF_OK)
-        err = settled;
+    err = err == CF_OK ? settled : err_set(err, "%s", b->broken_text); /* what went wrong first is what to say */
     if (err == CF_OK && b->is_own_farm)
         tidy_up(b);
 out:

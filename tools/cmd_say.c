@@ -380,7 +380,10 @@ static int exit_code_of(cf_err err)
 int cmd_say(int argc, char **argv)
 {
     static say s; /* one per process; long paths */
-    s = (say){.out = "cosyfarm.wav", .row = {.speed = 1, .priority = 9}, .signal_fd = -1, .exit_code = EXIT_OURS};
+    s = (say){.out = "cosyfarm.wav",
+              .row = {.speed = 1, .priority = 9, .impatient = true},
+              .signal_fd = -1,
+              .exit_code = EXIT_OURS};
     bool help = false;
     s.is_convert = strcmp(argv[0], "convert") == 0;
     s.started_us = clock_now_us();

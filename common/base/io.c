@@ -1,6 +1,7 @@
 /*
  * io.c - files and descriptors. Any process, any thread; owns nothing between calls.
- * Fails: CF_ERR_SYS with path and errno's words, CF_ERR_NOTFOUND for a missing file, CF_ERR_LIMIT, CF_ERR_NOMEM.
+ * Fails: CF_ERR_SYS with path and errno's words, CF_ERR_STORAGE where files cannot be put, CF_ERR_NOTFOUND for a
+ * missing file, CF_ERR_LIMIT, CF_ERR_NOMEM.
  */
 #define _GNU_SOURCE
 #include "common/base/io.h"
@@ -107,6 +108,15 @@ cf_err io_write_all(int fd, const void *data, size_t bytes)
     return CF_OK;
 }
 
+/* A folder that lets nobody, or not us, put files in is storage that refuses, as a read-only one is: somebody may open
+ * it while rows wait. */
+static cf_err err_put(const char *what, const char *path)
+{
+    const bool is_closed = errno == EACCES || errno == EPERM;
+    const cf_err err = err_sys("%s: %s", path, what);
+    return is_closed ? CF_ERR_STORAGE : err;
+}
+
 static int sync_fd(int fd)
 {
     return fault_hit("io.fsync") ? (errno = EIO, -1) : fsync(fd);
@@ -145,7 +155,7 @@ cf_err io_create_beside(const char *path, char ret_temp[IO_PATH_BYTES], int *ret
     const int fd =
         fault_hit("io.create") ? (errno = EDQUOT, -1) : open(ret_temp, O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, 0644);
     if (fd < 0) {
-        err = err_sys("%s: create", ret_temp);
+        err = err_put("create", ret_temp);
         goto out;
     }
     *ret_fd = fd;
@@ -159,7 +169,7 @@ static cf_err put_in_place(int fd, const char *temp, const char *path)
     if (sync_fd(fd) != 0)
         return err_sys("%s: fsync", temp);
     if ((fault_hit("io.rename") ? (errno = EIO, -1) : rename(temp, path)) != 0)
-        return err_sys("%s: rename", path);
+        return err_put("rename", path);
     return CF_OK;
 }
 
@@ -211,6 +221,21 @@ out:
     return err;
 }
 
+cf_err io_check_folder_of(const char *path)
+{
+    char folder[IO_PATH_BYTES];
+    if (snprintf(folder, sizeof folder, "%s", path) >= (int)sizeof folder)
+        return err_set(CF_ERR_LIMIT, "%.80s...: path longer than %d bytes", path, IO_PATH_BYTES);
+    for (char *slash; (slash = strrchr(folder, '/')) != NULL;) {
+        slash[slash == folder] = '\0';
+        if (access(folder, W_OK | X_OK) == 0)
+            return CF_OK;
+        if (errno != ENOENT || slash == folder)
+            return err_set(CF_ERR_STORAGE, "%s: no file can be put into this folder: %s", folder, strerror(errno));
+    }
+    return CF_OK; /* beside us */
+}
+
 cf_err io_make_dirs(const char *path, mode_t mode)
 {
     char part[IO_PATH_BYTES];
@@ -222,7 +247,7 @@ cf_err io_make_dirs(const char *path, mode_t mode)
         const char saved = *p;
         *p = '\0';
         if ((fault_hit("io.mkdir") ? (errno = EROFS, -1) : mkdir(part, mode)) != 0 && errno != EEXIST)
-            return err_sys("%s: mkdir", part);
+            return err_put("mkdir", part);
         if (saved == '\0')
             break;
         *p = saved;

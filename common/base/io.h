@@ -48,6 +48,10 @@ CF_MUST_CHECK cf_err io_sync_folder_of(const char *path);
 /* Loops over short writes. */
 CF_MUST_CHECK cf_err io_write_all(int fd, const void *data, size_t bytes);
 
+/* May files be put into the folder of path? Of folders that do not exist the nearest that does is asked.
+ * CF_ERR_STORAGE says why not. */
+CF_MUST_CHECK cf_err io_check_folder_of(const char *path);
+
 /* mkdir -p with mode for the folders it makes. */
 CF_MUST_CHECK cf_err io_make_dirs(const char *path, mode_t mode);
 

@@ -136,7 +136,8 @@ static const wire_field submit_fields[] = {
     TEXT("path", PATH_MAX_BYTES),
     TEXT("format", 15),
     NUM("priority", 9),
-    NUM("deadline_ms", 1e11), /* from acceptance; 0: none */
+    NUM("deadline_ms", 1e11),         /* from acceptance; 0: none */
+    OPT("patient", FIELD_BOOL, 0, 0), /* absent: true, storage that refuses the file is waited for */
 };
 static const wire_field accepted_fields[] = {TEXT("id", NAME_BYTES_MAX), NUM("boot", U64_ANY),
                                              NUM("segments", SEGMENTS_MAX), FLAG("prefix_added")};

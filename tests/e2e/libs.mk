@@ -7,6 +7,13 @@ EXT_test_kill := $(EXT_TRANSPORT)
 LIBS_test_batch := $(FARM_TEST)
 EXT_test_batch := $(EXT_TRANSPORT)
 $(B)/tests/e2e/test_farm $(B)/tests/e2e/test_kill $(B)/tests/e2e/test_batch: | $(PROG)
+LIBS_test_disaster := $(FARM_TEST)
+EXT_test_disaster := $(EXT_TRANSPORT)
+# Sanitizers have to be the first that is loaded.
+$(B)/tests/e2e/test_disaster: | $(PROG) $(if $(SAN),,$(B)/tests/e2e/clock_jump.so)
+$(B)/tests/e2e/clock_jump.so: tests/e2e/clock_jump.c
+	@mkdir -p $(@D)
+	$(CC) $(CPPFLAGS) $(CFLAGS) -fPIC -shared -o $@ $<
 LIBS_test_parole := $(FARM_TEST)
 EXT_test_parole := $(EXT_TRANSPORT)
 $(B)/tests/e2e/test_parole: | $(PROG)

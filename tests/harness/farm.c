@@ -148,11 +148,11 @@ wire_msg farm_status(const farm *f)
     return status;
 }
 
-/* The orchestrator is no member of itself: its pid is that of the supervisor's child with its name. */
-static pid_t orchestrator_pid(const farm *f)
+pid_t farm_child(pid_t supervisor, const char *program)
 {
-    char path[128], text[8192];
-    snprintf(path, sizeof path, "/proc/%ld/task/%ld/children", (long)f->supervisor, (long)f->supervisor);
+    char path[128], text[64], line[64];
+    snprintf(path, sizeof path, "/proc/%ld/task/%ld/children", (long)supervisor, (long)supervisor);
+    snprintf(line, sizeof line, "%.60s\n", program);
     FILE *children = fopen(path, "r");
     assert_non_null(children);
     long pid;
@@ -161,7 +161,7 @@ static pid_t orchestrator_pid(const farm *f)
         FILE *comm = fopen(path, "r");
         if (!comm)
             continue;
-        const bool found = fgets(text, sizeof text, comm) && strcmp(text, "orchestrator\n") == 0;
+        const bool found = fgets(text, sizeof text, comm) && strcmp(text, line) == 0;
         fclose(comm);
         if (found) {
             fclose(children);
@@ -175,7 +175,7 @@ static pid_t orchestrator_pid(const farm *f)
 pid_t farm_pid(const farm *f, const char *role)
 {
     if (strcmp(role, "orchestrator") == 0)
-        return orchestrator_pid(f);
+        return farm_child(f->supervisor, role); /* it is no member of itself */
     wire_msg status = farm_status(f);
     pid_t found = 0;
     for (const json *m = json_first(wire_json(&status, "members")); m; m = json_next(m)) {

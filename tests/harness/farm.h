@@ -30,6 +30,9 @@ wire_msg farm_status(const farm *f);
 /* pid of the first serving member of that role ("orchestrator" too); 0: none. */
 pid_t farm_pid(const farm *f, const char *role);
 
+/* pid of the child of this process that runs the program; 0: none. */
+pid_t farm_child(pid_t supervisor, const char *program);
+
 /* What a row's file must be. */
 typedef struct farm_row {
     char id[32], path[160], sha256[65], status[16], text[512];

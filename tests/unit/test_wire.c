@@ -144,6 +144,7 @@ static const field FIELDS[] = {
     R(submit, "format", STR, 15),
     R(submit, "priority", U64, 9),
     R(submit, "deadline_ms", U64, 1e11),
+    O(submit, "patient", BOOL, 0),
     R(accepted, "id", STR, 200),
     R(accepted, "boot", U64, ANY_U64),
     R(accepted, "segments", U64, 512),
