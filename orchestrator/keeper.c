@@ -172,6 +172,10 @@ static cf_err on_message(keeper *k, const wire_msg *msg)
         log_error("keeper.refused", "code=%s text=\"%s\"", wire_str(msg, "code"), wire_str(msg, "text"));
         k->exit_code = err_from_name(wire_str(msg, "code")) == CF_ERR_MISMATCH ? PROCESS_CONFIG : PROCESS_NO_RESOURCES;
     }
+    if (msg->kind == WIRE_dismiss) {
+        log_info("keeper.dismissed", "text=\"%s\"", wire_str(msg, "text"));
+        k->exit_code = PROCESS_DRAINED;
+    }
     if (msg->kind == WIRE_welcome)
         notify_ready(&k->note, "serving");
     return CF_OK; /* nothing in it to configure */

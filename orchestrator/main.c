@@ -87,6 +87,7 @@ static cf_err open_all(orch *o, const char *config_path)
              config_path ? config_path : "configuration");
     TRY(fault_arm(getenv("COSYFARM_FAULT")));
     TRY(process_signal_fd(&o->signal_fd));
+    TRY(process_signal_add(o->signal_fd, PROCESS_STEP_ASIDE));
     TRY(take_lock(o));
     TRY(model_dir_detect(o->cfg.model));
     TRY(tokenizer_open(o->cfg.model, &o->tok));

@@ -135,7 +135,8 @@ void members_release_box(orch *o, uint32_t outbox_id);
 box_entry *members_find_box(orch *o, uint32_t outbox_id);
 void members_drain_all(orch *o);
 void members_drain_one(orch *o, int conn_idx, bool again); /* finish what you hold, then exit; again: to be restarted */
-void members_send(orch *o, int conn_idx, json *msg);       /* on its lifeline; lost when that fails */
+void members_dismiss_all(orch *o); /* the farm has ended: keeper, and workers that have not begun to serve */
+void members_send(orch *o, int conn_idx, json *msg); /* on its lifeline; lost when that fails */
 int members_count_serving(const orch *o);
 
 /* orch_requests.c */

@@ -604,6 +604,19 @@ void members_drain_all(orch *o)
         members_drain_one(o, i, false);
 }
 
+/* They would look for an orchestrator, and be started again and again by who supervises them. */
+void members_dismiss_all(orch *o)
+{
+    for (int i = 0; i < CONNS_MAX; i++) {
+        const conn_state state = o->conns[i].state;
+        if (state != CONN_KEEPER && (state < CONN_LOADING || state > CONN_ADMITTED))
+            continue;
+        json *m = wire_new(WIRE_dismiss);
+        json_put_str(m, "text", "the farm has ended");
+        send_to(o, i, m, NULL, 0);
+    }
+}
+
 void members_send(orch *o, int conn_idx, json *msg)
 {
     send_to(o, conn_idx, msg, NULL, 0);

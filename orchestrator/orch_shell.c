@@ -328,8 +328,15 @@ static void take_written(orch *o)
 
 static void on_signal(orch *o)
 {
-    if (process_read_signal(o->signal_fd) == 0)
+    const int number = process_read_signal(o->signal_fd);
+    if (number == 0)
         return;
+    if (number == PROCESS_STEP_ASIDE) {
+        log_info("orch.steps_aside", "rows=%d text=\"workers and journal are left to a successor\"", o->sessions_live);
+        notify_stopping(&o->note);
+        o->exit_code = PROCESS_DRAINED;
+        return;
+    }
     if (o->draining) {
         o->exit_code = PROCESS_NO_RESOURCES; /* the second signal: at once */
         return;
@@ -355,6 +362,8 @@ static void progress_drain(orch *o, uint64_t now_us)
         log_info("orch.drained", "rows_done=%" PRIu64 " rows_failed=%" PRIu64 " left=%d", o->rows_done, o->rows_failed,
                  o->sessions_live);
         o->exit_code = o->sessions_live == 0 ? PROCESS_DRAINED : PROCESS_NO_RESOURCES;
+        if (o->exit_code == PROCESS_DRAINED)
+            members_dismiss_all(o);
     }
 }
 

@@ -9,12 +9,13 @@
 #include <stdatomic.h>
 #include <stdlib.h>
 #include <string.h>
+#include <time.h>
 #include <unistd.h>
 
 #define FAULT_MAX        16
 #define FAULT_NAME_BYTES 64
 
-typedef enum fault_action { FAULT_FAIL, FAULT_KILL, FAULT_STOP, FAULT_EXIT } fault_action;
+typedef enum fault_action { FAULT_FAIL, FAULT_KILL, FAULT_STOP, FAULT_EXIT, FAULT_SLEEP } fault_action;
 
 typedef struct fault_point {
     char name[FAULT_NAME_BYTES];
@@ -35,7 +36,7 @@ static cf_err fault_parse_one(const char *part, size_t part_bytes, fault_point *
     text[part_bytes] = '\0';
     char *action = strchr(text, '=');
     if (!action)
-        return err_set(CF_ERR_INVALID, "fault \"%s\": expected name[#n]=fail|kill|stop|exit", text);
+        return err_set(CF_ERR_INVALID, "fault \"%s\": expected name[#n]=fail|kill|stop|exit|sleep", text);
     *action++ = '\0';
     char *nth = strchr(text, '#');
     unsigned long fire_at = 1;
@@ -46,8 +47,8 @@ static cf_err fault_parse_one(const char *part, size_t part_bytes, fault_point *
         if (*end != '\0' || fire_at == 0 || fire_at > 1000000000ul)
             return err_set(CF_ERR_INVALID, "fault \"%s\": hit \"%s\" is not a number from 1", text, nth);
     }
-    static const char *const names[] = {"fail", "kill", "stop", "exit"};
-    for (int i = 0; i < 4; i++)
+    static const char *const names[] = {"fail", "kill", "stop", "exit", "sleep"};
+    for (int i = 0; i < 5; i++)
         if (strcmp(action, names[i]) == 0) {
             if (strlen(text) >= FAULT_NAME_BYTES)
                 return err_set(CF_ERR_INVALID, "fault name \"%s\" is too long", text);
@@ -57,7 +58,7 @@ static cf_err fault_parse_one(const char *part, size_t part_bytes, fault_point *
             atomic_store(&p->hits, 0);
             return CF_OK;
         }
-    return err_set(CF_ERR_INVALID, "fault \"%s\": action \"%s\" is not fail, kill, stop or exit", text, action);
+    return err_set(CF_ERR_INVALID, "fault \"%s\": action \"%s\" is not fail, kill, stop, exit or sleep", text, action);
 }
 
 cf_err fault_arm(const char *spec)
@@ -101,6 +102,9 @@ bool fault_hit(const char *point)
             break;
         case FAULT_EXIT:
             _exit(1);
+        case FAULT_SLEEP:
+            nanosleep(&(struct timespec){.tv_sec = 1}, NULL);
+            break;
         }
     }
     return false;

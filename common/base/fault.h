@@ -3,7 +3,8 @@
  *
  * COSYFARM_FAULT="flow.step#3=kill,mem.alloc#10=fail" arms points by name; "#n" is the hit on which it fires (default
  * 1).
- * Actions: fail (fault_hit returns true once), kill (SIGKILL to self), stop (SIGSTOP to self), exit (code 1).
+ * Actions: fail (fault_hit returns true once), kill (SIGKILL to self), stop (SIGSTOP to self), exit (code 1), sleep
+ * (this thread, a second).
  * Tests use them to die at an exact place instead of guessing with timers.
  */
 #ifndef CF_BASE_FAULT_H

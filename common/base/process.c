@@ -24,20 +24,41 @@ void process_follow_parent(void)
         _exit(PROCESS_ORCHESTRATOR_GONE); /* it died before the line above */
 }
 
+static void signals_of_all(sigset_t *set)
+{
+    sigemptyset(set);
+    sigaddset(set, SIGTERM);
+    sigaddset(set, SIGINT);
+}
+
+/* fd -1: a new one. */
+static cf_err watch_signals(int fd, const sigset_t *set, int *ret_fd)
+{
+    if (sigprocmask(SIG_BLOCK, set, NULL) != 0)
+        return err_sys("sigprocmask");
+    *ret_fd = signalfd(fd, set, SFD_CLOEXEC | SFD_NONBLOCK);
+    return *ret_fd < 0 ? err_sys("signalfd") : CF_OK;
+}
+
 cf_err process_signal_fd(int *ret_fd)
 {
     sigset_t set;
-    sigemptyset(&set);
-    sigaddset(&set, SIGTERM);
-    sigaddset(&set, SIGINT);
+    int fd;
+    signals_of_all(&set);
     signal(SIGPIPE, SIG_IGN);
-    if (sigprocmask(SIG_BLOCK, &set, NULL) != 0)
-        return err_sys("sigprocmask");
-    const int fd = signalfd(-1, &set, SFD_CLOEXEC | SFD_NONBLOCK);
-    if (fd < 0)
-        return err_sys("signalfd");
-    *ret_fd = fd;
-    return CF_OK;
+    const cf_err err = watch_signals(-1, &set, &fd);
+    if (err == CF_OK)
+        *ret_fd = fd;
+    return err;
+}
+
+cf_err process_signal_add(int fd, int number)
+{
+    sigset_t set;
+    int same;
+    signals_of_all(&set);
+    sigaddset(&set, number);
+    return watch_signals(fd, &set, &same);
 }
 
 int process_read_signal(int fd)

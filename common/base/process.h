@@ -5,6 +5,7 @@
 #ifndef CF_BASE_PROCESS_H
 #define CF_BASE_PROCESS_H
 
+#include <signal.h>
 #include <stddef.h>
 #include <stdint.h>
 
@@ -30,6 +31,12 @@ void process_follow_parent(void);
 /* Blocks SIGTERM and SIGINT for this and later threads, ignores SIGPIPE, and returns a descriptor that becomes
  * readable. */
 CF_MUST_CHECK cf_err process_signal_fd(int *ret_fd);
+
+/* The orchestrator ends at once and in order, and leaves its farm and its journal to a successor. */
+#define PROCESS_STEP_ASIDE SIGUSR1
+
+/* One more signal, blocked and told by the same descriptor. */
+CF_MUST_CHECK cf_err process_signal_add(int fd, int number);
 
 /* Reads one signal number from it; 0: none waits. */
 int process_read_signal(int fd);

@@ -62,6 +62,7 @@ typedef struct wire_field {
 static const wire_field hello_fields[] = {TEXT("role", 15), NUM("instance", INSTANCES_MAX - 1), NUM("pid", 1e9),
                                           TEXT("build", 63)};
 static const wire_field welcome_fields[] = {NUM("boot", U64_ANY), NUM("gen", U64_ANY), TREE("config")};
+static const wire_field dismiss_fields[] = {TEXT("text", ERROR_BYTES)};
 static const wire_field refuse_fields[] = {TEXT("code", 31), TEXT("text", ERROR_BYTES)};
 static const wire_field join_fields[] = {
     NUM("gen", U64_ANY),   TEXT("model_file", 255), TEXT("model_sha256", 64),   TEXT("backend", 127),

@@ -37,6 +37,7 @@ typedef enum wire_route {
     X(hello, WIRE_MEMBER_LIFELINE)  /* who I am */                                      \
     X(welcome, WIRE_ORCH_LIFELINE)  /* your generation and the configuration */         \
     X(refuse, WIRE_ORCH_LIFELINE)   /* go away, and why */                              \
+    X(dismiss, WIRE_ORCH_LIFELINE)  /* the farm has ended: so do you */                 \
     X(join, WIRE_MEMBER_LIFELINE)   /* my model is loaded: its hash, my capacity */     \
     X(admit, WIRE_ORCH_LIFELINE)    /* you are a member; descriptor: your outbox */     \
     X(grant, WIRE_ORCH_LIFELINE)    /* descriptor: someone's outbox, to read */         \

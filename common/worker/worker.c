@@ -272,6 +272,10 @@ static cf_err on_lifeline_message(worker *w, const wire_msg *msg, int fd)
         }
         return CF_OK;
     }
+    case WIRE_dismiss:
+        log_info("worker.dismissed", "text=\"%s\"", wire_str(msg, "text"));
+        quit(w, PROCESS_DRAINED);
+        return CF_OK;
     case WIRE_refuse:
         log_error("worker.refused", "code=%s text=\"%s\"", wire_str(msg, "code"), wire_str(msg, "text"));
         quit(w, err_from_name(wire_str(msg, "code")) == CF_ERR_MISMATCH ? PROCESS_CONFIG : PROCESS_NO_RESOURCES);

@@ -64,6 +64,9 @@ for u in $units cosyfarm-drain; do ok "$u is active" is "$u" ActiveState active;
 ((failed == 0)) || exit 1
 ok "a worker says what it does" is cosyfarm-llm@0 StatusText serving
 ok "a row is spoken" say first.wav
+as_user timeout 5 cosyfarm say -q -o /srv/shut.wav "It rained." 2>/result/shut
+ok "say into a folder that is not opened is refused at once" [ $? = 78 ]
+ok "with the reason" grep -q "/srv: no file can be put into this folder" /result/shut
 ok "its file is there" test -s $out/first.wav
 ok "the journal is where the configuration says" test -e /var/lib/cosyfarm/journal
 
@@ -143,6 +146,36 @@ ok "it was started once, and not again" is cosyfarm-orchestrator Result exit-cod
 systemctl start cosyfarm-orchestrator
 ok "mended, the same workers are back" within 10 serving 4
 ok "the workers are the same processes" same "$before" "$(pids cosyfarm-keeper $workers)"
+
+# ---- the orchestrator stopped by its operator, with a row inside ----
+
+before=$(pids cosyfarm-keeper $workers)
+systemctl kill --kill-whom=main -s STOP cosyfarm-flow@0
+say aside.wav &
+said=$!
+ok "a row is in work" within 10 in_flow
+systemctl stop cosyfarm-orchestrator
+ok "stopping the orchestrator alone succeeds" is cosyfarm-orchestrator Result success
+ok "it steps aside, it does not drain" said cosyfarm-orchestrator "ev=orch.steps_aside"
+systemctl kill --kill-whom=main -s CONT cosyfarm-flow@0
+ok "the rest go on" same "$before" "$(pids cosyfarm-keeper $workers)"
+systemctl start cosyfarm-orchestrator
+wait $said
+ok "the next one finishes the row" [ $? = 0 ]
+ok "with the same bytes" cmp $out/first.wav $out/aside.wav
+systemctl restart cosyfarm-orchestrator
+ok "restarted, the same workers are back" within 10 serving 4
+ok "the workers are the same processes" same "$before" "$(pids cosyfarm-keeper $workers)"
+
+# ---- cosyfarm down: nobody waits for an orchestrator that does not come ----
+
+restarts=$(value cosyfarm-keeper NRestarts)
+as_user cosyfarm down >/dev/null
+ok "cosyfarm down ends the farm" [ $? = 0 ]
+for u in $units; do ok "$u has ended for good" within 10 is "$u" ActiveState inactive; done
+ok "the keeper is not started again" is cosyfarm-keeper NRestarts "$restarts"
+timeout 15 systemctl start cosyfarm.target
+ok "the target starts again" within 10 serving 4
 
 # ---- stop: rows in work are finished first ----
 

@@ -495,6 +495,39 @@ static void test_a_run_directory_has_one_orchestrator(void **state)
     end(&f);
 }
 
+/* The keeper and a worker whose model still loads: without a word they would look for another orchestrator, and be
+ * started again and again by who supervises them. */
+static void test_the_end_of_the_farm_is_told(void **state)
+{
+    (void)state;
+    farm f;
+    uint64_t gen, boot;
+    wire_msg msg;
+    start(&f);
+    const int fds[] = {welcomed(&f, "keeper", &gen, &boot), welcomed(&f, "llm", &gen, &boot)};
+    end(&f);
+    for (size_t i = 0; i < CF_COUNT(fds); i++) {
+        assert_ok(fixture_take(fds[i], WIRE_dismiss, &msg, NULL, 0));
+        assert_string_equal(wire_str(&msg, "text"), "the farm has ended");
+        wire_done(&msg);
+        expect_hung_up(fds[i]);
+    }
+}
+
+/* Whoever wants another orchestrator in its place tells it to step aside: nobody is told to go. */
+static void test_stepping_aside_dismisses_nobody(void **state)
+{
+    (void)state;
+    farm f;
+    uint64_t gen, boot;
+    start(&f);
+    const int keeper = welcomed(&f, "keeper", &gen, &boot), worker = welcomed(&f, "llm", &gen, &boot);
+    assert_int_equal(kill(f.pid, PROCESS_STEP_ASIDE), 0);
+    assert_int_equal(wait_exit(f.pid), PROCESS_DRAINED);
+    expect_hung_up(keeper);
+    expect_hung_up(worker);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -505,6 +538,8 @@ int main(void)
         cmocka_unit_test(test_impostors_on_the_bus),
         cmocka_unit_test(test_connections_are_bounded),
         cmocka_unit_test(test_a_run_directory_has_one_orchestrator),
+        cmocka_unit_test(test_the_end_of_the_farm_is_told),
+        cmocka_unit_test(test_stepping_aside_dismisses_nobody),
     };
     return cmocka_run_group_tests_name("members", tests, NULL, NULL);
 }
