@@ -25,6 +25,7 @@
 #include "common/base/limits.h"
 #include "common/base/log.h"
 #include "common/base/mem.h"
+#include "common/base/process.h"
 
 #define HEADER           "{\"k\":\"journal\",\"v\":1}\n"
 #define FILE_BYTES_MAX   (1ull << 31)  /* at start; a journal is rewritten long before */
@@ -84,12 +85,26 @@ static void text_done(text_block *t)
 
 /* ---- open rows: under the mutex, or before the thread runs ---- */
 
+/* A row sits at its number's remainder, unless that place was taken: the search begins, and mostly ends, there. */
+static open_row *find_from(const journal *j, uint64_t start, uint64_t number)
+{
+    for (uint64_t i = 0; i < ROWS_OPEN_MAX; i++) {
+        open_row *row = &j->rows[(start + i) % ROWS_OPEN_MAX];
+        if (row->number == number)
+            return row;
+    }
+    return NULL;
+}
+
 static open_row *find_row(const journal *j, uint64_t number)
 {
-    for (int i = 0; i < ROWS_OPEN_MAX; i++)
-        if (j->rows[i].number == number)
-            return &j->rows[i];
-    return NULL;
+    return find_from(j, number, number);
+}
+
+/* For a new row of that number; NULL: all are taken. */
+static open_row *free_row(const journal *j, uint64_t number)
+{
+    return find_from(j, number, 0);
 }
 
 static cf_err keep_line(journal *j, open_row *row, const char *line, size_t bytes)
@@ -213,6 +228,7 @@ static void commit(journal *j)
 static void *journal_main(void *arg)
 {
     journal *j = arg;
+    process_name_thread("journal");
     pthread_mutex_lock(&j->mutex);
     for (;;) {
         while (!j->stop && j->gathered.used == 0)
@@ -251,7 +267,7 @@ static cf_err on_record(journal *j, const json *root, const char *line, size_t b
     if (strcmp(kind, "row") == 0) {
         if (row)
             FAIL(CF_ERR_CORRUPT, "row %llu begins twice", (unsigned long long)number);
-        row = find_row(j, 0);
+        row = free_row(j, number);
         if (!row)
             FAIL(CF_ERR_LIMIT, "more than %d open rows", ROWS_OPEN_MAX);
         row->number = number;
@@ -454,15 +470,15 @@ out:
     return err;
 }
 
-/* "{...}" and a tail -> one line; *ret_line is owned. */
-static cf_err print_line(json *head, const char *tail, char **ret_line, size_t *ret_bytes)
+/* "{...}" and, behind its last member, a tail -> one line; *ret_line is owned. */
+static cf_err print_line(json *head, const char *tail_key, const char *tail, char **ret_line, size_t *ret_bytes)
 {
     cf_err err;
     char *text = NULL, *line = NULL;
     TRY(json_print(head, false, &text));
-    const size_t head_bytes = strlen(text) - 1, bytes = head_bytes + strlen(tail) + 3;
+    const size_t head_bytes = strlen(text) - 1, bytes = head_bytes + strlen(tail_key) + strlen(tail) + 3;
     TRY(mem_alloc(bytes, 1, &line));
-    *ret_bytes = (size_t)snprintf(line, bytes, "%.*s%s}\n", (int)head_bytes, text, tail);
+    *ret_bytes = (size_t)snprintf(line, bytes, "%.*s%s%s}\n", (int)head_bytes, text, tail_key, tail);
     *ret_line = line;
 out:
     mem_free(text);
@@ -470,25 +486,19 @@ out:
     return err;
 }
 
-cf_err journal_put_row(journal *j, const char *client, const json *submit, uint64_t *ret_number, uint64_t *ret_ticket)
+cf_err journal_put_row(journal *j, const char *client, const char *submit, uint64_t *ret_number, uint64_t *ret_ticket)
 {
     cf_err err;
-    char *submit_text = NULL, *tail = NULL, *line = NULL;
+    char *line = NULL;
     size_t bytes = 0;
     const uint64_t number = j->next_number;
     json *head = json_object();
     json_put_str(head, "k", "row");
     json_put_u64(head, "n", number);
     json_put_str(head, "client", client);
-    TRY(json_print(submit, false, &submit_text));
-    TRY(mem_alloc(strlen(submit_text) + 16, 1, &tail));
-    snprintf(tail, strlen(submit_text) + 16, ",\"submit\":%s", submit_text);
-    err = print_line(head, tail, &line, &bytes);
-    head = NULL;
-    if (err != CF_OK)
-        goto out;
+    TRY(print_line(head, ",\"submit\":", submit, &line, &bytes));
     pthread_mutex_lock(&j->mutex);
-    open_row *row = find_row(j, 0);
+    open_row *row = free_row(j, number);
     if (row) {
         row->number = number;
         err = put_line(j, row, line, bytes, ret_ticket);
@@ -501,9 +511,6 @@ cf_err journal_put_row(journal *j, const char *client, const json *submit, uint6
     if (err == CF_OK)
         *ret_number = j->next_number++;
 out:
-    json_close(head);
-    mem_free(submit_text);
-    mem_free(tail);
     mem_free(line);
     return err;
 }
@@ -522,7 +529,7 @@ cf_err journal_put_tokens(journal *j, uint64_t number, const journal_tokens *t)
     json_put_bool(head, "stopped", t->stopped);
     json_put_bool(head, "capped", t->capped);
     json_put_i32s(head, "tokens", t->tokens, (size_t)t->tokens_count);
-    TRY(print_line(head, "", &line, &bytes));
+    TRY(print_line(head, "", "", &line, &bytes));
     pthread_mutex_lock(&j->mutex);
     open_row *row = find_row(j, number);
     if (row)

@@ -45,8 +45,9 @@ void journal_close(journal *j); /* writes what has gathered; NULL is fine */
  * the row on (it goes on under its number) or ends it with journal_put_end. */
 CF_MUST_CHECK cf_err journal_recover(journal *j, void (*found)(void *ctx, const journal_row *row), void *ctx);
 
-/* New records. journal_put_row gives the row's number and the ticket to wait for. CF_ERR_NOMEM. */
-CF_MUST_CHECK cf_err journal_put_row(journal *j, const char *client, const json *submit, uint64_t *ret_number,
+/* New records. journal_put_row takes the SUBMIT message as json_print prints it on one line, and gives the row's number
+ * and the ticket to wait for. CF_ERR_NOMEM. */
+CF_MUST_CHECK cf_err journal_put_row(journal *j, const char *client, const char *submit, uint64_t *ret_number,
                                      uint64_t *ret_ticket);
 CF_MUST_CHECK cf_err journal_put_tokens(journal *j, uint64_t number, const journal_tokens *tokens);
 void journal_put_end(journal *j, uint64_t number);

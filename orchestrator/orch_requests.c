@@ -361,12 +361,15 @@ static bool answered_as_known(orch *o, const char *client, const wire_msg *msg, 
     return false;
 }
 
-static cf_err hash_of(const json *root, char ret_sha256[SHA256_HEX_BYTES])
+/* The request in one line, which is hashed and journalled; *ret_text is owned. */
+static cf_err print_request(const json *root, char **ret_text, char ret_sha256[SHA256_HEX_BYTES])
 {
     cf_err err;
     char *text = NULL;
     TRY(json_print(root, false, &text));
     TRY(sha256_of(text, strlen(text), ret_sha256));
+    *ret_text = text;
+    text = NULL;
 out:
     mem_free(text);
     return err;
@@ -383,32 +386,38 @@ static cf_err check_journal(orch *o)
     return CF_OK;
 }
 
-static void on_submit(orch *o, const char *client, const wire_msg *msg)
+/* The row is new: takes it on, or says why not. */
+static cf_err take_row(orch *o, const char *client, const wire_msg *msg, const char *text, const char *submit_sha256)
 {
-    const char *id = wire_str(msg, "id");
-    char submit_sha256[SHA256_HEX_BYTES];
+    cf_err err;
     session *s = NULL;
-    cf_err err = hash_of(msg->root, submit_sha256);
-    if (err == CF_OK && answered_as_known(o, client, msg, submit_sha256))
-        return;
-    if (err == CF_OK)
-        err = o->draining ? err_set(CF_ERR_BUSY, "the farm is draining") : check_journal(o);
-    if (err == CF_OK)
-        err = open_session(o, client, msg, &s);
-    if (err == CF_OK)
-        err = check_room(o, s);
-    if (err == CF_OK && s->impatient)
-        err = io_check_folder_of(s->path); /* as we see it, whose name spaces may differ from the client's */
-    if (err == CF_OK)
-        err = journal_put_row(o->log, client, msg->root, &s->journal_row, &s->journal_ticket);
-    if (err != CF_OK) {
-        session_close(s);
-        refuse(o, client, id, err, err_text());
-        return;
-    }
-    memcpy(s->submit_sha256, submit_sha256, sizeof submit_sha256);
+    if (o->draining)
+        FAIL(CF_ERR_BUSY, "the farm is draining");
+    TRY(check_journal(o));
+    TRY(open_session(o, client, msg, &s));
+    TRY(check_room(o, s));
+    if (s->impatient)
+        TRY(io_check_folder_of(s->path)); /* as we see it, whose name spaces may differ from the client's */
+    TRY(journal_put_row(o->log, client, text, &s->journal_row, &s->journal_ticket));
+    memcpy(s->submit_sha256, submit_sha256, sizeof s->submit_sha256);
     enter(o, s);
     set_out(o, s); /* work begins at once; the client hears of it when the journal is on disk */
+    s = NULL;
+out:
+    session_close(s);
+    return err;
+}
+
+static void on_submit(orch *o, const char *client, const wire_msg *msg)
+{
+    char submit_sha256[SHA256_HEX_BYTES];
+    char *text = NULL;
+    cf_err err = print_request(msg->root, &text, submit_sha256);
+    if (err == CF_OK && !answered_as_known(o, client, msg, submit_sha256))
+        err = take_row(o, client, msg, text, submit_sha256);
+    if (err != CF_OK)
+        refuse(o, client, wire_str(msg, "id"), err, err_text());
+    mem_free(text);
 }
 
 void requests_tell_accepted(orch *o)
@@ -429,12 +438,13 @@ static cf_err reopen(orch *o, const journal_row *row, session **ret_session)
 {
     cf_err err;
     char *text = NULL;
+    char submit_sha256[SHA256_HEX_BYTES];
     wire_msg msg = {0};
     session *s = NULL;
-    TRY(json_print(row->submit, false, &text));
+    TRY(print_request(row->submit, &text, submit_sha256));
     TRY(wire_parse(text, strlen(text), WIRE_CLIENT_BUS, &msg));
     TRY(open_session(o, row->client, &msg, &s));
-    TRY(hash_of(msg.root, s->submit_sha256));
+    memcpy(s->submit_sha256, submit_sha256, sizeof submit_sha256);
     TRY(session_remember(s, row->tokens, row->tokens_count));
     if (!s->request.root)
         TRY(session_use_known(s));

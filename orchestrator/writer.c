@@ -1,5 +1,5 @@
 /*
- * writer.c - judge, encode, hash, temporary file, fsync, rename. One thread, one mutex around two lists.
+ * writer.c - judge, encode, hash, temporary file, fsync, rename. A few threads, one mutex around two lists.
  * Fails: writer_open with CF_ERR_NOMEM or CF_ERR_SYS; a file that cannot be written is told in its session.
  */
 #define _GNU_SOURCE
@@ -16,23 +16,27 @@
 #include "common/base/clock.h"
 #include "common/base/log.h"
 #include "common/base/mem.h"
+#include "common/base/process.h"
 #include "orchestrator/audio_file.h"
 #include "orchestrator/guard.h"
 
 #define GROUP_MAX 32 /* files whose fsyncs overlap: measured 0.36 ms a file instead of 0.69 (docs/PERF.md) */
+#define THREADS   3  /* while some wait for the disk, another encodes (docs/PERF.md) */
 
 typedef struct session_list {
     session *head, **tail;
 } session_list;
 
 struct writer {
-    pthread_t thread;
+    pthread_t threads[THREADS];
+    int started;
     int event_fd;
     int32_t wait_s, guard_attempts;
     bool guard_fail;
     guard_limits limits;
     pthread_mutex_t mutex; /* guards all below */
-    pthread_cond_t wake;
+    pthread_cond_t wake;   /* something to do, or the end */
+    pthread_cond_t ending; /* the end alone: who waits for storage must not take another's call */
     session_list todo, done;
     int32_t waiting;
     bool stop;
@@ -44,7 +48,7 @@ static void wait_a_moment(writer *w)
     struct timespec until;
     clock_gettime(CLOCK_MONOTONIC, &until); /* the time of day may be set back meanwhile */
     until.tv_sec += 1;
-    pthread_cond_clockwait(&w->wake, &w->mutex, CLOCK_MONOTONIC, &until);
+    pthread_cond_clockwait(&w->ending, &w->mutex, CLOCK_MONOTONIC, &until);
 }
 
 static void push(session_list *l, session *s)
@@ -210,6 +214,8 @@ static void write_until_done(writer *w, session **group, int count)
 static void *writer_main(void *arg)
 {
     writer *w = arg;
+    process_name_thread("writer");
+    process_thread_gives_way();
     for (;;) {
         session *group[GROUP_MAX], *left[GROUP_MAX];
         int count = 0;
@@ -240,23 +246,30 @@ cf_err writer_open(const config *cfg, writer **ret_writer)
     cf_err err;
     writer *w = NULL;
     TRY(mem_alloc(1, sizeof *w, &w));
-    w->wait_s = cfg->storage_wait_s;
-    w->guard_attempts = cfg->guard_attempts;
-    w->guard_fail = cfg->guard_fail;
-    TRY(guard_limits_of(cfg, &w->limits));
+    w->event_fd = -1;
     w->todo.tail = &w->todo.head;
     w->done.tail = &w->done.head;
     pthread_mutex_init(&w->mutex, NULL);
     pthread_cond_init(&w->wake, NULL);
+    pthread_cond_init(&w->ending, NULL);
+    w->wait_s = cfg->storage_wait_s;
+    w->guard_attempts = cfg->guard_attempts;
+    w->guard_fail = cfg->guard_fail;
+    TRY(guard_limits_of(cfg, &w->limits));
     w->event_fd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
-    if (w->event_fd < 0 || pthread_create(&w->thread, NULL, writer_main, w) != 0) {
-        err = err_sys("writer thread");
-        io_close(&w->event_fd);
-        mem_free(w);
+    if (w->event_fd < 0) {
+        err = err_sys("eventfd");
         goto out;
     }
+    for (; w->started < THREADS; w->started++)
+        if (pthread_create(&w->threads[w->started], NULL, writer_main, w) != 0) {
+            err = err_sys("writer thread");
+            goto out;
+        }
     *ret_writer = w;
+    w = NULL;
 out:
+    writer_close(w);
     return err;
 }
 
@@ -266,14 +279,17 @@ void writer_close(writer *w)
         return;
     pthread_mutex_lock(&w->mutex);
     w->stop = true;
-    pthread_cond_signal(&w->wake);
+    pthread_cond_broadcast(&w->wake);
+    pthread_cond_broadcast(&w->ending);
     pthread_mutex_unlock(&w->mutex);
-    pthread_join(w->thread, NULL);
+    for (int i = 0; i < w->started; i++)
+        pthread_join(w->threads[i], NULL);
     session *s;
     while ((s = pop(&w->todo)) != NULL || (s = pop(&w->done)) != NULL)
         session_close(s);
     io_close(&w->event_fd);
     pthread_cond_destroy(&w->wake);
+    pthread_cond_destroy(&w->ending);
     pthread_mutex_destroy(&w->mutex);
     mem_free(w);
 }

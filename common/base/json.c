@@ -2,7 +2,8 @@
  * json.c - the only file that includes cJSON.h. Any thread; a document belongs to one.
  *
  * cJSON saturates integers silently, accepts trailing bytes, duplicate keys, 01, "1." and any control character as
- * white space, and stores every number as a double, which it prints with 15 digits; each of these is checked here.
+ * white space, and stores every number as a double, which it prints with 15 digits: the first are checked here, the
+ * printing is ours.
  * Fails: CF_ERR_INVALID for the world's bytes, CF_ERR_NOMEM.
  */
 #include "common/base/json.h"
@@ -19,12 +20,9 @@
 #include "common/base/mem.h"
 #include "common/base/utf8.h"
 
-#define EXACT_MAX 9007199254740992.0 /* 2^53: up to here a double holds every integer */
-/* cJSON prints 15 digits and calls that equal when the difference is below a relative epsilon: longer integers lose
- * their last digit now and then (docs/PITFALLS.md). */
-#define PRINTED_MAX        999999999999999u
-#define JSON_BROKEN        (1 << 16) /* our flag, above cJSON's own: a child is missing for want of memory */
-#define DUPLICATE_SCAN_MAX 64        /* objects with more members are sorted to find duplicates */
+#define EXACT_MAX          9007199254740992.0 /* 2^53: up to here a double holds every integer */
+#define JSON_BROKEN        (1 << 16)          /* our flag, above cJSON's own: a child is missing for want of memory */
+#define DUPLICATE_SCAN_MAX 64                 /* objects with more members are sorted to find duplicates */
 
 /* Depth and control characters are checked on the bytes, before cJSON recurses. */
 static cf_err scan(const char *text, size_t text_bytes, int depth_max)
@@ -203,7 +201,7 @@ static cf_err u64_from_text(const char *text, const char *what, uint64_t *ret_va
 cf_err json_as_u64(const json *v, const char *what, uint64_t min, uint64_t max, uint64_t *ret_value)
 {
     uint64_t value;
-    if (cJSON_IsString(v) || cJSON_IsRaw(v)) { /* raw: json_put_u64 */
+    if (cJSON_IsString(v)) {
         cf_err err = u64_from_text(v->valuestring, what, &value);
         if (err != CF_OK)
             return err;
@@ -299,31 +297,41 @@ out:
     return err;
 }
 
+static cf_err check_i32(const cJSON *v, const char *key, size_t idx, int32_t min, int32_t max)
+{
+    if (!cJSON_IsNumber(v) || floor(v->valuedouble) != v->valuedouble || v->valuedouble < min || v->valuedouble > max)
+        return err_set(CF_ERR_INVALID, "%s[%zu]: expected an integer in %d..%d", key, idx, min, max);
+    return CF_OK;
+}
+
+cf_err json_as_i32s(const json *v, const char *what, int32_t min, int32_t max, size_t count_max)
+{
+    cf_err err = CF_OK;
+    size_t count = 0;
+    if (!cJSON_IsArray(v))
+        return err_set(CF_ERR_INVALID, "%s: expected an array of integers", what);
+    for (const cJSON *c = v->child; c && err == CF_OK; c = c->next)
+        err = check_i32(c, what, count++, min, max);
+    if (err == CF_OK && count > count_max)
+        err = err_set(CF_ERR_LIMIT, "%s: expected at most %zu items, found %zu", what, count_max, count);
+    return err;
+}
+
 cf_err json_get_i32s(const json *obj, const char *key, int32_t min, int32_t max, size_t count_max, int32_t **ret_items,
                      size_t *ret_count)
 {
     cf_err err;
     const json *v;
     int32_t *items = NULL;
+    size_t count = 0;
     TRY(member(obj, key, &v));
-    if (!cJSON_IsArray(v))
-        FAIL(CF_ERR_INVALID, "%s: expected an array of integers", key);
-    const size_t count = json_count(v);
-    if (count > count_max)
-        FAIL(CF_ERR_LIMIT, "%s: expected at most %zu items, found %zu", key, count_max, count);
-    TRY(mem_alloc(count, sizeof *items, &items));
-    size_t i = 0;
-    for (const cJSON *c = v->child; c; c = c->next) {
-        if (!cJSON_IsNumber(c) || floor(c->valuedouble) != c->valuedouble || c->valuedouble < min ||
-            c->valuedouble > max)
-            FAIL(CF_ERR_INVALID, "%s[%zu]: expected an integer in %d..%d", key, i, min, max);
-        items[i++] = (int32_t)c->valuedouble;
-    }
+    TRY(json_as_i32s(v, key, min, max, count_max));
+    TRY(mem_alloc(json_count(v), sizeof *items, &items));
+    for (const cJSON *c = v->child; c; c = c->next)
+        items[count++] = (int32_t)c->valuedouble;
     *ret_items = items;
     *ret_count = count;
-    items = NULL;
 out:
-    mem_free(items);
     return err;
 }
 
@@ -350,29 +358,36 @@ static size_t edit_distance(const char *a, const char *b)
     return row[n];
 }
 
+static bool is_one_of(const char *key, const char *const *keys)
+{
+    while (*keys && strcmp(*keys, key) != 0)
+        keys++;
+    return *keys != NULL;
+}
+
+static cf_err refuse_key(const char *key, const char *what, const char *const *keys)
+{
+    const char *closest = NULL;
+    size_t best = 3; /* more than two edits away is no typo */
+    for (const char *const *k = keys; *k; k++) {
+        const size_t distance = edit_distance(key, *k);
+        if (distance < best) {
+            best = distance;
+            closest = *k;
+        }
+    }
+    if (closest)
+        return err_set(CF_ERR_INVALID, "%s: key \"%s\" is not known; did you mean \"%s\"?", what, key, closest);
+    return err_set(CF_ERR_INVALID, "%s: key \"%s\" is not known", what, key);
+}
+
 cf_err json_only_keys(const json *obj, const char *what, const char *const *keys)
 {
     if (!cJSON_IsObject(obj))
         return err_set(CF_ERR_INVALID, "%s: expected an object", what);
-    for (const cJSON *v = obj->child; v; v = v->next) {
-        const char *closest = NULL;
-        size_t best = 3; /* more than two edits away is no typo */
-        bool known = false;
-        for (const char *const *k = keys; *k && !known; k++) {
-            const size_t distance = edit_distance(v->string, *k);
-            known = distance == 0;
-            if (distance < best) {
-                best = distance;
-                closest = *k;
-            }
-        }
-        if (known)
-            continue;
-        if (closest)
-            return err_set(CF_ERR_INVALID, "%s: key \"%s\" is not known; did you mean \"%s\"?", what, v->string,
-                           closest);
-        return err_set(CF_ERR_INVALID, "%s: key \"%s\" is not known", what, v->string);
-    }
+    for (const cJSON *v = obj->child; v; v = v->next)
+        if (!is_one_of(v->string, keys))
+            return refuse_key(v->string, what, keys);
     return CF_OK;
 }
 
@@ -424,13 +439,12 @@ void json_put_text(json *obj, const char *key, const char *text)
 void json_put_u64(json *obj, const char *key, uint64_t value)
 {
     char text[24];
-    snprintf(text, sizeof text, "%" PRIu64, value);
-    if (value > (uint64_t)EXACT_MAX)
-        json_put_str(obj, key, text);
-    else if (value > PRINTED_MAX) /* as a number, cJSON would print 9007199254740991 as 9.00719925474099e+15 */
-        json_put(obj, key, cJSON_CreateRaw(text));
-    else
+    if (value <= (uint64_t)EXACT_MAX) {
         json_put(obj, key, cJSON_CreateNumber((double)value));
+        return;
+    }
+    snprintf(text, sizeof text, "%" PRIu64, value);
+    json_put_str(obj, key, text);
 }
 
 void json_put_f64(json *obj, const char *key, double value)
@@ -496,19 +510,148 @@ static bool is_whole(const cJSON *v)
     return true;
 }
 
+/* ---- printing: cJSON formats each number with printf and reads it back with scanf, half of a message's cost ---- */
+
+typedef struct printer {
+    char *text; /* owned */
+    size_t used, capacity;
+    bool indented, is_short; /* is_short: of memory */
+} printer;
+
+/* Room for `bytes` more; NULL: no memory, and all that follows is dropped. */
+static char *room(printer *p, size_t bytes)
+{
+    if (p->is_short)
+        return NULL;
+    if (p->capacity - p->used < bytes) {
+        const size_t capacity = 2 * p->capacity + bytes + 256;
+        p->is_short = mem_resize(&p->text, capacity, 1) != CF_OK;
+        if (p->is_short)
+            return NULL;
+        p->capacity = capacity;
+    }
+    return p->text + p->used;
+}
+
+static void put_bytes(printer *p, const char *bytes, size_t count)
+{
+    char *to = room(p, count);
+    if (!to)
+        return;
+    memcpy(to, bytes, count);
+    p->used += count;
+}
+
+static void put_text(printer *p, const char *text)
+{
+    put_bytes(p, text, strlen(text));
+}
+
+static void put_string(printer *p, const char *s)
+{
+    static const char from[] = "\"\\\b\f\n\r\t", to[] = "\"\\bfnrt";
+    char escaped[8];
+    put_text(p, "\"");
+    for (const char *start = s;; s++) {
+        const unsigned char c = (unsigned char)*s;
+        if (c >= 0x20 && c != '"' && c != '\\')
+            continue;
+        put_bytes(p, start, (size_t)(s - start));
+        start = s + 1;
+        if (c == '\0')
+            break;
+        const char *short_form = strchr(from, c);
+        if (short_form)
+            snprintf(escaped, sizeof escaped, "\\%c", to[short_form - from]);
+        else
+            snprintf(escaped, sizeof escaped, "\\u%04x", c);
+        put_text(p, escaped);
+    }
+    put_text(p, "\"");
+}
+
+static void put_digits(printer *p, uint64_t value)
+{
+    char digits[24];
+    size_t at = sizeof digits;
+    do
+        digits[--at] = (char)('0' + value % 10);
+    while (value /= 10);
+    put_bytes(p, digits + at, sizeof digits - at);
+}
+
+/* As few digits as give the same double again. */
+static void put_number(printer *p, double value)
+{
+    char text[32];
+    if (fabs(value) <= EXACT_MAX && floor(value) == value) {
+        if (value < 0)
+            put_text(p, "-");
+        put_digits(p, (uint64_t)fabs(value));
+    } else if (!isfinite(value)) {
+        put_text(p, "null"); /* JSON has no word for it */
+    } else {
+        for (int digits = 15; digits <= 17; digits++) {
+            snprintf(text, sizeof text, "%.*g", digits, value);
+            if (strtod(text, NULL) == value)
+                break;
+        }
+        put_text(p, text);
+    }
+}
+
+static void put_line(printer *p, int depth)
+{
+    if (!p->indented)
+        return;
+    put_text(p, "\n");
+    for (int i = 0; i < depth; i++)
+        put_text(p, "\t");
+}
+
+static void put_value(printer *p, const cJSON *v, int depth)
+{
+    const bool is_object = cJSON_IsObject(v);
+    if (cJSON_IsString(v)) {
+        put_string(p, v->valuestring);
+    } else if (cJSON_IsNumber(v)) {
+        put_number(p, v->valuedouble);
+    } else if (cJSON_IsBool(v) || cJSON_IsNull(v)) {
+        put_text(p, cJSON_IsNull(v) ? "null" : cJSON_IsTrue(v) ? "true" : "false");
+    } else {
+        put_text(p, is_object ? "{" : "[");
+        for (const cJSON *c = v->child; c; c = c->next) {
+            if (is_object) {
+                put_line(p, depth + 1);
+                put_string(p, c->string);
+                put_text(p, p->indented ? ":\t" : ":");
+            }
+            put_value(p, c, depth + 1);
+            if (c->next)
+                put_text(p, p->indented && !is_object ? ", " : ",");
+        }
+        if (is_object)
+            put_line(p, depth);
+        put_text(p, is_object ? "}" : "]");
+    }
+}
+
 cf_err json_print(const json *root, bool indented, char **ret_text)
 {
+    cf_err err = CF_OK;
+    printer p = {.indented = indented};
+    size_t bad_off;
     if (!root || !is_whole(root))
         return err_set(CF_ERR_NOMEM, "out of memory while building JSON");
-    char *text = indented ? cJSON_Print(root) : cJSON_PrintUnformatted(root);
-    if (!text)
-        return err_set(CF_ERR_NOMEM, "out of memory while printing JSON");
-    size_t bad_off;
-    if (!utf8_valid(text, strlen(text), &bad_off)) {
-        const cf_err err = err_set(CF_ERR_INVALID, "JSON: invalid UTF-8 before \"%.40s\"", text + bad_off);
-        cJSON_free(text);
-        return err;
-    }
-    *ret_text = text; /* cJSON allocates with malloc, which mem_free releases */
-    return CF_OK;
+    put_value(&p, root, 0);
+    put_bytes(&p, "", 1);
+    if (p.is_short)
+        FAIL(CF_ERR_NOMEM, "out of memory while printing JSON");
+    if (!utf8_valid(p.text, p.used - 1, &bad_off))
+        FAIL(CF_ERR_INVALID, "JSON: invalid UTF-8 before \"%.40s\"", p.text + bad_off);
+    *ret_text = p.text;
+    p.text = NULL;
+out:
+    mem_free(p.text);
+    return err;
 }

@@ -44,6 +44,8 @@ CF_MUST_CHECK cf_err json_as_u64(const json *v, const char *what, uint64_t min, 
 CF_MUST_CHECK cf_err json_as_f64(const json *v, const char *what, double min, double max, double *ret_value);
 CF_MUST_CHECK cf_err json_as_bool(const json *v, const char *what, bool *ret_value);
 CF_MUST_CHECK cf_err json_as_str(const json *v, const char *what, size_t bytes_max, const char **ret_text);
+/* Checks alone: an array of at most count_max integers in [min, max]. */
+CF_MUST_CHECK cf_err json_as_i32s(const json *v, const char *what, int32_t min, int32_t max, size_t count_max);
 
 /* Member readers: a missing key is CF_ERR_INVALID. Full 64-bit integers travel as decimal strings: json_get_u64
  * accepts both forms, so that seeds above 2^53 survive. */
@@ -67,7 +69,7 @@ void json_put_str(json *obj, const char *key, const char *text); /* NULL text: J
 /* A text for people, an error's: bytes that are not UTF-8 (it may have been cut within a character) become '?'. */
 void json_put_text(json *obj, const char *key, const char *text);
 void json_put_u64(json *obj, const char *key, uint64_t value); /* a string above 2^53 */
-void json_put_f64(json *obj, const char *key, double value);   /* printed with 15 to 17 digits, last bits may go */
+void json_put_f64(json *obj, const char *key, double value);   /* as many digits as give it again; NaN: null */
 void json_put_bool(json *obj, const char *key, bool value);
 void json_put_i32s(json *obj, const char *key, const int32_t *items, size_t count);
 void json_push(json *arr, json *value); /* takes value */

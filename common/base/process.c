@@ -12,7 +12,10 @@
 #include <sys/prctl.h>
 #include <sys/resource.h>
 #include <sys/signalfd.h>
+#include <sys/syscall.h>
 #include <unistd.h>
+
+#define WORK_NICE 5 /* a third of the weight of a thread that answers messages */
 
 void process_follow_parent(void)
 {
@@ -65,6 +68,16 @@ int process_read_signal(int fd)
 {
     struct signalfd_siginfo info;
     return read(fd, &info, sizeof info) == (ssize_t)sizeof info ? (int)info.ssi_signo : 0;
+}
+
+void process_name_thread(const char *name)
+{
+    prctl(PR_SET_NAME, name);
+}
+
+void process_thread_gives_way(void)
+{
+    setpriority(PRIO_PROCESS, (id_t)syscall(SYS_gettid), WORK_NICE);
 }
 
 uint64_t process_rss_bytes(void)

@@ -41,6 +41,13 @@ CF_MUST_CHECK cf_err process_signal_add(int fd, int number);
 /* Reads one signal number from it; 0: none waits. */
 int process_read_signal(int fd);
 
+/* For debuggers and top: the calling thread's name, at most 15 bytes. */
+void process_name_thread(const char *name);
+
+/* The calling thread, and those it starts, do long work: threads that only answer messages go first on a full machine.
+ * Where the system does not permit it, nothing changes. */
+void process_thread_gives_way(void);
+
 /* Resident memory of this process. */
 uint64_t process_rss_bytes(void);
 /* The most it ever was. */

@@ -1,6 +1,8 @@
 /* utf8.c - strict UTF-8 decoding and encoding. Pure. Fails: by return value, never asserts on input bytes. */
 #include "common/base/utf8.h"
 
+#include <string.h>
+
 size_t utf8_decode(const char *text, size_t text_bytes, uint32_t *ret_code_point)
 {
     const unsigned char *s = (const unsigned char *)text;
@@ -33,7 +35,15 @@ bool utf8_valid(const char *text, size_t text_bytes, size_t *ret_bad_off)
 {
     size_t off = 0;
     while (off < text_bytes) {
+        uint64_t eight;
         uint32_t cp;
+        if (text_bytes - off >= sizeof eight) { /* ASCII, as most of it is, eight bytes at a time */
+            memcpy(&eight, text + off, sizeof eight);
+            if (!(eight & 0x8080808080808080u)) {
+                off += sizeof eight;
+                continue;
+            }
+        }
         const size_t n = utf8_decode(text + off, text_bytes - off, &cp);
         if (n == 0) {
             if (ret_bad_off)

@@ -22,7 +22,7 @@ typedef struct wire_field {
     double min, max; /* numbers: range; strings: max bytes; arrays: max count; i32 items lie in [0, 2^24) */
 } wire_field;
 
-#define FIELDS_MAX 28
+#define FIELDS_MAX 28              /* below the 32 bits of check_fields' set */
 #define ITEM_MAX   ((1 << 24) - 1) /* token ids of any vocabulary */
 #define NUM(key, max)                 \
     {                                 \
@@ -205,41 +205,58 @@ static cf_err check_value(const json *v, const wire_field *f)
     case FIELD_STR:
         return json_as_str(v, f->key, (size_t)f->max, &s);
     case FIELD_I32S:
-        return json_is_array(v) ? CF_OK : err_set(CF_ERR_INVALID, "%s: expected an array", f->key);
+        return json_as_i32s(v, f->key, 0, ITEM_MAX, (size_t)f->max);
     case FIELD_JSON:
         return json_is_array(v) || json_is_object(v) ? CF_OK : err_set(CF_ERR_INVALID, "%s: expected a tree", f->key);
     }
     return err_set(CF_ERR_INVALID, "%s: no such type", f->key);
 }
 
-static cf_err check_fields(const json *root, const wire_rule *rule)
+/* Which field of the rule the member is: messages come in the table's order, so the next one is looked at first. */
+static size_t find_field(const wire_rule *rule, const char *key, size_t hint)
 {
-    cf_err err = CF_OK;
+    for (size_t n = 0; n < rule->count; n++) {
+        const size_t i = hint + n < rule->count ? hint + n : hint + n - rule->count;
+        if (strcmp(rule->fields[i].key, key) == 0)
+            return i;
+    }
+    return rule->count;
+}
+
+/* Names the key and the closest one of the rule. */
+static cf_err refuse_key(const json *root, const wire_rule *rule)
+{
     const char *keys[FIELDS_MAX + 3] = {"v", "kind"};
-    CF_ASSERT(rule->count <= FIELDS_MAX);
     for (size_t i = 0; i < rule->count; i++)
         keys[i + 2] = rule->fields[i].key;
-    TRY(json_only_keys(root, rule->name, keys));
-    for (size_t i = 0; i < rule->count; i++) {
-        const wire_field *f = &rule->fields[i];
-        const json *v = json_find(root, f->key);
-        if (!v && f->optional)
+    const cf_err err = json_only_keys(root, rule->name, keys);
+    CF_ASSERT(err != CF_OK);
+    return err;
+}
+
+static cf_err check_fields(const json *root, const wire_rule *rule)
+{
+    uint32_t seen = 0;
+    size_t next = 0;
+    CF_ASSERT(rule->count <= FIELDS_MAX);
+    for (const json *v = json_first(root); v; v = json_next(v)) {
+        const char *key = json_key(v);
+        const size_t i = find_field(rule, key, next);
+        if (i == rule->count) {
+            if (strcmp(key, "v") != 0 && strcmp(key, "kind") != 0)
+                return refuse_key(root, rule);
             continue;
-        if (!v)
-            FAIL(CF_ERR_INVALID, "%s: field \"%s\" is missing", rule->name, f->key);
-        err = check_value(v, f);
-        if (err == CF_OK && f->type == FIELD_I32S) {
-            int32_t *items;
-            size_t count;
-            err = json_get_i32s(root, f->key, 0, ITEM_MAX, (size_t)f->max, &items, &count);
-            if (err == CF_OK)
-                mem_free(items);
         }
+        const cf_err err = check_value(v, &rule->fields[i]);
         if (err != CF_OK)
             return err_context(err, "%s", rule->name);
+        seen |= 1u << i;
+        next = i + 1;
     }
-out:
-    return err;
+    for (size_t i = 0; i < rule->count; i++)
+        if (!(seen & 1u << i) && !rule->fields[i].optional)
+            return err_set(CF_ERR_INVALID, "%s: field \"%s\" is missing", rule->name, rule->fields[i].key);
+    return CF_OK;
 }
 
 static cf_err find_rule(const json *root, wire_kind *ret_kind)

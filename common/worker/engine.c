@@ -14,19 +14,17 @@
 #include <stdio.h>
 #include <string.h>
 #include <sys/eventfd.h>
-#include <sys/resource.h>
-#include <sys/syscall.h>
 #include <unistd.h>
 
 #include "common/base/check.h"
 #include "common/base/clock.h"
 #include "common/base/io.h"
 #include "common/base/mem.h"
+#include "common/base/process.h"
 #include "common/worker/voice_cache.h"
 
 #define RESULTS_PER_STEP 64
 #define CANCELS_MAX      JOBS_PER_MEMBER_MAX
-#define COMPUTE_NICE     5 /* control threads go first: hand-over stays below a millisecond */
 
 typedef struct job_list {
     engine_job *head, **tail;
@@ -246,7 +244,8 @@ static cf_err step_once(engine *e)
 static void *compute_main(void *arg)
 {
     engine *e = arg;
-    setpriority(PRIO_PROCESS, (id_t)syscall(SYS_gettid), COMPUTE_NICE);
+    process_name_thread("compute");
+    process_thread_gives_way();
     cf_err err = voice_cache_open(e->model_dir, e->voice_store, &e->voices);
     if (err == CF_OK)
         err = e->ops->open(&e->cfg, &e->stage);

@@ -2,6 +2,7 @@
  * printed is read back as it was, integers to the last digit. */
 #include "tests/harness/test.h"
 
+#include <math.h>
 #include <stdio.h>
 #include <string.h>
 
@@ -131,6 +132,52 @@ static void test_never_prints_what_it_refuses(void **state)
     mem_free(text);
 }
 
+/* Line and indented form; a double is printed with as few digits as give it again. */
+static void test_printing(void **state)
+{
+    (void)state;
+    static const struct {
+        double value;
+        const char *printed;
+    } cases[] = {
+        {0.1, "[0.1]"},
+        {1.0 / 3, "[0.3333333333333333]"},
+        {-2.5e-7, "[-2.5e-07]"},
+        {-7, "[-7]"},
+        {-0.0, "[0]"},
+        {1e300, "[1e+300]"},
+        {1e16, "[1e+16]"},
+        {NAN, "[null]"},
+        {INFINITY, "[null]"},
+        {123456789.125, "[123456789.125]"},
+        {9007199254740992.0, "[9007199254740992]"},
+    };
+    char *text = NULL;
+    for (size_t i = 0; i < CF_COUNT(cases); i++) {
+        json *list = json_array();
+        json_push(list, json_num(cases[i].value));
+        assert_ok(json_print(list, false, &text));
+        assert_string_equal(text, cases[i].printed);
+        mem_free(text);
+        json_close(list);
+    }
+    static const char source[] =
+        "{\"a\\\"\\\\/\\b\\f\\n\\r\\t\\u0001\\u007f\":[1,[true,null],{}],\"o\":{\"k\":\"\xc3\xa9\"}}";
+    json *root;
+    assert_ok(json_parse(source, sizeof source - 1, DEPTH, &root));
+    assert_ok(json_print(root, false, &text));
+    assert_string_equal(text,
+                        "{\"a\\\"\\\\/\\b\\f\\n\\r\\t\\u0001\x7f\":[1,[true,null],{}],\"o\":{\"k\":\"\xc3\xa9\"}}");
+    mem_free(text);
+    json_close(root);
+    static const char nested[] = "{\"a\":[1,2],\"b\":{\"c\":\"d\"}}";
+    assert_ok(json_parse(nested, sizeof nested - 1, DEPTH, &root));
+    assert_ok(json_print(root, true, &text));
+    assert_string_equal(text, "{\n\t\"a\":\t[1, 2],\n\t\"b\":\t{\n\t\t\"c\":\t\"d\"\n\t}\n}");
+    mem_free(text);
+    json_close(root);
+}
+
 static void test_unknown_keys(void **state)
 {
     (void)state;
@@ -159,6 +206,7 @@ int main(void)
         cmocka_unit_test(test_refuses_what_is_not_json),
         cmocka_unit_test(test_accepts_json),
         cmocka_unit_test(test_integers_survive),
+        cmocka_unit_test(test_printing),
         cmocka_unit_test(test_unknown_keys),
         cmocka_unit_test(test_never_prints_what_it_refuses),
     };
