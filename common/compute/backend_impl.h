@@ -32,6 +32,7 @@ struct weight {
     size_t bytes;
     void *data; /* in the backend's kept memory */
     void *impl; /* the device's own; freed by weight_close */
+    bool tiled; /* CPU: data is in tiles (cpu/tile_kernels.h) */
     /* Of mapped weights; part_count 0: packed. */
     weight_part parts[WEIGHT_PARTS_MAX]; /* data borrowed until the backend closes */
     int part_count;

@@ -60,6 +60,18 @@ static cf_err open_narrow(const subject *s, int threads, backend **ret_backend)
         FAIL(CF_ERR_UNSUPPORTED, "%s: oneDNN has no AVX-512 here", s->name);
     TRY(open_engine(threads, true, ret_backend));
     cpu_of(*ret_backend)->dnnl_bf16 = true;
+    cpu_of(*ret_backend)->tiles = NULL;
+out:
+    return err;
+}
+
+static cf_err open_widened(const subject *s, int threads, backend **ret_backend)
+{
+    cf_err err;
+    if (!onednn_has_fast_f32())
+        FAIL(CF_ERR_UNSUPPORTED, "%s: no AVX-512 here", s->name);
+    TRY(open_engine(threads, true, ret_backend));
+    cpu_of(*ret_backend)->tiles = &tile_kernels_avx512;
 out:
     return err;
 }
@@ -69,7 +81,8 @@ const subject subjects[] = {
     {.name = "cpu", .open = open_device, .device = "cpu", .threaded = true},
     {.name = "cpu-own", .open = open_own, .threaded = true},         /* without oneDNN */
     {.name = "cpu-plain-c", .open = open_plain_c, .threaded = true}, /* without vector instructions either */
-    {.name = "cpu-bf16", .open = open_narrow, .threaded = true, .bf16_only = true}, /* as on AMX: bf16 in memory */
+    {.name = "cpu-bf16", .open = open_narrow, .threaded = true, .bf16_only = true},   /* as on AMX: bf16 in memory */
+    {.name = "cpu-tiles", .open = open_widened, .threaded = true, .bf16_only = true}, /* as without a matrix unit */
     {.name = "cuda", .open = open_device, .device = "cuda:0"},
 };
 const int subject_count = (int)(sizeof subjects / sizeof subjects[0]);

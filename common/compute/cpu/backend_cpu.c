@@ -195,8 +195,10 @@ cf_err cpu_fast_open(backend *be, int threads, bool use_dnnl)
     cpu->vec = vec_choose();
     cpu->kernels = gemm_kernels_choose();
     TRY(open_workers(be));
-    if (use_dnnl)
+    if (use_dnnl) {
         TRY(gemm_dnnl_open(cpu, be));
+        cpu->tiles = tile_kernels_choose();
+    }
     describe_fast(be);
 out:
     return err; /* backend_close frees what was made */

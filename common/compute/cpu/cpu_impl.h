@@ -8,6 +8,7 @@
 #include "common/compute/backend_impl.h"
 #include "common/compute/cpu/gemm_kernels.h"
 #include "common/compute/cpu/pool.h"
+#include "common/compute/cpu/tile_kernels.h"
 #include "common/compute/cpu/vec.h"
 
 #define HEAD_VALUES      64
@@ -39,6 +40,7 @@ typedef struct cpu_state {
     pool *threads; /* owned */
     const vec_ops *vec;
     const gemm_kernels *kernels;
+    const tile_kernels *tiles;   /* NULL: not used */
     struct onednn_context *dnnl; /* owned; NULL: not used */
     bool use_dnnl;               /* f32 and bf16 products go through oneDNN */
     bool dnnl_bf16;              /* its bf16 products read bf16; otherwise values rounded to bf16, in f32 */

@@ -258,6 +258,10 @@ static cf_err run_job(backend *be, gemm_job *job)
     job->panels = div_ceil(job->group_cols, job->panel_cols);
     if (w->impl)
         return gemm_dnnl_run(job);
+    if (w->tiled) {
+        err = gemm_tiles_run(be, job);
+        goto out;
+    }
     job->packed = w->data;
     if (w->part_count > 0)
         TRY(gemm_map_pack(be, w, &job->packed));
@@ -325,6 +329,8 @@ cf_err gemm_pack(backend *be, const float *w, weight *out)
     const int64_t inner = out->k_in / out->groups;
     const bool narrow = out->operands == PRECISION_BF16;
 
+    if (gemm_tiles_take(cpu_of(be), out))
+        return gemm_tiles_pack(be, w, out);
     if (cpu_of(be)->use_dnnl)
         return gemm_dnnl_pack(be, w, out);
     TRY(take_packed(be, GEMM_PANEL, narrow ? sizeof(uint16_t) : sizeof(float), out));

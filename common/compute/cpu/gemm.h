@@ -87,4 +87,9 @@ cf_err gemm_dnnl_pack(backend *be, const float *w, weight *out);
 cf_err gemm_dnnl_run(gemm_job *job);
 void gemm_dnnl_weight_close(weight *w);
 
+/* bf16 weights in tiles, kept once for both kinds: gemm_tiles.c. take: whether this weight goes there. */
+bool gemm_tiles_take(const cpu_state *cpu, const weight *w);
+cf_err gemm_tiles_pack(backend *be, const float *values, weight *out);
+cf_err gemm_tiles_run(backend *be, gemm_job *job);
+
 #endif

@@ -1,0 +1,118 @@
+/*
+ * tiles_amx.c - tile_kernels.h on the matrix unit of x86-64: one instruction multiplies a 16 x 32 by a 32 x 16 tile.
+ * Any thread between begin and end; the state is the thread's tile registers; cannot fail.
+ *
+ * Two row tiles by two halves of a panel use four accumulators, so that each tile that is loaded is used twice. With
+ * one row tile the unit waits for memory: the panel is fetched STREAM_BYTES ahead, in time for a read of main memory.
+ */
+#define _GNU_SOURCE
+#include "common/compute/cpu/tile_kernels.h"
+
+#if defined(__x86_64__)
+#pragma GCC target("avx512f,avx512bw,avx512vl,avx512bf16,amx-tile,amx-bf16")
+#include <immintrin.h>
+#include <string.h>
+
+#define STREAM_BYTES 8192
+#define LINE_BYTES   64
+#define TILE_BYTES   1024
+#define ROW_BYTES    64 /* of a bf16 tile */
+#define C_BYTES      (TILE_COLS * (int)sizeof(float))
+
+/* The instruction's operand. In memory that never changes: the compiler does not know that the instruction reads all
+ * of it. */
+typedef struct tile_config {
+    uint8_t palette, start_row, reserved[14];
+    uint16_t row_bytes[16];
+    uint8_t rows[16];
+} tile_config;
+
+#define EIGHT_OF(x)                            \
+    {                                          \
+        (x), (x), (x), (x), (x), (x), (x), (x) \
+    }
+static const tile_config all_full = {.palette = 1, .row_bytes = EIGHT_OF(ROW_BYTES), .rows = EIGHT_OF(TILE_ROWS)};
+
+static void amx_begin(void)
+{
+    _tile_loadconfig(&all_full);
+}
+
+static void amx_end(void)
+{
+    _tile_release();
+}
+
+static void amx_narrow(int rows, int64_t depth, const float *x, int64_t x_pitch, uint16_t *tiles)
+{
+    const int64_t depth_tiles = (depth + TILE_DEPTH - 1) / TILE_DEPTH;
+    for (int r = 0; r < TILE_ROWS; r++)
+        for (int64_t d = 0; d < depth_tiles; d++) {
+            uint16_t *to = tiles + d * TILE_VALUES + r * TILE_DEPTH;
+            const int64_t left = r < rows ? depth - d * TILE_DEPTH : 0;
+            const __mmask32 some = left >= TILE_DEPTH ? 0xFFFFFFFFu : (__mmask32)((1ull << (left > 0 ? left : 0)) - 1);
+            const float *from = x + r * x_pitch + d * TILE_DEPTH;
+            const __m512 low = _mm512_maskz_loadu_ps((__mmask16)some, from);
+            const __m512 high = _mm512_maskz_loadu_ps((__mmask16)(some >> 16), from + TILE_DEPTH / 2);
+            const __m512bh both = _mm512_cvtne2ps_pbh(high, low);
+            memcpy(to, &both, sizeof both);
+        }
+}
+
+static void one_row_tile(int64_t depth_tiles, const uint16_t *a, const uint16_t *b, int stream, float *c)
+{
+    const char *ahead = (const char *)b + STREAM_BYTES;
+    _tile_zero(0);
+    _tile_zero(1);
+    for (int64_t d = 0; d < depth_tiles; d++) {
+        for (int line = 0; stream && line < 2 * TILE_BYTES; line += LINE_BYTES)
+            _mm_prefetch(ahead + d * 2 * TILE_BYTES + line, _MM_HINT_T0);
+        _tile_loadd(4, a + d * TILE_VALUES, ROW_BYTES);
+        _tile_loadd(6, b + d * 2 * TILE_VALUES, ROW_BYTES);
+        _tile_loadd(7, b + d * 2 * TILE_VALUES + TILE_VALUES, ROW_BYTES);
+        _tile_dpbf16ps(0, 4, 6);
+        _tile_dpbf16ps(1, 4, 7);
+    }
+    _tile_stored(0, c, C_BYTES);
+    _tile_stored(1, c + TILE_COLS / 2, C_BYTES);
+}
+
+static void two_row_tiles(int64_t depth_tiles, const uint16_t *a, const uint16_t *a2, const uint16_t *b, float *c)
+{
+    _tile_zero(0);
+    _tile_zero(1);
+    _tile_zero(2);
+    _tile_zero(3);
+    for (int64_t d = 0; d < depth_tiles; d++) {
+        _tile_loadd(6, b + d * 2 * TILE_VALUES, ROW_BYTES);
+        _tile_loadd(7, b + d * 2 * TILE_VALUES + TILE_VALUES, ROW_BYTES);
+        _tile_loadd(4, a + d * TILE_VALUES, ROW_BYTES);
+        _tile_dpbf16ps(0, 4, 6);
+        _tile_dpbf16ps(1, 4, 7);
+        _tile_loadd(5, a2 + d * TILE_VALUES, ROW_BYTES);
+        _tile_dpbf16ps(2, 5, 6);
+        _tile_dpbf16ps(3, 5, 7);
+    }
+    _tile_stored(0, c, C_BYTES);
+    _tile_stored(1, c + TILE_COLS / 2, C_BYTES);
+    _tile_stored(2, c + TILE_ROWS * TILE_COLS, C_BYTES);
+    _tile_stored(3, c + TILE_ROWS * TILE_COLS + TILE_COLS / 2, C_BYTES);
+}
+
+static void amx_multiply(int rows, int64_t depth_tiles, const uint16_t *a, const uint16_t *a2, const uint16_t *b,
+                         int stream, float *c)
+{
+    if (rows > TILE_ROWS)
+        two_row_tiles(depth_tiles, a, a2, b, c);
+    else
+        one_row_tile(depth_tiles, a, b, stream, c);
+}
+
+const tile_kernels tile_kernels_amx = {
+    .name = "amx", .begin = amx_begin, .end = amx_end, .narrow = amx_narrow, .multiply = amx_multiply};
+
+#else
+
+const tile_kernels tile_kernels_amx = {.name = "none"};
+
+#endif
