@@ -61,6 +61,7 @@ static cf_err open_narrow(const subject *s, int threads, backend **ret_backend)
     TRY(open_engine(threads, true, ret_backend));
     cpu_of(*ret_backend)->dnnl_bf16 = true;
     cpu_of(*ret_backend)->tiles = NULL;
+    cpu_of(*ret_backend)->use_amx = false;
 out:
     return err;
 }

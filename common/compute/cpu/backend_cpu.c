@@ -10,6 +10,7 @@
 #include <string.h>
 
 #include "common/base/check.h"
+#include "common/compute/cpu/amx.h"
 #include "common/compute/cpu/gemm.h"
 
 static cf_err cpu_sync(backend *be)
@@ -198,6 +199,7 @@ cf_err cpu_fast_open(backend *be, int threads, bool use_dnnl)
     if (use_dnnl) {
         TRY(gemm_dnnl_open(cpu, be));
         cpu->tiles = tile_kernels_choose();
+        cpu->use_amx = amx_usable();
     }
     describe_fast(be);
 out:

@@ -42,6 +42,7 @@ typedef struct cpu_state {
     const gemm_kernels *kernels;
     const tile_kernels *tiles;   /* NULL: not used */
     struct onednn_context *dnnl; /* owned; NULL: not used */
+    bool use_amx;                /* bulk products with bf16 operands, and attention, go through tiles (amx.h) */
     bool use_dnnl;               /* f32 and bf16 products go through oneDNN */
     bool dnnl_bf16;              /* its bf16 products read bf16; otherwise values rounded to bf16, in f32 */
     cpu_worker *workers;         /* [threads], owned; their buffers are the backend's kept memory */

@@ -256,6 +256,10 @@ static cf_err run_job(backend *be, gemm_job *job)
     job->group_cols = w->n_out / w->groups;
     job->panel_cols = job->wide ? GEMM_PANEL_F64 : GEMM_PANEL;
     job->panels = div_ceil(job->group_cols, job->panel_cols);
+    if (gemm_amx_take(job->cpu, w)) {
+        err = gemm_amx_run(be, job);
+        goto out;
+    }
     if (w->impl)
         return gemm_dnnl_run(job);
     if (w->tiled) {
@@ -331,6 +335,8 @@ cf_err gemm_pack(backend *be, const float *w, weight *out)
 
     if (gemm_tiles_take(cpu_of(be), out))
         return gemm_tiles_pack(be, w, out);
+    if (gemm_amx_take(cpu_of(be), out))
+        return gemm_amx_pack(be, w, out);
     if (cpu_of(be)->use_dnnl)
         return gemm_dnnl_pack(be, w, out);
     TRY(take_packed(be, GEMM_PANEL, narrow ? sizeof(uint16_t) : sizeof(float), out));

@@ -92,4 +92,9 @@ bool gemm_tiles_take(const cpu_state *cpu, const weight *w);
 cf_err gemm_tiles_pack(backend *be, const float *values, weight *out);
 cf_err gemm_tiles_run(backend *be, gemm_job *job);
 
+/* The tile engine: gemm_amx.c. take: whether it holds and multiplies this weight. */
+bool gemm_amx_take(const cpu_state *cpu, const weight *w);
+cf_err gemm_amx_pack(backend *be, const float *values, weight *out);
+cf_err gemm_amx_run(backend *be, gemm_job *job);
+
 #endif

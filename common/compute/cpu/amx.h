@@ -1,0 +1,58 @@
+/*
+ * amx.h - matrix products with the tile unit of x86-64 (AMX-BF16), and the AVX-512 loops around them. amx.c is the only
+ * file that knows the instructions.
+ *
+ * One call multiplies a block of 32 rows and 32 columns:
+ *
+ *   c[r][n] = sum over taps, chunks and 32 values of a chunk: a[r][tap][chunk][k] b[tap][chunk][k][n]
+ *
+ * Operands are bf16, sums f32, rounded as the instruction does: pairs of products, in this order. A value of c depends
+ * on its own row of a and its own column of b alone, so neither the place in a block nor other rows show in its bytes.
+ */
+#ifndef CF_COMPUTE_CPU_AMX_H
+#define CF_COMPUTE_CPU_AMX_H
+
+#include <stdbool.h>
+#include <stdint.h>
+
+#define AMX_SIDE         32                      /* rows, columns and depth of one step */
+#define AMX_STEP_VALUES  (AMX_SIDE * AMX_SIDE)   /* of b */
+#define AMX_BLOCK_VALUES (AMX_SIDE * AMX_SIDE)   /* of c */
+#define AMX_TERMS_MAX    3
+
+/* Whether this processor and kernel let the process use tiles; asks for the permission once. */
+bool amx_usable(void);
+
+/* Around the calls of one task: sets the thread's tiles up, and gives them back. */
+void amx_begin(void);
+void amx_end(void);
+
+/* How a's rows lie, in values: a[r][tap][chunk][k] is at[r * row_pitch + tap * tap_pitch + chunk * 32 + k]. */
+typedef struct amx_shape {
+    int64_t row_pitch, tap_pitch;
+    int64_t taps, chunks;
+} amx_shape;
+
+/* c = sum of `terms` products of one shape. All 32 rows of a are read.
+ * b: [taps][chunks] steps as amx_pack_step makes them   c: [32][32], 64-byte aligned */
+void amx_multiply(const amx_shape *shape, int terms, const uint16_t *const *a, const uint16_t *const *b, float *c);
+
+/* Where value (k, n) of a step of b lies. */
+static inline int amx_step_idx(int k, int n)
+{
+    return n / 16 * (AMX_STEP_VALUES / 2) + k / 2 * 32 + n % 16 * 2 + k % 2;
+}
+
+/* bf16 of count values; with ret_low also bf16 of what the first rounding left. */
+void amx_narrow(const float *x, int64_t count, uint16_t *ret_high, uint16_t *ret_low);
+
+/* The block c: [32][32] with `rows` rows and `cols` columns that exist. bias: [cols] */
+void amx_add_bias(const float *bias, int64_t cols, float *c);
+void amx_store_f32(const float *c, int64_t rows, int64_t cols, int64_t pitch, float *y);
+void amx_store_bf16(const float *c, int64_t rows, int64_t cols, int64_t pitch, uint16_t *y);
+/* y = c + add; add lies as y does, and may be y */
+void amx_store_sum(const float *c, int64_t rows, int64_t cols, int64_t pitch, const float *add, float *y);
+/* y += gate[r] * c, one line of gates for each row */
+void amx_store_gated(const float *c, int64_t rows, int64_t cols, int64_t pitch, const float *const *gate, float *y);
+
+#endif
