@@ -14,6 +14,7 @@
 #include <string.h>
 #include <unistd.h>
 
+#include "common/base/check.h"
 #include "common/base/clock.h"
 #include "common/base/device.h"
 #include "common/compute/backend.h"
@@ -49,45 +50,67 @@ out:
     return err;
 }
 
+/* Options that are keys of the configuration. */
+static const struct {
+    int letter;
+    const char *option, *key;
+    enum { OPTION_TEXT, OPTION_NUMBER, OPTION_FLAG } kind;
+} key_options[] = {
+    {'m', "--model", "model", OPTION_TEXT},
+    {1002, "--device", "device", OPTION_TEXT},
+    {1003, "--precision", "precision", OPTION_TEXT},
+    {1004, "--threads", "threads", OPTION_NUMBER},
+    {1005, "--base-weights", "base_weights", OPTION_FLAG},
+    {1006, "--llm", "llm_workers", OPTION_NUMBER},
+    {1007, "--flow", "flow_workers", OPTION_NUMBER},
+    {1008, "--hift", "hift_workers", OPTION_NUMBER},
+    {1009, "--naive", "naive", OPTION_FLAG},
+};
+CF_STATIC_ASSERT(CF_COUNT(key_options) == FARM_KEY_OPTIONS, "an option has no place for its value");
+
+static cf_err apply_option(farm_options *o, size_t i)
+{
+    cf_err err = CF_OK;
+    if (key_options[i].kind != OPTION_FLAG)
+        return set_key(&o->cfg, key_options[i].option, key_options[i].key, o->given[i],
+                       key_options[i].kind == OPTION_NUMBER);
+    json *obj = json_object();
+    json_put_bool(obj, key_options[i].key, true);
+    TRY(config_apply(&o->cfg, obj, key_options[i].option));
+out:
+    json_close(obj);
+    return err;
+}
+
+/* A file loses against the options, those before it too. */
+static cf_err load_config(farm_options *o, const char *path)
+{
+    cf_err err;
+    TRY(config_load(&o->cfg, path));
+    for (size_t i = 0; i < FARM_KEY_OPTIONS; i++)
+        if (o->given[i])
+            TRY(apply_option(o, i));
+    o->model_given = o->model_given || o->cfg.model[0];
+out:
+    return err;
+}
+
 bool farm_options_take(farm_options *o, int letter, const char *value, cf_err *ret_err)
 {
     *ret_err = CF_OK;
-    switch (letter) {
-    case 'm':
-        *ret_err = set_key(&o->cfg, "--model", "model", value, false);
-        o->model_given = true;
+    if (letter == 1001) {
+        *ret_err = load_config(o, value);
         return true;
-    case 1001:
-        *ret_err = config_load(&o->cfg, value);
-        o->model_given = o->model_given || o->cfg.model[0];
-        return true;
-    case 1002:
-        *ret_err = set_key(&o->cfg, "--device", "device", value, false);
-        return true;
-    case 1003:
-        *ret_err = set_key(&o->cfg, "--precision", "precision", value, false);
-        return true;
-    case 1004:
-        *ret_err = set_key(&o->cfg, "--threads", "threads", value, true);
-        return true;
-    case 1005:
-        o->cfg.base_weights = true;
-        return true;
-    case 1006:
-        *ret_err = set_key(&o->cfg, "--llm", "llm_workers", value, true);
-        return true;
-    case 1007:
-        *ret_err = set_key(&o->cfg, "--flow", "flow_workers", value, true);
-        return true;
-    case 1008:
-        *ret_err = set_key(&o->cfg, "--hift", "hift_workers", value, true);
-        return true;
-    case 1009:
-        o->cfg.naive = true;
-        return true;
-    default:
-        return false;
     }
+    for (size_t i = 0; i < FARM_KEY_OPTIONS; i++) {
+        if (letter != key_options[i].letter)
+            continue;
+        o->given[i] = key_options[i].kind == OPTION_FLAG ? "" : value;
+        o->model_given = o->model_given || letter == 'm';
+        *ret_err = apply_option(o, i);
+        return true;
+    }
+    return false;
 }
 
 cf_err farm_options_number(const char *option, const char *text, uint64_t max, uint64_t *ret_value)

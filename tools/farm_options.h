@@ -21,19 +21,22 @@
         "naive", no_argument, NULL, 1009                                                         \
     }
 #define FARM_SHORT_OPTIONS "m:"
-#define FARM_OPTIONS_HELP                                                                   \
-    "  -m, --model DIR       model directory (or COSYFARM_MODEL)\n"                         \
-    "      --config FILE     configuration, JSON; options given here win\n"                 \
-    "      --device cpu      where stages compute\n"                                        \
-    "      --precision P     f32 (default) or bf16\n"                                       \
-    "      --threads N       compute threads of each worker (default: all it may run on)\n" \
-    "      --llm N --flow N --hift N   workers of each stage (default 1)\n"                 \
-    "      --base-weights    llm.pt although llm.rl.pt exists\n"                            \
+#define FARM_OPTIONS_HELP                                                                           \
+    "  -m, --model DIR       model directory (or COSYFARM_MODEL)\n"                                 \
+    "      --config FILE     configuration, JSON; options win over its keys, wherever they stand\n" \
+    "      --device cpu      where stages compute\n"                                                \
+    "      --precision P     f32 (default) or bf16\n"                                               \
+    "      --threads N       compute threads of each worker (default: all it may run on)\n"         \
+    "      --llm N --flow N --hift N   workers of each stage (default 1)\n"                         \
+    "      --base-weights    llm.pt although llm.rl.pt exists\n"                                    \
     "      --naive           plain reference loops (slow)\n"
+
+#define FARM_KEY_OPTIONS 9 /* of them are keys of the configuration */
 
 typedef struct farm_options {
     config cfg;
     bool model_given;
+    const char *given[FARM_KEY_OPTIONS]; /* borrowed from the command line: what was given for each, or NULL */
 } farm_options;
 
 /* Defaults, then COSYFARM_MODEL. */

@@ -1,0 +1,103 @@
+/*
+ * test_farm_options.c - options of a farm and its configuration file: the option wins over the key, whichever stands
+ * first on the command line; what is wrong is named.
+ */
+#define _GNU_SOURCE
+#include "tests/harness/test.h"
+
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "common/base/io.h"
+#include "tools/farm_options.h"
+
+static char config_path[256];
+
+static int begin(void **state)
+{
+    static const char text[] = "{\"model\":\"/of/the/file\",\"precision\":\"bf16\",\"threads\":3,\"llm_workers\":2,"
+                               "\"flow_workers\":2,\"naive\":false,\"deaths_max\":7}";
+    (void)state;
+    unsetenv("COSYFARM_MODEL");
+    snprintf(config_path, sizeof config_path, "%s/c.json", test_temp_dir());
+    return io_write_file(config_path, text, sizeof text - 1) == CF_OK ? 0 : -1;
+}
+
+/* The words through getopt, as a verb does it. */
+static cf_err take(farm_options *o, const char *const *words)
+{
+    static const struct option options[] = {FARM_LONG_OPTIONS, {0}};
+    char *argv[24];
+    int argc = 0;
+    cf_err err = CF_OK;
+    for (; words[argc]; argc++)
+        argv[argc] = (char *)(uintptr_t)words[argc];
+    argv[argc] = NULL;
+    farm_options_init(o);
+    optind = 0; /* from the beginning again */
+    for (int c; err == CF_OK && (c = getopt_long(argc, argv, FARM_SHORT_OPTIONS, options, NULL)) != -1;)
+        assert_true(farm_options_take(o, c, optarg, &err));
+    return err;
+}
+
+#define TAKE(o, ...) take(o, (const char *const[]){"cosyfarm", __VA_ARGS__, NULL})
+
+static void expect_options(const farm_options *o)
+{
+    assert_string_equal(o->cfg.model, "/of/the/option");
+    assert_string_equal(o->cfg.precision, "f32");
+    assert_int_equal(o->cfg.threads, 1);
+    assert_int_equal(o->cfg.llm_workers, 4);
+    assert_true(o->cfg.naive);
+    assert_int_equal(o->cfg.flow_workers, 2); /* nobody gave that one */
+    assert_int_equal(o->cfg.deaths_max, 7);
+    assert_true(o->model_given);
+}
+
+static void test_options_win(void **state)
+{
+    (void)state;
+    static farm_options o;
+    assert_ok(TAKE(&o, "-m", "/of/the/option", "--precision", "f32", "--threads", "1", "--llm", "4", "--naive",
+                   "--config", config_path));
+    expect_options(&o);
+    assert_ok(TAKE(&o, "--config", config_path, "-m", "/of/the/option", "--precision", "f32", "--threads", "1", "--llm",
+                   "4", "--naive"));
+    expect_options(&o);
+    assert_ok(TAKE(&o, "-m", "/of/the/option", "--precision", "f32", "--config", config_path, "--threads", "1", "--llm",
+                   "2", "--llm", "4", "--naive"));
+    expect_options(&o);
+}
+
+static void test_the_file_alone(void **state)
+{
+    (void)state;
+    static farm_options o;
+    assert_ok(TAKE(&o, "--config", config_path));
+    assert_string_equal(o.cfg.model, "/of/the/file");
+    assert_string_equal(o.cfg.precision, "bf16");
+    assert_true(o.model_given);
+    assert_ok(TAKE(&o, "--threads", "2"));
+    assert_false(o.model_given);
+}
+
+static void test_refusals(void **state)
+{
+    (void)state;
+    static farm_options o;
+    assert_err(CF_ERR_INVALID, "--threads: expected a number, found \"many\"", TAKE(&o, "--threads", "many"));
+    assert_err(CF_ERR_INVALID, "--llm: llm_workers: expected 0..16, found 17", TAKE(&o, "--llm", "17"));
+    assert_err(CF_ERR_NOTFOUND, "/none.json", TAKE(&o, "--config", "/none.json"));
+    assert_non_null(strstr(FARM_OPTIONS_HELP, "options win over its keys, wherever they stand"));
+}
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(test_options_win),
+        cmocka_unit_test(test_the_file_alone),
+        cmocka_unit_test(test_refusals),
+    };
+    return cmocka_run_group_tests_name("farm_options", tests, begin, NULL);
+}
