@@ -232,15 +232,14 @@ static cf_err voice_import(const arguments *a)
     TRY(model_dir_config(a->model_path, &config));
     TRY(voices_import(a->operands[0], &voices, &count));
     TRY(select_voices(a, voices, count, &first, &end));
-    for (size_t i = first; i < end; i++) /* all are checked before the first is written */
+    for (size_t i = first; i < end; i++) { /* all are checked before the first is written */
         TRY(check_ids(voices[i], &config));
+        if (!a->force && voice_exists(a->model_path, voices[i]->name))
+            FAIL(CF_ERR_BUSY, "voice %s exists already; --force replaces it; none was imported", voices[i]->name);
+    }
     for (size_t i = first; i < end; i++) {
         warn_about(voices[i]);
-        err = voice_save(a->model_path, voices[i], a->force);
-        if (err == CF_ERR_BUSY)
-            err = err_set(CF_ERR_BUSY, "voice %s exists already; --force replaces it", voices[i]->name);
-        if (err != CF_OK)
-            goto out;
+        TRY(voice_save(a->model_path, voices[i], a->force));
         if (a->json)
             TRY(print_json(voices[i]));
         else

@@ -433,6 +433,12 @@ cf_err voice_save_file(const char *path, const voice *v)
     return safetensors_write(path, items, count, texts, text_count);
 }
 
+bool voice_exists(const char *model_path, const char *name)
+{
+    char path[IO_PATH_BYTES];
+    return voice_path(model_path, name, path) == CF_OK && io_exists(path);
+}
+
 cf_err voice_save(const char *model_path, const voice *v, bool replace)
 {
     cf_err err;

@@ -76,6 +76,9 @@ CF_MUST_CHECK cf_err voice_check_networks(const char *model_path, const voice *v
 CF_MUST_CHECK cf_err voices_import(const char *path, voice ***ret_voices, size_t *ret_count);
 void voices_close(voice **voices, size_t count);
 
+/* Is there a file of that voice? */
+bool voice_exists(const char *model_path, const char *name);
+
 /* Writes MODEL/voices/NAME.safetensors atomically; CF_ERR_BUSY when it exists and replace is false. */
 CF_MUST_CHECK cf_err voice_save(const char *model_path, const voice *v, bool replace);
 

@@ -346,6 +346,14 @@ static void test_imports_saved_voices(void **state)
     snprintf(file, sizeof file, "%s", test_shared("data/pt/spk2info-tiny.pt"));
     expect_failure(VOICE("import", "-m", dir, ids, "--force"), EXIT_CONFIG, "the model has 832 text rows");
     expect_failure(VOICE("import", "-m", dir, file, "nobody"), EXIT_CONFIG, "no voice nobody among its 2");
+    static char *const names[] = {"echo", "vale"};
+    for (int i = 0; i < 2; i++) { /* the other one is there already: none of the two is written */
+        char *other = (char *)(uintptr_t)model_link(tiny());
+        assert_int_equal(VOICE("rm", "-m", other, names[i]), EXIT_DONE);
+        expect_failure(VOICE("import", "-m", other, file), EXIT_CONFIG, "--force replaces it; none was imported");
+        assert_int_equal(VOICE("ls", "-m", other), EXIT_DONE);
+        assert_int_equal(count_lines(command_out), 1);
+    }
     assert_int_equal(VOICE("rm", "-m", dir, "vale"), EXIT_DONE);
     assert_int_equal(VOICE("import", "-m", dir, file, "vale"), EXIT_DONE); /* one of them */
     assert_int_equal(count_lines(command_out), 1);
