@@ -20,6 +20,7 @@
 #include <unistd.h>
 
 #include "common/base/check.h"
+#include "common/base/clock.h"
 #include "common/base/fault.h"
 #include "common/base/io.h"
 #include "common/base/limits.h"
@@ -55,8 +56,8 @@ struct journal {
 
     pthread_mutex_t mutex; /* guards all below, and rows while the thread runs */
     pthread_cond_t wake;
-    text_block gathered;
-    uint64_t ticket, synced, file_bytes, open_bytes;
+    text_block gathered, unwritten; /* unwritten: its write failed; it goes before what has gathered since */
+    uint64_t ticket, unwritten_ticket, synced, file_bytes, open_bytes, busy_us;
     cf_err state;
     char state_text[256];
     bool stop;
@@ -199,15 +200,26 @@ static void wait_a_moment(journal *j)
     pthread_cond_clockwait(&j->wake, &j->mutex, CLOCK_MONOTONIC, &until);
 }
 
-/* Writes what has gathered; puts it back in front when that failed. Called and left with the mutex held. */
+static bool has_work(const journal *j)
+{
+    return j->gathered.used > 0 || j->unwritten.used > 0;
+}
+
+/* Writes what could not be written before, or else what has gathered. When it fails nothing is needed to keep it: were
+ * memory short too, a row could be lost that the next sync would call accepted. Called and left with the mutex held. */
 static void commit(journal *j)
 {
-    text_block taken = j->gathered;
-    const uint64_t up_to = j->ticket, file_bytes = j->file_bytes;
-    j->gathered = (text_block){0};
+    const bool again = j->unwritten.used > 0;
+    text_block *from = again ? &j->unwritten : &j->gathered;
+    text_block taken = *from;
+    const uint64_t up_to = again ? j->unwritten_ticket : j->ticket, file_bytes = j->file_bytes;
+    *from = (text_block){0};
     pthread_mutex_unlock(&j->mutex);
+    const uint64_t began_us = clock_now_us();
     cf_err err = append_to_file(j, &taken, file_bytes);
+    const uint64_t spent_us = clock_now_us() - began_us;
     pthread_mutex_lock(&j->mutex);
+    j->busy_us += spent_us;
     if (err == CF_OK) {
         j->file_bytes += taken.used;
         j->synced = up_to;
@@ -216,13 +228,8 @@ static void commit(journal *j)
         return;
     }
     remember(j, err);
-    if (text_append(&taken, j->gathered.bytes, j->gathered.used) == CF_OK) {
-        text_done(&j->gathered);
-        j->gathered = taken;
-    } else {
-        remember(j, CF_ERR_NOMEM); /* `taken` is lost: its rows stay unanswered and are submitted again */
-        text_done(&taken);
-    }
+    j->unwritten = taken;
+    j->unwritten_ticket = up_to;
 }
 
 static void *journal_main(void *arg)
@@ -231,9 +238,9 @@ static void *journal_main(void *arg)
     process_name_thread("journal");
     pthread_mutex_lock(&j->mutex);
     for (;;) {
-        while (!j->stop && j->gathered.used == 0)
+        while (!j->stop && !has_work(j))
             pthread_cond_wait(&j->wake, &j->mutex);
-        if (j->gathered.used == 0)
+        if (!has_work(j))
             break;
         commit(j);
         const bool failed = j->state != CF_OK;
@@ -312,7 +319,10 @@ static cf_err read_records(journal *j)
             err = on_record(j, root, all + at, line_bytes);
         json_close(root);
         if (err != CF_OK) {
-            err = err_context(CF_ERR_CORRUPT, "%s:%llu (move the file away to begin without its rows)", j->path, line);
+            err = err == CF_ERR_NOMEM
+                      ? err_context(err, "%s:%llu", j->path, line) /* the file is fine, and nobody shall move it away */
+                      : err_context(CF_ERR_CORRUPT, "%s:%llu (move the file away to begin without its rows)", j->path,
+                                    line);
             goto out;
         }
         at += line_bytes;
@@ -366,6 +376,7 @@ void journal_close(journal *j)
         text_done(&j->rows[i].lines);
     mem_free(j->rows);
     text_done(&j->gathered);
+    text_done(&j->unwritten);
     io_close(&j->fd);
     io_close(&j->event_fd);
     pthread_cond_destroy(&j->wake);
@@ -461,9 +472,9 @@ cf_err journal_recover(journal *j, void (*found)(void *ctx, const journal_row *r
 static cf_err put_line(journal *j, open_row *row, char *line, size_t bytes, uint64_t *ret_ticket)
 {
     cf_err err;
-    TRY(text_append(&j->gathered, line, bytes));
-    if (row)
+    if (row) /* first, so that a row which is refused here leaves no record */
         TRY(keep_line(j, row, line, bytes));
+    TRY(text_append(&j->gathered, line, bytes));
     *ret_ticket = ++j->ticket;
     pthread_cond_signal(&j->wake);
 out:
@@ -571,12 +582,20 @@ uint64_t journal_synced(journal *j)
     return synced;
 }
 
+uint64_t journal_busy_us(journal *j)
+{
+    pthread_mutex_lock(&j->mutex);
+    const uint64_t busy_us = j->busy_us;
+    pthread_mutex_unlock(&j->mutex);
+    return busy_us;
+}
+
 cf_err journal_state(journal *j, char *ret_text, size_t text_bytes, uint64_t *ret_waiting_bytes)
 {
     pthread_mutex_lock(&j->mutex);
     const cf_err state = j->state;
     snprintf(ret_text, text_bytes, "%s", j->state_text);
-    *ret_waiting_bytes = j->gathered.used;
+    *ret_waiting_bytes = j->gathered.used + j->unwritten.used;
     pthread_mutex_unlock(&j->mutex);
     return state;
 }

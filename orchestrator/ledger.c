@@ -147,9 +147,20 @@ cf_err ledger_path(const char *dir, shard mine, char ret_path[IO_PATH_BYTES])
     return io_join(ret_path, IO_PATH_BYTES, dir, name);
 }
 
+static int open_for_appending(const char *path, int flags)
+{
+    return fault_hit("ledger.open") ? (errno = ENOSPC, -1)
+                                    : open(path, O_RDWR | O_CREAT | O_APPEND | O_CLOEXEC | flags, 0644);
+}
+
+static int cut(int fd, uint64_t bytes)
+{
+    return fault_hit("ledger.cut") ? (errno = EIO, -1) : ftruncate(fd, (off_t)bytes);
+}
+
 static cf_err lock(int fd, const char *path)
 {
-    if (flock(fd, LOCK_EX | LOCK_NB) == 0)
+    if (!fault_hit("ledger.lock") ? flock(fd, LOCK_EX | LOCK_NB) == 0 : (errno = ENOLCK, false))
         return CF_OK;
     return errno == EWOULDBLOCK ? err_set(CF_ERR_BUSY, "%s: another batch is writing it", path)
                                 : err_sys("%s: flock", path);
@@ -162,7 +173,7 @@ static cf_err open_locked(const char *path, int *ret_fd)
     int fd = -1;
     for (int i = 0; i < LOCK_TRIES; i++) {
         struct stat ours, named;
-        fd = open(path, O_RDWR | O_CREAT | O_APPEND | O_CLOEXEC, 0644);
+        fd = open_for_appending(path, 0);
         if (fd < 0 || fstat(fd, &ours) != 0) {
             err = err_sys("%s: open", path);
             goto out;
@@ -187,7 +198,7 @@ static cf_err sync_folder(const char *dir)
     int fd = open(dir, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
     if (fd < 0)
         return err_sys("%s: open", dir);
-    const int failed = fsync(fd);
+    const int failed = fault_hit("ledger.sync") ? (errno = EIO, -1) : fsync(fd);
     io_close(&fd);
     return failed ? err_sys("%s: fsync", dir) : CF_OK;
 }
@@ -232,7 +243,7 @@ static cf_err repair(ledger *l, uint64_t *ret_torn_line)
         if (!is_torn(&last))
             FAIL(CF_ERR_CORRUPT, "%s:%" PRIu64 ": the last line is none of a ledger; is this another file?", l->path,
                  last.number);
-        if (ftruncate(l->fd, (off_t)last.off) != 0) {
+        if (cut(l->fd, last.off) != 0) {
             err = err_sys("%s: truncate", l->path);
             goto out;
         }
@@ -297,7 +308,7 @@ static cf_err check_usable(ledger *l)
 {
     if (l->is_broken)
         return err_set(CF_ERR_SYS, "%s: writing to the disk has failed before; start again", l->path);
-    if (l->is_long && ftruncate(l->fd, (off_t)l->end_off) != 0)
+    if (l->is_long && cut(l->fd, l->end_off) != 0)
         return err_sys("%s: truncate", l->path);
     l->is_long = false;
     return CF_OK;
@@ -360,7 +371,7 @@ static cf_err rewrite_begin(const ledger *l, rewrite *w)
     cf_err err;
     if (snprintf(w->path, sizeof w->path, "%s.new", l->path) >= (int)sizeof w->path)
         FAIL(CF_ERR_LIMIT, "%s: path longer than %d bytes", l->path, IO_PATH_BYTES);
-    w->fd = open(w->path, O_RDWR | O_CREAT | O_TRUNC | O_APPEND | O_CLOEXEC, 0644);
+    w->fd = open_for_appending(w->path, O_TRUNC);
     if (w->fd < 0) {
         err = err_sys("create");
         goto out;
@@ -375,11 +386,11 @@ static cf_err rewrite_end(ledger *l, rewrite *w)
 {
     cf_err err;
     TRY(line_reader_open(w->fd, l->path, LEDGER_LINE_BYTES_MAX, &w->lines));
-    if (fault_hit("ledger.sync") || fsync(w->fd) != 0) {
+    if ((fault_hit("ledger.sync") ? (errno = EIO, -1) : fsync(w->fd)) != 0) {
         err = err_sys("fsync");
         goto out;
     }
-    if (rename(w->path, l->path) != 0) {
+    if ((fault_hit("ledger.rename") ? (errno = EIO, -1) : rename(w->path, l->path)) != 0) {
         err = err_sys("rename");
         goto out;
     }
@@ -460,7 +471,7 @@ cf_err ledger_append(ledger *l, const json *line)
     }
     const int code = errno;
     err = err_context(is_full(code) ? CF_ERR_STORAGE : err, "%s", l->path);
-    l->is_long = ftruncate(l->fd, (off_t)l->end_off) != 0; /* if even that fails, the next call tries again */
+    l->is_long = cut(l->fd, l->end_off) != 0; /* if even that fails, the next call tries again */
 out:
     mem_free(text);
     return err;
@@ -472,7 +483,7 @@ cf_err ledger_sync(ledger *l)
     cf_err err = check_usable(l);
     if (err != CF_OK)
         return err;
-    if (fault_hit("ledger.sync") || fdatasync(l->fd) != 0) {
+    if ((fault_hit("ledger.sync") ? (errno = EIO, -1) : fdatasync(l->fd)) != 0) {
         l->is_broken = true; /* the kernel may have dropped the pages: a second call would succeed and mean nothing */
         return err_sys("%s: fdatasync", l->path);
     }

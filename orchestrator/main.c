@@ -129,6 +129,12 @@ static void close_all(orch *o)
     io_close(&o->lock_fd);
 }
 
+/* Of what keeps it from serving: a shortage may be over at the next start. */
+static int exit_code_of(cf_err err)
+{
+    return err == CF_ERR_NOMEM || err == CF_ERR_SYS || err == CF_ERR_BUSY ? PROCESS_NO_RESOURCES : PROCESS_CONFIG;
+}
+
 int main(int argc, char **argv)
 {
     static const struct option options[] = {{"config", required_argument, NULL, 'c'},
@@ -160,21 +166,22 @@ int main(int argc, char **argv)
     process_follow_parent();
     notify_open(&o.note);
     o.started_us = clock_now_us();
-    const cf_err err = open_all(&o, config_path);
+    cf_err err = open_all(&o, config_path);
     if (err != CF_OK) {
         log_error("orch.start", "code=%s text=\"%s\"", err_name(err), err_text());
         close_all(&o);
-        return err == CF_ERR_NOMEM || err == CF_ERR_SYS || err == CF_ERR_BUSY ? PROCESS_NO_RESOURCES : PROCESS_CONFIG;
+        return exit_code_of(err);
     }
     orch_core_init(&o.core, &(core_limits){.deaths_max = o.cfg.deaths_max,
                                            .parole_us = (uint64_t)o.cfg.parole_s * CLOCK_SECOND_US,
                                            .parole_max_us = (uint64_t)o.cfg.parole_max_s * CLOCK_SECOND_US});
     for (int i = 0; i < CORE_STAGES; i++)
         o.restarting[i] = -1;
-    if (requests_recover(&o) != CF_OK) {
-        log_error("orch.start", "text=\"%s\"", err_text());
+    err = requests_recover(&o);
+    if (err != CF_OK) {
+        log_error("orch.start", "code=%s text=\"%s\"", err_name(err), err_text());
         close_all(&o);
-        return PROCESS_CONFIG;
+        return exit_code_of(err);
     }
     log_info("orch.ready", "run_dir=%s boot=%" PRIu64 " model=%s start_ms=%" PRIu64, o.run_dir, o.boot, o.cfg.model,
              (clock_now_us() - o.started_us) / 1000);

@@ -458,11 +458,22 @@ out:
     return err;
 }
 
+typedef struct recovery {
+    orch *o;
+    cf_err err; /* a shortage of ours: no row may end for it */
+} recovery;
+
 static void on_found(void *ctx, const journal_row *row)
 {
-    orch *o = ctx;
+    recovery *r = ctx;
+    orch *o = r->o;
     session *s;
-    if (reopen(o, row, &s) != CF_OK) {
+    const cf_err err = r->err == CF_OK ? reopen(o, row, &s) : r->err;
+    if (err == CF_ERR_NOMEM || err == CF_ERR_SYS) {
+        r->err = err;
+        return;
+    }
+    if (err != CF_OK) {
         log_error("row.lost_request", "journal_row=%" PRIu64 " client=%s text=\"%s\"", row->number, row->client,
                   err_text());
         journal_put_end(o->log, row->number);
@@ -475,7 +486,10 @@ static void on_found(void *ctx, const journal_row *row)
 
 cf_err requests_recover(orch *o)
 {
-    const cf_err err = journal_recover(o->log, on_found, o);
+    recovery r = {.o = o};
+    cf_err err = journal_recover(o->log, on_found, &r);
+    if (err == CF_OK)
+        err = r.err;
     if (err == CF_OK && o->rows_recovered > 0)
         log_info("orch.recovered", "rows=%" PRIu64, o->rows_recovered);
     return err;

@@ -13,6 +13,7 @@
 
 #include "common/base/check.h"
 #include "common/base/clock.h"
+#include "common/base/fault.h"
 #include "common/base/limits.h"
 #include "common/base/mem.h"
 #include "common/transport/wire.h"
@@ -29,7 +30,7 @@ struct bus {
 
 static cf_err set_int(void *socket, int option, int value)
 {
-    if (zmq_setsockopt(socket, option, &value, sizeof value) != 0)
+    if (fault_hit("zmq.option") ? (errno = EINVAL, true) : zmq_setsockopt(socket, option, &value, sizeof value) != 0)
         return err_set(CF_ERR_SYS, "zmq option %d: %s", option, zmq_strerror(errno));
     return CF_OK;
 }
@@ -40,7 +41,7 @@ static cf_err open_socket(int type, bus **ret_bus)
     bus *b = NULL;
     TRY(mem_alloc(1, sizeof *b, &b));
     b->ctx = zmq_ctx_new();
-    b->socket = b->ctx ? zmq_socket(b->ctx, type) : NULL;
+    b->socket = fault_hit("zmq.open") ? (errno = EMFILE, NULL) : b->ctx ? zmq_socket(b->ctx, type) : NULL;
     if (!b->socket)
         FAIL(CF_ERR_SYS, "zmq socket: %s", zmq_strerror(errno));
     const int64_t bytes_max = MESSAGE_BYTES_MAX;
@@ -73,7 +74,7 @@ cf_err bus_bind(const char *endpoint, bus **ret_bus)
     TRY(open_socket(ZMQ_ROUTER, &b));
     b->router = true;
     TRY(set_int(b->socket, ZMQ_ROUTER_MANDATORY, 1));
-    if (zmq_bind(b->socket, endpoint) != 0)
+    if (fault_hit("zmq.bind") ? (errno = EADDRINUSE, true) : zmq_bind(b->socket, endpoint) != 0)
         FAIL(CF_ERR_SYS, "%s: bind: %s", endpoint, zmq_strerror(errno));
     *ret_bus = b;
     b = NULL;
@@ -92,7 +93,7 @@ cf_err bus_connect(const char *endpoint, const char *routing_id, bus **ret_bus)
     if (zmq_setsockopt(b->socket, ZMQ_ROUTING_ID, routing_id, strlen(routing_id)) != 0)
         FAIL(CF_ERR_SYS, "zmq ROUTING_ID: %s", zmq_strerror(errno));
     TRY(set_int(b->socket, ZMQ_IMMEDIATE, 1)); /* nothing is queued for an orchestrator that is not there */
-    if (zmq_connect(b->socket, endpoint) != 0)
+    if (fault_hit("zmq.connect") ? (errno = ENOMEM, true) : zmq_connect(b->socket, endpoint) != 0)
         FAIL(CF_ERR_SYS, "%s: connect: %s", endpoint, zmq_strerror(errno));
     *ret_bus = b;
     b = NULL;
@@ -114,7 +115,8 @@ void bus_close(bus *b)
 
 static cf_err send_frame(bus *b, const void *data, size_t bytes, int flags)
 {
-    while (zmq_send(b->socket, data, bytes, flags | ZMQ_DONTWAIT) < 0) {
+    while (fault_hit("zmq.send") ? (errno = ENOTSUP, true)
+                                 : zmq_send(b->socket, data, bytes, flags | ZMQ_DONTWAIT) < 0) {
         if (errno == EINTR)
             continue;
         if (errno == EHOSTUNREACH)
@@ -149,7 +151,7 @@ static bool more_frames(const bus *b)
 
 static cf_err recv_frame(bus *b, zmq_msg_t *frame)
 {
-    while (zmq_msg_recv(frame, b->socket, ZMQ_DONTWAIT) < 0) {
+    while (fault_hit("zmq.recv") ? (errno = ENOTSUP, true) : zmq_msg_recv(frame, b->socket, ZMQ_DONTWAIT) < 0) {
         if (errno == EINTR)
             continue;
         if (errno == EAGAIN)
@@ -199,7 +201,8 @@ cf_err bus_poll(bus *b, struct pollfd *fds, size_t count, uint64_t deadline_us, 
         fds[i].revents = 0;
         items[n + i] = (zmq_pollitem_t){.fd = fds[i].fd, .events = ZMQ_POLLIN};
     }
-    const int rc = zmq_poll(items, (int)(n + count), clock_left_ms(deadline_us, 60000));
+    const int rc = fault_hit("zmq.poll") ? (errno = EFAULT, -1)
+                                         : zmq_poll(items, (int)(n + count), clock_left_ms(deadline_us, 60000));
     if (rc < 0 && errno != EINTR)
         return err_set(CF_ERR_SYS, "zmq poll: %s", zmq_strerror(errno));
     *ret_bus_ready = rc > 0 && b && (items[0].revents & ZMQ_POLLIN);

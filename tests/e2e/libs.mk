@@ -14,6 +14,9 @@ $(B)/tests/e2e/test_disaster: | $(PROG) $(if $(SAN),,$(B)/tests/e2e/clock_jump.s
 $(B)/tests/e2e/clock_jump.so: tests/e2e/clock_jump.c
 	@mkdir -p $(@D)
 	$(CC) $(CPPFLAGS) $(CFLAGS) -fPIC -shared -o $@ $<
+LIBS_test_faults := $(FARM_TEST)
+EXT_test_faults := $(EXT_TRANSPORT)
+$(B)/tests/e2e/test_faults: | $(PROG)
 LIBS_test_parole := $(FARM_TEST)
 EXT_test_parole := $(EXT_TRANSPORT)
 $(B)/tests/e2e/test_parole: | $(PROG)

@@ -3,3 +3,5 @@ LIBS_test_sweep := $(B)/obj/tests/fault/sweep.o $(ORCH) $(TEXT) $(TRANSPORT) $(M
 EXT_test_sweep := $(EXT_ORCH) $(EXT_TEXT) $(EXT_TRANSPORT)
 LIBS_test_sweep_stages := $(B)/obj/tests/fault/sweep.o $(LLM) $(FLOW) $(HIFT) $(WORKER) $(TRANSPORT) $(MODEL) $(COMPUTE)
 EXT_test_sweep_stages := $(EXT_COMPUTE) $(EXT_TRANSPORT)
+LIBS_test_sweep_rows := $(B)/obj/tests/fault/sweep.o $(ORCH) $(TEXT) $(TRANSPORT) $(MODEL)
+EXT_test_sweep_rows := $(EXT_ORCH) $(EXT_TEXT) $(EXT_TRANSPORT)

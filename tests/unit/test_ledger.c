@@ -502,7 +502,7 @@ static void test_failed_sync_is_final(void **state)
     const ledger_entry e = done_entry("d");
     assert_ok(append(l, &e));
     assert_ok(fault_arm("ledger.sync#1=fail"));
-    assert_err(CF_ERR_STORAGE, "ledger.jsonl: fdatasync", ledger_sync(l));
+    assert_err(CF_ERR_SYS, "ledger.jsonl: fdatasync", ledger_sync(l));
     assert_ok(fault_arm(NULL));
     assert_err(CF_ERR_SYS, "has failed before; start again", ledger_sync(l));
     assert_err(CF_ERR_SYS, "has failed before", append(l, &e));

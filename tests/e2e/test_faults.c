@@ -1,0 +1,109 @@
+/*
+ * test_faults.c - the nth call of ZeroMQ, the nth allocation, read, write, sync and rename fails in the processes of a
+ * batch's farm, or in the batch itself: it gets over it, or ends with a code of ours and a line; the same command
+ * completes, with the undisturbed ledger. `make fault-sweep NTH=n` tries each of the first n; here it is a few.
+ */
+#define _GNU_SOURCE
+#include "tests/harness/test.h"
+
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+#include "common/base/io.h"
+#include "common/base/mem.h"
+#include "tests/harness/batch_case.h"
+#include "tests/harness/farm.h"
+
+#define AT_ONCE 4 /* batches */
+
+typedef struct fault_case {
+    const char *variable; /* COSYFARM_FAULT: each process of the farm, in its first life */
+    const char *point;
+    unsigned nth; /* in the short form; 0: not in it */
+} fault_case;
+
+#define FARM    "COSYFARM_FAULT"
+#define COMMAND "COSYFARM_FAULT_COMMAND"
+
+static const fault_case cases[] = {
+    {FARM, "zmq.bind", 1},      {FARM, "zmq.send", 9},     {FARM, "zmq.recv", 25},      {FARM, "zmq.poll", 30},
+    {FARM, "mem.alloc", 700},   {FARM, "journal.sync", 1}, {COMMAND, "zmq.send", 3},    {COMMAND, "zmq.poll", 20},
+    {COMMAND, "mem.alloc", 40}, {COMMAND, "io.write", 3},  {COMMAND, "ledger.sync", 2}, {COMMAND, "line.read", 1},
+    {FARM, "zmq.connect", 0},   {FARM, "zmq.option", 0},   {FARM, "zmq.open", 0},       {FARM, "io.create", 0},
+    {FARM, "io.read", 0},       {FARM, "io.write", 0},     {COMMAND, "zmq.recv", 0},    {COMMAND, "zmq.connect", 0},
+    {COMMAND, "io.fsync", 0},   {COMMAND, "io.rename", 0}, {COMMAND, "ledger.open", 0}, {COMMAND, "io.open", 0},
+};
+enum { CASES = sizeof cases / sizeof cases[0] };
+_Static_assert(CASES % AT_ONCE == 0, "the last ones would not be run");
+
+static pid_t start(const fault_case *c, unsigned nth, const char *dir)
+{
+    char spec[64];
+    snprintf(spec, sizeof spec, "%s#%u=fail", c->point, nth);
+    setenv(c->variable, spec, 1);
+    const pid_t pid = batch_start(dir, batch_config());
+    unsetenv(c->variable);
+    return pid;
+}
+
+static void read_said(const char *dir, char *ret_text, size_t text_bytes)
+{
+    char path[1100], *text;
+    size_t bytes;
+    snprintf(path, sizeof path, "%s.said", dir);
+    assert_ok(io_read_file(path, 1 << 20, &text, &bytes));
+    snprintf(ret_text, text_bytes, "%s", text);
+    mem_free(text);
+}
+
+/* Waits for it; when it did not complete it says why, and completes now. */
+static void finish(const fault_case *c, unsigned nth, const char *dir, pid_t pid)
+{
+    static char said[8192];
+    const int code = farm_command_wait(pid);
+    read_said(dir, said, sizeof said);
+    if (code != 0 && code != 1 && code != 65 && code != 69 && code != 75 && code != 78)
+        fail_msg("%s=%s#%u: exit code %d\n%s", c->variable, c->point, nth, code, said);
+    if (code != 0 && code != 65 && !strstr(said, "cosyfarm batch: "))
+        fail_msg("%s=%s#%u: exit code %d, and no reason:\n%s", c->variable, c->point, nth, code, said);
+    if (code != 0)
+        batch_expect_command(0, "0 failed", (const char *const[]){BATCH(dir), "--retry-failed", NULL});
+    batch_expect_undisturbed(dir);
+}
+
+/* nth_given 0: the short form. */
+static void run(unsigned nth_given)
+{
+    const char *parent = test_temp_dir();
+    char dirs[AT_ONCE][256];
+    pid_t pids[AT_ONCE];
+    for (int first = 0; first < CASES; first += AT_ONCE) {
+        for (int i = 0; i < AT_ONCE; i++) {
+            const fault_case *c = &cases[first + i];
+            snprintf(dirs[i], sizeof dirs[i], "%s/%u-%d", parent, nth_given, first + i);
+            pids[i] = nth_given + c->nth > 0 ? start(c, nth_given ? nth_given : c->nth, dirs[i]) : 0;
+        }
+        for (int i = 0; i < AT_ONCE; i++)
+            if (pids[i] > 0)
+                finish(&cases[first + i], nth_given ? nth_given : cases[first + i].nth, dirs[i], pids[i]);
+    }
+}
+
+static void test_each_failure_is_survived(void **state)
+{
+    (void)state;
+    const char *most = getenv("COSYFARM_SWEEP_NTH");
+    run(0);
+    for (unsigned nth = 1; most && nth <= (unsigned)strtoul(most, NULL, 10); nth++)
+        run(nth);
+}
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(test_each_failure_is_survived),
+    };
+    return cmocka_run_group_tests_name("faults", tests, batch_cases_begin, NULL);
+}
