@@ -18,7 +18,7 @@
 #include "common/compute/ops.h"
 
 #define PARTS        4
-#define CHUNK_FRAMES 128 /* at 1920 points: 4 MiB of scratch */
+#define CHUNK_FRAMES 128 /* at 512 points: 1 MiB of scratch */
 
 /* table[q][m] = cos or sin of 2 pi q m / points for q, m = first .. last */
 static cf_err pack_table(backend *be, int32_t points, int32_t first, int32_t last, bool sine, const weight **ret_table)

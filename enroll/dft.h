@@ -2,8 +2,8 @@
  * dft.h - power spectra of real frames in f64, as two direct products on the backend after one step of four.
  *
  * A frame of N = 4 M points is cut into four interleaved parts of M points; a part is folded into its even and its odd
- * half, whose transforms are a cosine and a sine matrix; the parts are joined with N-th roots of unity. For 400, 512
- * and 1920 points that is about as fast as a fast transform, and it needs nothing but op_conv1d (docs/model/voice.md).
+ * half, whose transforms are a cosine and a sine matrix; the parts are joined with N-th roots of unity. For 400
+ * and 512 points that is about as fast as a fast transform, and it needs nothing but op_conv1d (docs/model/voice.md).
  */
 #ifndef CF_ENROLL_DFT_H
 #define CF_ENROLL_DFT_H

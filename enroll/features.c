@@ -5,9 +5,9 @@
  * Source: cosy cosyvoice/cli/frontend.py _extract_speech_token, _extract_spk_embedding, _extract_speech_feat @ace7c47;
  * openai-whisper 20231117 whisper/audio.py log_mel_spectrogram; torchaudio 2.3.1 compliance/kaldi.py fbank; Matcha-TTS
  * matcha/utils/audio.py mel_spectrogram.
- * Frames are rounded to f32 where upstream rounds them (window, product, differences); transforms and sums are f64.
- * Differs: upstream's transforms are f32. In bands 80 dB below the frame's loudest their noise shows as up to 5e-4 in
- * the log; another f32 transform differs from them by as much.
+ * Frames are rounded to f32 where upstream rounds them (window, product, differences); sums are f64.
+ * Differs: upstream's transforms are f32. That of the mel has its rounding (fft1920.h); those of the networks are f64,
+ * and their noise shows as up to 5e-4 in energies 80 dB below the loudest, more between two processors of upstream's.
  */
 #define _GNU_SOURCE /* M_PI */
 #include "enroll/features.h"
@@ -31,7 +31,7 @@
 #define PREEMPHASIS    0.97f
 #define POVEY_EXPONENT 0.85
 
-#define PROMPT_POINTS 1920
+#define PROMPT_POINTS FFT1920_POINTS
 #define PROMPT_HOP    SAMPLES_PER_FRAME
 #define PROMPT_PAD    720
 
@@ -47,7 +47,7 @@ cf_err features_init(backend *be, features *ret_features)
     features f = {0};
     TRY(dft_init(be, TOKEN_POINTS, &f.token_dft));
     TRY(dft_init(be, FBANK_POINTS, &f.fbank_dft));
-    TRY(dft_init(be, PROMPT_POINTS, &f.prompt_dft));
+    TRY(fft1920_open(&f.prompt_fft));
     TRY(mel_bank_slaney(NETWORK_RATE_HZ, TOKEN_POINTS, TOKEN_MEL_BANDS, 0.0, 8000.0, &f.token_bank));
     TRY(mel_bank_kaldi(NETWORK_RATE_HZ, FBANK_POINTS, FBANK_BANDS, FBANK_LOW_HZ, 8000.0, &f.fbank_bank));
     TRY(mel_bank_slaney(SAMPLE_RATE_HZ, PROMPT_POINTS, MEL_BINS, 0.0, 12000.0, &f.prompt_bank));
@@ -62,7 +62,8 @@ void features_done(features *f)
 {
     dft_done(&f->token_dft);
     dft_done(&f->fbank_dft);
-    dft_done(&f->prompt_dft);
+    fft1920_close(f->prompt_fft);
+    f->prompt_fft = NULL;
     mel_bank_done(&f->token_bank);
     mel_bank_done(&f->fbank_bank);
     mel_bank_done(&f->prompt_bank);
@@ -75,21 +76,42 @@ static float reflected(const float *x, int64_t count, int64_t at)
     return x[at >= count ? 2 * (count - 1) - at : at];
 }
 
+static float cosine(int32_t i, int32_t period)
+{
+    return (float)cos((double)((float)i * (float)(2.0 * M_PI / period)));
+}
+
 /* Point i of a Hann window, rounded where torch.hann_window rounds: the angle is f32, so the end of the window is off
  * by up to 2e-7, more than f32's own noise in a quiet band. */
 static float hann(int32_t i, int32_t period)
 {
-    const float angle = (float)i * (float)(2.0 * M_PI / period);
-    return (float)cos((double)angle) * -0.5f + 0.5f;
+    return cosine(i, period) * -0.5f + 0.5f;
 }
 
-/* Frame t is window * x[hop t - pad ..], x mirrored.   frames: [count, points] */
-static void cut_frames(const float *x, int64_t samples, int32_t points, int32_t hop, int32_t pad, int64_t count,
-                       double *frames)
+/* Of the prompt's 1920 cosines PyTorch's vector arithmetic, which may be off by one unit in the last place, has these
+ * one unit lower or higher than the nearest. A band without sound shows it: 2e-4 of the logarithm. */
+static const int16_t COSINES_LOWER[] = {23,   140,  169,  174,  177,  183,  198,  203,  215,  218,  229,
+                                        250,  257,  630,  633,  635,  662,  676,  867,  873,  1039, 1044,
+                                        1077, 1261, 1278, 1281, 1322, 1333, 1390, 1681, 1691, 1703, 1714,
+                                        1715, 1718, 1732, 1742, 1765, 1771, 1880, 1899};
+static const int16_t COSINES_HIGHER[] = {3,    60,   79,   84,   109,  332,  339,  344,  768,  932,  936, 1116,
+                                         1164, 1175, 1583, 1589, 1619, 1809, 1821, 1829, 1848, 1859, 1917};
+
+/* window: [PROMPT_POINTS] */
+static void prompt_window(float *window)
 {
-    float window[PROMPT_POINTS];
-    for (int32_t i = 0; i < points; i++)
-        window[i] = hann(i, points);
+    for (int32_t i = 0; i < PROMPT_POINTS; i++)
+        window[i] = hann(i, PROMPT_POINTS);
+    for (size_t i = 0; i < CF_COUNT(COSINES_LOWER); i++)
+        window[COSINES_LOWER[i]] = nextafterf(cosine(COSINES_LOWER[i], PROMPT_POINTS), -2.0f) * -0.5f + 0.5f;
+    for (size_t i = 0; i < CF_COUNT(COSINES_HIGHER); i++)
+        window[COSINES_HIGHER[i]] = nextafterf(cosine(COSINES_HIGHER[i], PROMPT_POINTS), 2.0f) * -0.5f + 0.5f;
+}
+
+/* Frame t is window * x[hop t - pad ..], x mirrored.   window: [points]   frames: [count, points] */
+static void cut_frames(const float *x, int64_t samples, const float *window, int32_t points, int32_t hop, int32_t pad,
+                       int64_t count, double *frames)
+{
     for (int64_t t = 0; t < count; t++)
         for (int32_t i = 0; i < points; i++)
             frames[t * points + i] = (double)(window[i] * reflected(x, samples, hop * t - pad + i));
@@ -172,11 +194,14 @@ cf_err features_token_mel(const features *f, const float *x, int64_t count, fram
     cf_err err;
     extraction e = {0};
     double greatest = -INFINITY;
+    float window[TOKEN_POINTS];
 
     TRY(check_samples(count, TOKEN_MEL_SAMPLES_MIN));
     /* Centred frames are one more; upstream drops the last. */
     TRY(extraction_open(count / TOKEN_HOP, TOKEN_POINTS, TOKEN_MEL_BANDS, &e));
-    cut_frames(x, count, TOKEN_POINTS, TOKEN_HOP, TOKEN_PAD, e.table.frames, e.frames);
+    for (int32_t i = 0; i < TOKEN_POINTS; i++)
+        window[i] = hann(i, TOKEN_POINTS);
+    cut_frames(x, count, window, TOKEN_POINTS, TOKEN_HOP, TOKEN_PAD, e.table.frames, e.frames);
     TRY(dft_power(&f->token_dft, e.frames, e.table.frames, e.power));
     double *logs = e.frames; /* [frames, 128]: frames are used up */
     for (int64_t t = 0; t < e.table.frames; t++)
@@ -226,11 +251,13 @@ cf_err features_prompt_mel(const features *f, const float *x, int64_t count, fra
 {
     cf_err err;
     extraction e = {0};
+    float window[PROMPT_POINTS];
 
     TRY(check_samples(count, PROMPT_MEL_SAMPLES_MIN));
     TRY(extraction_open(count / PROMPT_HOP, PROMPT_POINTS, MEL_BINS, &e));
-    cut_frames(x, count, PROMPT_POINTS, PROMPT_HOP, PROMPT_PAD, e.table.frames, e.frames);
-    TRY(dft_power(&f->prompt_dft, e.frames, e.table.frames, e.power));
+    prompt_window(window);
+    cut_frames(x, count, window, PROMPT_POINTS, PROMPT_HOP, PROMPT_PAD, e.table.frames, e.frames);
+    fft1920_power(f->prompt_fft, e.frames, e.table.frames, e.power);
     for (int64_t i = 0; i < e.table.frames * (PROMPT_POINTS / 2 + 1); i++)
         e.power[i] = sqrt(e.power[i] + 1e-9);
     for (int64_t t = 0; t < e.table.frames; t++)

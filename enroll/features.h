@@ -1,6 +1,7 @@
 /*
  * features.h - what the two networks and the prompt hear of a recording: whisper's log-mel, Kaldi's filter bank
- * energies, the 24 kHz mel. All tables are [frames, bands], row-major f32; transforms and sums run in f64.
+ * energies, the 24 kHz mel. All tables are [frames, bands], row-major f32. Transforms and sums
+ * run in f64, but for the mel's transform: fft1920.h says why.
  */
 #ifndef CF_ENROLL_FEATURES_H
 #define CF_ENROLL_FEATURES_H
@@ -9,6 +10,7 @@
 
 #include "common/compute/backend.h"
 #include "enroll/dft.h"
+#include "enroll/fft1920.h"
 
 #ifdef __cplusplus
 extern "C" {
@@ -47,7 +49,8 @@ CF_MUST_CHECK cf_err mel_bank_kaldi(int32_t rate_hz, int32_t points, int32_t ban
 void mel_bank_done(mel_bank *b);
 
 typedef struct features {
-    dft token_dft, fbank_dft, prompt_dft;
+    dft token_dft, fbank_dft;
+    fft1920 *prompt_fft; /* owned */
     mel_bank token_bank, fbank_bank, prompt_bank;
 } features;
 

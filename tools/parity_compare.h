@@ -56,8 +56,7 @@ typedef struct compare_stats {
     bool finite;           /* no NaN or infinity on either side */
     size_t worst_idx;      /* of max_abs, or of the first value that is not finite */
     size_t excluded_count; /* values left out */
-    size_t floor_bands;    /* compare_floor: bands at the floor, */
-    double floor_abs;      /* and max |ours - expected| there */
+    double floor_abs;      /* compare_floor: max |ours - expected| in bands at the floor */
 } compare_stats;
 
 /* got, want: [count] f32. exclude: NULL, or [count] flags of values to leave out of every figure but `finite`. */
@@ -68,7 +67,7 @@ compare_stats compare_arrays(const float *got, const float *want, size_t count, 
 size_t compare_top1(const float *got, const float *want, size_t rows, size_t cols, double margin, size_t *ret_row);
 
 /* The same for logarithms [rows, cols] that are cut off below. A band (column) lies at the floor when its least expected
- * value stands there more than once; such bands are left out of every figure but `finite` and the two of their own.
+ * value stands there more than once; such bands are left out of every figure but `finite` and floor_abs.
  * flags: [rows * cols], all 0, overwritten. */
 compare_stats compare_floor(const float *got, const float *want, size_t rows, size_t cols, unsigned char *flags);
 

@@ -98,12 +98,12 @@ static void explain(const parity_line *line, size_t rows_differing, size_t row, 
         snprintf(reason, PARITY_REASON_BYTES, "top-1 differs in %zu rows, first in row %zu", rows_differing, row);
     else if (!line->pass)
         snprintf(reason, PARITY_REASON_BYTES, "out of bound, worst at value %zu", line->stats.worst_idx);
-    else if (line->stats.floor_bands)
-        snprintf(reason, PARITY_REASON_BYTES, "%zu bands at the floor (%zu values): max %.3g", line->stats.floor_bands,
-                 line->stats.excluded_count, line->stats.floor_abs);
     else if (flipped)
         snprintf(reason, PARITY_REASON_BYTES, "%zu frames with f0 on the voiced threshold left out (%zu values)",
                  flipped, line->stats.excluded_count);
+    else if (line->stats.excluded_count)
+        snprintf(reason, PARITY_REASON_BYTES, "%zu values in bands at the floor: max %.3g", line->stats.excluded_count,
+                 line->stats.floor_abs);
 }
 
 /* Compares one expected tensor with what the run alone emitted. */
