@@ -29,6 +29,7 @@
 #include "flow_worker/cfm_solver.h"
 #include "flow_worker/dit.h"
 #include "flow_worker/flow_pack.h"
+#include "flow_worker/flow_plan.h"
 #include "flow_worker/flow_shapes.h"
 
 /* More packed frames than any machine's memory would hold: a bound on configuration. */
@@ -109,6 +110,7 @@ static cf_err flow_build(flow *f, const stage_config *cfg, weights *w)
     cfm_grid_init(&f->grid);
     snprintf(f->facts.backend, sizeof f->facts.backend, "%s", backend_describe(f->be));
     f->facts.weights_bytes = backend_weight_bytes(f->be);
+    f->facts.kept_bytes = backend_kept_bytes(f->be);
     f->facts.scratch_bytes = flow_model_scratch_bytes(&dims, cfg->frames_max);
 out:
     return err;
@@ -502,6 +504,7 @@ out:
 }
 
 const stage_ops flow_stage = {.kind = STAGE_FLOW,
+                              .plan = flow_plan,
                               .open = flow_open,
                               .facts = flow_facts,
                               .accept = flow_accept,

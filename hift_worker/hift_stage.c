@@ -21,6 +21,7 @@
 #include "hift_worker/f0_predictor.h"
 #include "hift_worker/hift_decoder.h"
 #include "hift_worker/hift_model.h"
+#include "hift_worker/hift_plan.h"
 
 typedef struct hift_queue {
     hift_engine engine;
@@ -82,6 +83,7 @@ static void queue_facts(void *stage, stage_facts *ret_facts)
     const char *slash = strrchr(q->engine.path, '/');
     *ret_facts = (stage_facts){
         .weights_bytes = backend_weight_bytes(q->engine.be),
+        .kept_bytes = backend_kept_bytes(q->engine.be),
         .scratch_bytes = hift_model_scratch_bytes(&q->engine.model->dims, q->frames_max, q->rows_max),
     };
     snprintf(ret_facts->model_file, sizeof ret_facts->model_file, "%.255s", slash ? slash + 1 : q->engine.path);
@@ -289,6 +291,7 @@ static int32_t queue_held(void *stage)
 
 const stage_ops hift_stage = {
     .kind = STAGE_HIFT,
+    .plan = hift_plan,
     .open = queue_open,
     .facts = queue_facts,
     .accept = queue_accept,

@@ -79,6 +79,15 @@ uint64_t llm_plan_scratch_bytes(const llm_shape *s, int32_t rows_max)
     return (per_row * (uint64_t)call_rows_of(rows_max) + per_head * (uint64_t)rows_max) * sizeof(float);
 }
 
+kv_cache_config llm_cache_config(const llm_shape *s, int32_t rows_max)
+{
+    const int32_t pages = rows_max * LLM_PAGES_PER_ROW;
+    return (kv_cache_config){.layers = s->layers,
+                             .kv_heads = s->kv_heads,
+                             .sequences_max = rows_max,
+                             .pages = pages > LLM_PAGES_PER_SEQUENCE ? pages : LLM_PAGES_PER_SEQUENCE};
+}
+
 static cf_err staging_open(staging *st, const llm_shape *s, int32_t rows_max)
 {
     cf_err err;
@@ -134,11 +143,7 @@ cf_err llm_engine_open(const llm_engine_config *cfg, llm_engine **ret_engine)
         .model_dir = cfg->model_dir, .base_weights = cfg->base_weights, .operands = cfg->operands};
     TRY(llm_model_open(e->be, &model_cfg, &e->model));
     const llm_shape *s = &e->model->shape;
-    const int32_t pages = cfg->rows_max * LLM_PAGES_PER_ROW;
-    const kv_cache_config cache_cfg = {.layers = s->layers,
-                                       .kv_heads = s->kv_heads,
-                                       .sequences_max = cfg->rows_max,
-                                       .pages = pages > LLM_PAGES_PER_SEQUENCE ? pages : LLM_PAGES_PER_SEQUENCE};
+    const kv_cache_config cache_cfg = llm_cache_config(s, cfg->rows_max);
     TRY(kv_cache_open(e->be, &cache_cfg, &e->cache));
     TRY(staging_open(&e->st, s, cfg->rows_max));
     e->scratch_bytes = llm_plan_scratch_bytes(s, cfg->rows_max) + kv_cache_plan_bytes(&cache_cfg);

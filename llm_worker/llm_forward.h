@@ -38,6 +38,9 @@ const llm_model *llm_engine_model(const llm_engine *e);
 backend *llm_engine_backend(const llm_engine *e);
 kv_cache *llm_engine_cache(const llm_engine *e); /* for claim and give_back */
 
+/* The cache of an engine that holds so many sequences. */
+kv_cache_config llm_cache_config(const llm_shape *s, int32_t rows_max);
+
 /* Bytes of activations and staging at capacity; the cache is kv_cache_plan_bytes. */
 uint64_t llm_plan_scratch_bytes(const llm_shape *s, int32_t rows_max);
 uint64_t llm_engine_scratch_bytes(const llm_engine *e); /* that plus the cache, for this engine */

@@ -27,6 +27,7 @@
 #include "common/base/mem.h"
 #include "common/base/rng.h"
 #include "llm_worker/llm_forward.h"
+#include "llm_worker/llm_plan.h"
 #include "llm_worker/ras_sampler.h"
 
 typedef enum row_state { ROW_FREE, ROW_PROMPT, ROW_RUNNING, ROW_ENDED } row_state;
@@ -145,6 +146,7 @@ static void facts_of(void *ctx, stage_facts *ret_facts)
     snprintf(ret_facts->model_sha256, sizeof ret_facts->model_sha256, "%s", m->sha256);
     snprintf(ret_facts->backend, sizeof ret_facts->backend, "%s", backend_describe(be));
     ret_facts->weights_bytes = backend_weight_bytes(be);
+    ret_facts->kept_bytes = backend_kept_bytes(be);
     ret_facts->scratch_bytes = llm_engine_scratch_bytes(st->engine);
 }
 
@@ -393,6 +395,7 @@ static int32_t held_count(void *ctx)
 }
 
 const stage_ops llm_stage = {.kind = STAGE_LLM,
+                             .plan = llm_plan,
                              .open = open_stage,
                              .facts = facts_of,
                              .accept = accept_job,

@@ -6,6 +6,7 @@
 #include "common/base/process.h"
 
 #include <signal.h>
+#include <stdbool.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -78,6 +79,58 @@ void process_name_thread(const char *name)
 void process_thread_gives_way(void)
 {
     setpriority(PRIO_PROCESS, (id_t)syscall(SYS_gettid), WORK_NICE);
+}
+
+/* The number behind `key` in a file of lines "key number"; false: it has none. key NULL: the file's only word. */
+static bool read_number(const char *path, const char *key, uint64_t *ret_value)
+{
+    char line[256];
+    bool found = false;
+    unsigned long long value = 0;
+    FILE *f = fopen(path, "re");
+    while (f && !found && fgets(line, sizeof line, f)) {
+        const size_t skip = key ? strlen(key) : 0;
+        found = (!key || strncmp(line, key, skip) == 0) && sscanf(line + skip, " %llu", &value) == 1;
+    }
+    if (f)
+        fclose(f);
+    *ret_value = value;
+    return found;
+}
+
+/* What control groups (version 2) leave: the tightest on the way up from ours. */
+static void limit_by_groups(uint64_t *left_bytes)
+{
+    char line[512] = "", path[600];
+    FILE *f = fopen("/proc/self/cgroup", "re");
+    while (f && strncmp(line, "0::", 3) != 0 && fgets(line, sizeof line, f))
+        ;
+    if (f)
+        fclose(f);
+    if (strncmp(line, "0::/", 4) != 0)
+        return;
+    line[strcspn(line, "\n")] = '\0';
+    for (char *group = line + 3; *group;) {
+        uint64_t max, used;
+        snprintf(path, sizeof path, "/sys/fs/cgroup%.480s/memory.max", group);
+        const bool limited = read_number(path, NULL, &max); /* "max" is no number */
+        snprintf(path, sizeof path, "/sys/fs/cgroup%.480s/memory.current", group);
+        if (limited && read_number(path, NULL, &used) && max - (used < max ? used : max) < *left_bytes)
+            *left_bytes = max - (used < max ? used : max);
+        *strrchr(group, '/') = '\0';
+    }
+}
+
+cf_err process_memory_left(uint64_t *ret_left_bytes, uint64_t *ret_total_bytes)
+{
+    uint64_t left_kib, total_kib;
+    if (!read_number("/proc/meminfo", "MemAvailable:", &left_kib) ||
+        !read_number("/proc/meminfo", "MemTotal:", &total_kib))
+        return err_set(CF_ERR_SYS, "/proc/meminfo: expected MemAvailable and MemTotal");
+    *ret_left_bytes = left_kib * 1024;
+    *ret_total_bytes = total_kib * 1024;
+    limit_by_groups(ret_left_bytes);
+    return CF_OK;
 }
 
 uint64_t process_rss_bytes(void)

@@ -55,6 +55,9 @@ uint64_t process_peak_bytes(void);
 /* CPU time of all its threads, user and system. */
 uint64_t process_cpu_us(void);
 
+/* Memory that this process may still take: free memory of the host, and what its control group leaves. */
+CF_MUST_CHECK cf_err process_memory_left(uint64_t *ret_left_bytes, uint64_t *ret_total_bytes);
+
 /* Path of the program `name` in the folder of the running one. */
 CF_MUST_CHECK cf_err process_sibling(const char *name, char *ret_path, size_t path_bytes);
 

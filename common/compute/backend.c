@@ -10,6 +10,7 @@
 
 #include "common/base/check.h"
 #include "common/base/device.h"
+#include "common/base/process.h"
 #include "common/compute/backend_impl.h"
 
 #define THREADS_MAX 1024
@@ -45,6 +46,23 @@ cf_err backend_check_device(const char *device)
     int number;
     const cf_err err = device_parse(device, &number);
     return err == CF_OK && number >= 0 ? backend_cuda_probe(number) : err;
+}
+
+cf_err backend_memory(const char *device, uint64_t *ret_free_bytes, uint64_t *ret_total_bytes)
+{
+    int number;
+    const cf_err err = device_parse(device, &number);
+    if (err != CF_OK)
+        return err;
+    if (number != DEVICE_CPU)
+        return backend_cuda_memory(number, ret_free_bytes, ret_total_bytes);
+    return process_memory_left(ret_free_bytes, ret_total_bytes);
+}
+
+uint64_t backend_library_bytes(const char *device)
+{
+    int number;
+    return device_parse(device, &number) == CF_OK && number != DEVICE_CPU ? BACKEND_CUDA_LIBRARY_BYTES : 0;
 }
 
 void backend_close(backend *be)
@@ -124,6 +142,7 @@ cf_err backend_keep(backend *be, dtype type, int rank, const int64_t *dims, tens
         TRY(be->device->keep(be, tensor_bytes(&t), &t.data));
     else
         TRY(backend_keep_bytes(be, tensor_bytes(&t), &t.data));
+    be->table_bytes += tensor_bytes(&t);
     *ret_tensor = t;
 out:
     return err;
@@ -373,6 +392,11 @@ cf_err backend_map_conv(backend *be, const void *w, int64_t c_out, int64_t c_in,
                           .part_count = 1,
                           .order = ORDER_OUT_IN};
     return weight_map(be, &shape, ret_weight);
+}
+
+size_t backend_kept_bytes(const backend *be)
+{
+    return be->weight_bytes + be->table_bytes;
 }
 
 size_t backend_weight_bytes(const backend *be)

@@ -39,6 +39,13 @@ void backend_close(backend *be); /* NULL is fine */
 /* Whether this build and host have the device; takes no memory of it. */
 CF_MUST_CHECK cf_err backend_check_device(const char *device);
 
+/* Free and total memory of the device; of the CPU: what this process may still take (free memory of the host and limit
+ * of its control group). Begins to use the device. */
+CF_MUST_CHECK cf_err backend_memory(const char *device, uint64_t *ret_free_bytes, uint64_t *ret_total_bytes);
+
+/* What a backend of the device takes besides the memory it is asked for: workspace of the products, ends of pieces. */
+uint64_t backend_library_bytes(const char *device);
+
 /* "cpu fast avx2 f32 threads=2": what was found, for the READY line. */
 const char *backend_describe(const backend *be);
 int backend_threads(const backend *be);
@@ -130,6 +137,7 @@ CF_MUST_CHECK cf_err backend_map_conv(backend *be, const void *w, int64_t c_out,
                                       weight **ret_weight);
 
 size_t backend_weight_bytes(const backend *be); /* sum over all packed weights */
+size_t backend_kept_bytes(const backend *be);   /* those and backend_keep */
 
 #ifdef __cplusplus
 }

@@ -75,7 +75,7 @@ struct backend {
     arena scratch;
     keep_block *kept;
     weight *weights;
-    size_t weight_bytes;
+    size_t weight_bytes, table_bytes; /* table: of backend_keep */
     int threads;
     char describe[128];
 };
@@ -89,6 +89,8 @@ CF_MUST_CHECK cf_err backend_cpu_open(const backend_config *cfg, backend *be);
 /* The same for CUDA device `device`. CF_ERR_UNSUPPORTED: no such device, no driver, a build without CUDA. */
 CF_MUST_CHECK cf_err backend_cuda_open(const backend_config *cfg, int device, backend *be);
 CF_MUST_CHECK cf_err backend_cuda_probe(int device);
+CF_MUST_CHECK cf_err backend_cuda_memory(int device, uint64_t *ret_free_bytes, uint64_t *ret_total_bytes);
+#define BACKEND_CUDA_LIBRARY_BYTES ((uint64_t)160 << 20) /* workspace 32 MiB, two ends of pieces of 64 MiB */
 
 #ifdef __cplusplus
 }

@@ -19,8 +19,10 @@
 #include "common/base/check.h"
 #include "common/base/clock.h"
 #include "common/base/io.h"
+#include "common/base/log.h"
 #include "common/base/mem.h"
 #include "common/base/process.h"
+#include "common/worker/memory_plan.h"
 #include "common/worker/voice_cache.h"
 
 #define RESULTS_PER_STEP 64
@@ -241,12 +243,30 @@ static cf_err step_once(engine *e)
     return CF_OK;
 }
 
+/* Says what the stage will take, and refuses what does not fit, before anything of it is taken. */
+static cf_err check_memory(const engine *e)
+{
+    cf_err err;
+    stage_memory planned;
+    uint64_t free_bytes = 0;
+    char text[MEMORY_TEXT_BYTES];
+    TRY(e->ops->plan(&e->cfg, &planned));
+    TRY(memory_check(e->ops->kind, e->cfg.device, &planned, &free_bytes));
+    memory_format(&planned, text);
+    log_info("worker.memory_plan", "device=%s needs_mib=%llu free_mib=%llu text=\"%s\"", e->cfg.device,
+             (unsigned long long)(memory_total(&planned) >> 20), (unsigned long long)(free_bytes >> 20), text);
+out:
+    return err;
+}
+
 static void *compute_main(void *arg)
 {
     engine *e = arg;
     process_name_thread("compute");
     process_thread_gives_way();
     cf_err err = voice_cache_open(e->model_dir, e->voice_store, &e->voices);
+    if (err == CF_OK)
+        err = check_memory(e);
     if (err == CF_OK)
         err = e->ops->open(&e->cfg, &e->stage);
     if (err != CF_OK) {

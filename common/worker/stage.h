@@ -46,8 +46,16 @@ typedef struct stage_facts {
     char model_sha256[SHA256_HEX_BYTES];
     char backend[128];      /* backend_describe */
     uint64_t weights_bytes; /* packed */
+    uint64_t kept_bytes;    /* those, tables and caches */
     uint64_t scratch_bytes; /* planned at capacity */
 } stage_facts;
+
+/* Memory of the device that a worker of this configuration takes: planned, not measured. */
+typedef struct stage_memory {
+    uint64_t weights_bytes, tables_bytes; /* kept: matrices; vectors, tables of the model, caches */
+    uint64_t scratch_bytes;               /* of a step at capacity */
+    uint64_t library_bytes;               /* what a device's libraries and allocator take besides; 0 on a CPU */
+} stage_memory;
 
 /* One unit of work. Pointers are borrowed from accept() until the job's result or cancel(). */
 typedef struct stage_job {
@@ -95,6 +103,7 @@ typedef struct stage_result {
 
 typedef struct stage_ops {
     stage_kind kind;
+    cf_err (*plan)(const stage_config *cfg, stage_memory *ret_memory); /* reads shapes alone */
     cf_err (*open)(const stage_config *cfg, void **ret_stage);
     void (*facts)(void *stage, stage_facts *ret_facts);
     /* CF_ERR_BUSY: no room now. CF_ERR_INVALID, CF_ERR_LIMIT: this job can never run; the text says why. */

@@ -84,6 +84,13 @@ static cf_err null_step(void *stage, stage_result *results, int32_t max, int32_t
     return CF_OK;
 }
 
+static cf_err null_plan(const stage_config *cfg, stage_memory *ret_memory)
+{
+    (void)cfg;
+    *ret_memory = (stage_memory){0};
+    return CF_OK;
+}
+
 static void null_cancel(void *stage, uint64_t job_id)
 {
     null_stage *s = stage;
@@ -107,9 +114,9 @@ static void null_close(void *stage)
 int main(int argc, char **argv)
 {
     static const stage_ops ops[] = {
-        {STAGE_LLM, null_open, null_facts, null_accept, null_step, null_cancel, null_held, null_close},
-        {STAGE_FLOW, null_open, null_facts, null_accept, null_step, null_cancel, null_held, null_close},
-        {STAGE_HIFT, null_open, null_facts, null_accept, null_step, null_cancel, null_held, null_close}};
+        {STAGE_LLM, null_plan, null_open, null_facts, null_accept, null_step, null_cancel, null_held, null_close},
+        {STAGE_FLOW, null_plan, null_open, null_facts, null_accept, null_step, null_cancel, null_held, null_close},
+        {STAGE_HIFT, null_plan, null_open, null_facts, null_accept, null_step, null_cancel, null_held, null_close}};
     const char *name = program_invocation_short_name;
     for (int k = 0; k < STAGE_COUNT; k++)
         if (strncmp(name, stage_name((stage_kind)k), strlen(stage_name((stage_kind)k))) == 0) {

@@ -11,6 +11,13 @@ cf_err backend_cuda_probe(int device)
                    device);
 }
 
+cf_err backend_cuda_memory(int device, uint64_t *ret_free_bytes, uint64_t *ret_total_bytes)
+{
+    (void)ret_free_bytes;
+    (void)ret_total_bytes;
+    return backend_cuda_probe(device);
+}
+
 cf_err backend_cuda_open(const backend_config *cfg, int device, backend *be)
 {
     (void)cfg;

@@ -157,6 +157,17 @@ extern "C" cf_err backend_cuda_probe(int device)
     return CF_OK;
 }
 
+extern "C" cf_err backend_cuda_memory(int device, uint64_t *ret_free_bytes, uint64_t *ret_total_bytes)
+{
+    size_t free_bytes, total_bytes;
+    CUDA_TRY(backend_cuda_probe(device));
+    CUDA_CALL(cudaSetDevice(device));
+    CUDA_CALL(cudaMemGetInfo(&free_bytes, &total_bytes));
+    *ret_free_bytes = free_bytes;
+    *ret_total_bytes = total_bytes;
+    return CF_OK;
+}
+
 static cf_err open_device(int device, cuda_state *cuda, cudaDeviceProp *ret_prop)
 {
     CUDA_TRY(backend_cuda_probe(device));
