@@ -1,6 +1,7 @@
 /*
- * llm_plan.c - memory of a llm worker: matrices with the operands' width, vectors in f32, rope tables, the cache. A CPU
- * packs the matrices of the layers twice, for wide tiles of prefill and for those of decoding. Embeddings stay in the file's mapping. Any thread. Fails: as model_dir, weights and llm_dims_derive.
+ * llm_plan.c - memory of a llm worker: matrices with the operands' width, vectors in f32, rope tables, the cache. A
+ * CPU packs the matrices of the layers twice, for wide tiles of prefill and for those of decoding. Embeddings stay in
+ * the file's mapping. Any thread. Fails: as model_dir, weights and llm_dims_derive.
  */
 #include "llm_worker/llm_plan.h"
 

@@ -63,6 +63,7 @@ $(if $(SAN),,step|systemd|120|tests/systemd/boot_test.sh $(B)/check/systemd
 )$(foreach t,$(FUZZ_SRC),tap|$(patsubst tests/%.c,%,$(t))|$(LIMIT_S)|$(B)/$(t:.c=)
 )tap|sim|$(LIMIT_S)|$(SIM) tap 10 100
 step|programs|$(LIMIT_S)|ls $(PROG)
+step|plan|$(LIMIT_S)|tests/e2e/plan_test.sh $(B)
 step|canary|$(LIMIT_S)|tests/harness/canary/check.sh $(CANARY) $(B)/check/canary
 $(if $(SAN),,$(emu_plan)
 step|bootstrap|$(LIMIT_S)|tests/harness/bootstrap_test.sh $(B)/check/bootstrap

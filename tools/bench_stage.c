@@ -20,13 +20,12 @@
 #include "common/text/bpe.h"
 #include "common/text/special_tokens.h"
 
-#define READ_BYTES     ((size_t)512 << 20)
-#define READERS_MAX    64
-#define GEMM_ROWS      2048
-#define GEMM_SIDE      1024
-#define REPEATS        5
-#define LLM_STEPS_MAX  100 /* decode steps that are timed: a steady rate needs no more */
-#define STAGE_ROWS_MAX 64
+#define READ_BYTES    ((size_t)512 << 20)
+#define READERS_MAX   64
+#define GEMM_ROWS     2048
+#define GEMM_SIDE     1024
+#define REPEATS       5
+#define LLM_STEPS_MAX 100 /* decode steps that are timed: a steady rate needs no more */
 
 /* ---- ceilings ---- */
 

@@ -5,7 +5,10 @@
 #ifndef CF_TOOLS_BENCH_STAGE_H
 #define CF_TOOLS_BENCH_STAGE_H
 
+#include "common/base/limits.h"
 #include "common/worker/stage.h"
+
+#define STAGE_ROWS_MAX JOBS_PER_MEMBER_MAX
 
 typedef struct bench_ceiling {
     double gemm_gflops; /* op_linear, 2048 x 1024 x 1024, operands of the run's precision, its threads */

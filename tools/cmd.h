@@ -28,5 +28,6 @@ int cmd_model(int argc, char **argv);
 int cmd_text(int argc, char **argv);
 int cmd_parity(int argc, char **argv);
 int cmd_bench(int argc, char **argv);
+int cmd_plan(int argc, char **argv);
 
 #endif

@@ -11,6 +11,7 @@
 #include <unistd.h>
 
 #include "common/base/clock.h"
+#include "common/base/device.h"
 #include "common/base/limits.h"
 #include "common/base/mem.h"
 #include "common/base/process.h"
@@ -44,14 +45,18 @@ static const char *const what_names[] = {"llm", "flow", "hift", "farm", "handove
 
 /* ---- stages ---- */
 
-static stage_config stage_config_of(const config *cfg)
+/* Of the stage's first worker. */
+static cf_err stage_config_of(const config *cfg, const char *stage, char device[DEVICE_TEXT_BYTES],
+                              stage_config *ret_cfg)
 {
-    return (stage_config){.model_dir = cfg->model,
-                          .device = cfg->device,
-                          .operands = strcmp(cfg->precision, "bf16") == 0 ? PRECISION_BF16 : PRECISION_F32,
-                          .threads = cfg->threads,
-                          .naive = cfg->naive,
-                          .base_weights = cfg->base_weights};
+    int number;
+    *ret_cfg = (stage_config){.model_dir = cfg->model,
+                              .device = device,
+                              .operands = stage_precision(cfg->precision),
+                              .threads = cfg->threads,
+                              .naive = cfg->naive,
+                              .base_weights = cfg->base_weights};
+    return device_of_instance(config_device_list(cfg, stage), 0, device, &number);
 }
 
 static void report_stage(const bench *b, const char *name, const bench_rate *r)
@@ -78,11 +83,13 @@ static cf_err run_stages(const bench *b)
 {
     cf_err err = CF_OK;
     static const stage_ops *const stages[] = {&llm_stage, &flow_stage, &hift_stage};
-    const stage_config sc = stage_config_of(&b->farm.cfg);
+    stage_config sc;
     bench_ceiling ceiling;
+    char device[DEVICE_TEXT_BYTES];
     char line[128];
     if (!b->wanted[WANT_LLM] && !b->wanted[WANT_FLOW] && !b->wanted[WANT_HIFT])
         return CF_OK;
+    TRY(stage_config_of(&b->farm.cfg, "flow", device, &sc));
     TRY(bench_ceilings(&sc, &ceiling));
     snprintf(line, sizeof line, "ceilings: GEMM %.0f GFLOP/s (%s), read %.1f GB/s", ceiling.gemm_gflops,
              b->farm.cfg.precision, ceiling.read_gbs);
@@ -94,6 +101,7 @@ static cf_err run_stages(const bench *b)
     for (int s = 0; s < 3; s++)
         for (int32_t i = 0; i < b->rows_count && b->wanted[s]; i++) {
             bench_rate rate;
+            TRY(stage_config_of(&b->farm.cfg, what_names[s], device, &sc));
             TRY(bench_stage(stages[s], &sc, b->rows[i], b->seconds, &ceiling, &rate));
             report_stage(b, what_names[s], &rate);
         }
@@ -125,8 +133,9 @@ static cf_err parse_rows(bench *b, const char *text)
     while (*text) {
         char *end;
         const long n = strtol(text, &end, 10);
-        if (end == text || n < 1 || n > 64 || b->rows_count == 8 || (*end && *end != ','))
-            return err_set(CF_ERR_INVALID, "--rows: expected up to 8 numbers of 1..64 with commas, found \"%s\"", text);
+        if (end == text || n < 1 || n > STAGE_ROWS_MAX || b->rows_count == 8 || (*end && *end != ','))
+            return err_set(CF_ERR_INVALID, "--rows: expected up to 8 numbers of 1..%d with commas, found \"%s\"",
+                           STAGE_ROWS_MAX, text);
         b->rows[b->rows_count++] = (int32_t)n;
         text = end + (*end == ',');
     }

@@ -33,6 +33,7 @@ static const verb verbs[] = {
     {"model", cmd_model, "make, ls, check: model directories and their files"},
     {"text", cmd_text, "what the model will see: segments and token ids"},
     {"parity", cmd_parity, "compare this build with reference cases"},
+    {"plan", cmd_plan, "memory and rates of the stages on the devices found; how many workers where"},
     {"bench", cmd_bench, "rates and latencies, absolute and against ceilings"},
 };
 

@@ -24,8 +24,8 @@
 #define FARM_OPTIONS_HELP                                                                           \
     "  -m, --model DIR       model directory (or COSYFARM_MODEL)\n"                                 \
     "      --config FILE     configuration, JSON; options win over its keys, wherever they stand\n" \
-    "      --device cpu      where stages compute\n"                                                \
-    "      --precision P     f32 (default) or bf16\n"                                               \
+    "      --device LIST     cpu (default) or cuda:N,... where workers compute, in turn\n"          \
+    "      --precision P     f32 (default), bf16, or fp16 (cuda)\n"                                 \
     "      --threads N       compute threads of each worker (default: all it may run on)\n"         \
     "      --llm N --flow N --hift N   workers of each stage (default 1)\n"                         \
     "      --base-weights    llm.pt although llm.rl.pt exists\n"                                    \

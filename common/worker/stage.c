@@ -1,5 +1,7 @@
-/* stage.c - names of stages. Pure. Fails: never. */
+/* stage.c - names of stages and precisions. Pure. Fails: never. */
 #include "common/worker/stage.h"
+
+#include <string.h>
 
 #include "common/base/check.h"
 
@@ -8,4 +10,11 @@ const char *stage_name(stage_kind kind)
     static const char *const names[STAGE_COUNT] = {"llm", "flow", "hift"};
     CF_ASSERT(kind < STAGE_COUNT);
     return names[kind];
+}
+
+precision stage_precision(const char *word)
+{
+    if (strcmp(word, "fp16") == 0)
+        return PRECISION_FP16;
+    return strcmp(word, "bf16") == 0 ? PRECISION_BF16 : PRECISION_F32;
 }

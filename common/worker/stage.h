@@ -26,6 +26,9 @@ typedef enum stage_kind { STAGE_LLM, STAGE_FLOW, STAGE_HIFT, STAGE_COUNT } stage
 
 const char *stage_name(stage_kind kind); /* "llm", "flow", "hift" */
 
+/* Of the configuration's word: f32, bf16, fp16; anything else is f32. */
+precision stage_precision(const char *word);
+
 typedef struct stage_config {
     const char *model_dir;
     const char *voice_store; /* folder of voices made from recordings; NULL: none */

@@ -107,13 +107,6 @@ static void give_back_job(worker *w, engine_job *j)
 
 /* ---- the orchestrator's lifeline messages ---- */
 
-static precision precision_of(const config *cfg)
-{
-    if (strcmp(cfg->precision, "fp16") == 0)
-        return PRECISION_FP16;
-    return strcmp(cfg->precision, "bf16") == 0 ? PRECISION_BF16 : PRECISION_F32;
-}
-
 static cf_err start_engine(worker *w)
 {
     cf_err err;
@@ -124,7 +117,7 @@ static cf_err start_engine(worker *w)
         .model_dir = w->cfg.model,
         .voice_store = w->cfg.voice_store,
         .device = device,
-        .operands = precision_of(&w->cfg),
+        .operands = stage_precision(w->cfg.precision),
         .threads = w->cfg.threads,
         .naive = w->cfg.naive,
         .base_weights = w->cfg.base_weights,

@@ -20,6 +20,7 @@ define emu_plan
 step|emu mutants|200|tests/cuda_emu/check/mutants.sh $(E) '$(MUTANT_LINK)'
 step|emu farm|$(LIMIT_S)|tests/cuda_emu/check/farm.sh $(E) build/$(CONFIG) kills
 step|emu exchange|$(LIMIT_S)|tests/cuda_emu/check/farm.sh $(E) build/$(CONFIG) exchange
+step|emu plan|$(LIMIT_S)|tests/e2e/plan_test.sh $(E) 2
 step|emu parity f32|$(LIMIT_S)|tests/cuda_emu/check/parity.sh $(E) f32
 step|emu parity bf16|$(LIMIT_S)|tests/cuda_emu/check/parity.sh $(E) bf16
 step|emu parity fp16|$(LIMIT_S)|tests/cuda_emu/check/parity.sh $(E) fp16

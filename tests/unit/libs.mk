@@ -54,3 +54,4 @@ LIBS_test_enroll_networks := $(ENROLL) $(MODEL) $(COMPUTE)
 EXT_test_enroll_networks := $(EXT_ENROLL) $(EXT_COMPUTE)
 LIBS_test_memory_plan := $(LLM) $(FLOW) $(HIFT) $(WORKER) $(MODEL) $(COMPUTE)
 EXT_test_memory_plan := $(EXT_COMPUTE)
+LIBS_test_plan_place := $(B)/obj/tools/plan_place.o

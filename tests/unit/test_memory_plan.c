@@ -1,6 +1,6 @@
 /*
- * test_memory_plan.c - what a stage says it will take, held against what it took; and what does not fit is refused before
- * anything is taken. On the CPU, and on the device that COSYFARM_TEST_DEVICE names.
+ * test_memory_plan.c - what a stage says it will take, held against what it took; and what does not fit is refused
+ * before anything is taken. On the CPU, and on the device that COSYFARM_TEST_DEVICE names.
  */
 #include "tests/harness/test.h"
 
