@@ -16,14 +16,18 @@
 #include "common/base/mem.h"
 #include "common/base/process.h"
 #include "tools/bench_farm.h"
+#include "tools/bench_llm.h"
 #include "tools/bench_report.h"
 #include "tools/bench_stage.h"
 #include "tools/cmd.h"
 #include "tools/farm_options.h"
 
+#define ROW_COUNTS_MAX 8
+
 static const char bench_help[] =
     "usage: cosyfarm bench [farm|llm|flow|hift|handover]... -m MODEL [options]\n\n"
-    "llm, flow, hift: one stage alone at 1, 4 and 16 rows; farm: a fixed list of sentences through all processes;\n"
+    "llm: one prompt, then steps of 1, 4 and 16 rows; flow, hift: 1, 4 and 16 rows alone; farm: a fixed list of "
+    "sentences through all processes;\n"
     "handover: the time from a stage's READY to the next stage's WORK, with stages loaded. Default: "
     "all.\n\n" FARM_OPTIONS_HELP "      --rows LIST       rows at once for the stages (default 1,4,16)\n"
     "      --seconds S       audio seconds of a row for flow and hift (default 5)\n"
@@ -34,7 +38,7 @@ static const char bench_help[] =
 typedef struct bench {
     farm_options farm;
     bool as_json, wanted[5];
-    int32_t rows[8], rows_count, count;
+    int32_t rows[ROW_COUNTS_MAX], rows_count, count;
     double seconds;
     int exit_code;
     const char *trace_path;
@@ -62,16 +66,15 @@ static cf_err stage_config_of(const config *cfg, const char *stage, char device[
 static void report_stage(const bench *b, const char *name, const bench_rate *r)
 {
     char line[256], share[64] = "";
-    const bool is_llm = strcmp(name, "llm") == 0;
     if (r->ceiling_share >= 0)
-        snprintf(share, sizeof share, ", %.0f %% of the %s ceiling", 100 * r->ceiling_share, is_llm ? "read" : "GEMM");
-    snprintf(line, sizeof line, "%-5s %2d rows: %8.2f audio-s/s (%.1f %s in %.2f s%s)", name, r->rows, r->audio_per_s,
-             r->units, is_llm ? "tokens" : "audio-s", r->seconds, share);
+        snprintf(share, sizeof share, ", %.0f %% of the GEMM ceiling", 100 * r->ceiling_share);
+    snprintf(line, sizeof line, "%-5s %2d rows: %8.2f audio-s/s (%.1f audio-s in %.2f s%s)", name, r->rows,
+             r->audio_per_s, r->audio_s, r->seconds, share);
     json *obj = bench_object(name);
     json_put_str(obj, "precision", b->farm.cfg.precision);
     json_put_u64(obj, "rows", (uint64_t)r->rows);
     json_put_f64(obj, "audio_per_s", r->audio_per_s);
-    json_put_f64(obj, "units", r->units);
+    json_put_f64(obj, "audio_s", r->audio_s);
     json_put_f64(obj, "seconds", r->seconds);
     if (r->ceiling_share >= 0)
         json_put_f64(obj, "ceiling_share", r->ceiling_share);
@@ -79,26 +82,91 @@ static void report_stage(const bench *b, const char *name, const bench_rate *r)
     bench_emit(b->as_json, obj, line);
 }
 
+/* The start and one prompt alone. */
+static void report_llm_open(const bench *b, const bench_llm_open *o, const bench_ceiling *c)
+{
+    char line[256];
+    snprintf(
+        line, sizeof line,
+        "llm   open %.2f s, %.0f MB a step; prompt of %d rows: %.1f ms, best %.1f ms (%.0f %% of the GEMM ceiling)",
+        o->open_s, (double)o->step_bytes / 1e6, BENCH_PROMPT_ROWS, 1e3 * o->prefill.median_s, 1e3 * o->prefill.best_s,
+        100 * o->prefill_gflops / c->gemm_gflops);
+    json *obj = bench_object("llm.prefill");
+    json_put_str(obj, "precision", b->farm.cfg.precision);
+    json_put_u64(obj, "rows", BENCH_PROMPT_ROWS);
+    json_put_f64(obj, "open_s", o->open_s);
+    json_put_f64(obj, "seconds", o->prefill.median_s);
+    json_put_f64(obj, "best_s", o->prefill.best_s);
+    json_put_f64(obj, "ceiling_share", o->prefill_gflops / c->gemm_gflops);
+    json_put_u64(obj, "peak_bytes", process_peak_bytes());
+    bench_emit(b->as_json, obj, line);
+}
+
+static void report_llm_rate(const bench *b, const bench_llm_rate *r, const bench_ceiling *c)
+{
+    char line[256], share[64] = "";
+    if (c->read_gbs > 0)
+        snprintf(share, sizeof share, ", %.0f %% of the read ceiling", 100 * r->read_gbs / c->read_gbs);
+    snprintf(line, sizeof line, "llm   %2d rows: %8.1f tok/s, %.2f audio-s/s (step %.2f ms, best %.2f ms%s)", r->rows,
+             r->tokens_per_s, r->tokens_per_s / TOKENS_PER_SECOND, 1e3 * r->step.median_s, 1e3 * r->step.best_s, share);
+    json *obj = bench_object("llm");
+    json_put_str(obj, "precision", b->farm.cfg.precision);
+    json_put_u64(obj, "rows", (uint64_t)r->rows);
+    json_put_f64(obj, "tokens_per_s", r->tokens_per_s);
+    json_put_f64(obj, "audio_per_s", r->tokens_per_s / TOKENS_PER_SECOND);
+    json_put_f64(obj, "step_s", r->step.median_s);
+    json_put_f64(obj, "best_s", r->step.best_s);
+    json_put_f64(obj, "read_gbs", r->read_gbs);
+    if (c->read_gbs > 0)
+        json_put_f64(obj, "ceiling_share", r->read_gbs / c->read_gbs);
+    json_put_u64(obj, "peak_bytes", process_peak_bytes());
+    bench_emit(b->as_json, obj, line);
+}
+
+static cf_err run_llm(const bench *b, const stage_config *sc, const bench_ceiling *c)
+{
+    cf_err err;
+    bench_llm_open open;
+    bench_llm_rate rates[ROW_COUNTS_MAX];
+    TRY(bench_llm(sc, b->rows, b->rows_count, &open, rates));
+    report_llm_open(b, &open, c);
+    for (int32_t i = 0; i < b->rows_count; i++)
+        report_llm_rate(b, &rates[i], c);
+out:
+    return err;
+}
+
+static void report_ceilings(const bench *b, const bench_ceiling *c)
+{
+    char line[160];
+    snprintf(line, sizeof line, "ceilings: GEMM %.0f GFLOP/s in f32, %.0f in bf16; reading %.1f GB/s; %d threads",
+             c->gemm_f32_gflops, c->gemm_bf16_gflops, c->read_gbs, c->threads);
+    json *obj = bench_object("ceilings");
+    json_put_u64(obj, "threads", (uint64_t)c->threads);
+    json_put_f64(obj, "gemm_f32_gflops", c->gemm_f32_gflops);
+    json_put_f64(obj, "gemm_bf16_gflops", c->gemm_bf16_gflops);
+    if (c->read_gbs > 0)
+        json_put_f64(obj, "read_gbs", c->read_gbs);
+    bench_emit(b->as_json, obj, line);
+}
+
 static cf_err run_stages(const bench *b)
 {
     cf_err err = CF_OK;
-    static const stage_ops *const stages[] = {&llm_stage, &flow_stage, &hift_stage};
+    static const stage_ops *const stages[] = {NULL, &flow_stage, &hift_stage}; /* llm: in ways of its own */
     stage_config sc;
     bench_ceiling ceiling;
     char device[DEVICE_TEXT_BYTES];
-    char line[128];
     if (!b->wanted[WANT_LLM] && !b->wanted[WANT_FLOW] && !b->wanted[WANT_HIFT])
         return CF_OK;
     TRY(stage_config_of(&b->farm.cfg, "flow", device, &sc));
     TRY(bench_ceilings(&sc, &ceiling));
-    snprintf(line, sizeof line, "ceilings: GEMM %.0f GFLOP/s (%s), read %.1f GB/s", ceiling.gemm_gflops,
-             b->farm.cfg.precision, ceiling.read_gbs);
-    json *obj = bench_object("ceilings");
-    json_put_str(obj, "precision", b->farm.cfg.precision);
-    json_put_f64(obj, "gemm_gflops", ceiling.gemm_gflops);
-    json_put_f64(obj, "read_gbs", ceiling.read_gbs);
-    bench_emit(b->as_json, obj, line);
-    for (int s = 0; s < 3; s++)
+    report_ceilings(b, &ceiling);
+    if (b->wanted[WANT_LLM]) {
+        TRY(stage_config_of(&b->farm.cfg, "llm", device, &sc));
+        TRY(run_llm(b, &sc, &ceiling));
+    }
+    for (int s = WANT_FLOW; s <= WANT_HIFT; s++)
         for (int32_t i = 0; i < b->rows_count && b->wanted[s]; i++) {
             bench_rate rate;
             TRY(stage_config_of(&b->farm.cfg, what_names[s], device, &sc));
@@ -133,9 +201,9 @@ static cf_err parse_rows(bench *b, const char *text)
     while (*text) {
         char *end;
         const long n = strtol(text, &end, 10);
-        if (end == text || n < 1 || n > STAGE_ROWS_MAX || b->rows_count == 8 || (*end && *end != ','))
-            return err_set(CF_ERR_INVALID, "--rows: expected up to 8 numbers of 1..%d with commas, found \"%s\"",
-                           STAGE_ROWS_MAX, text);
+        if (end == text || n < 1 || n > STAGE_ROWS_MAX || b->rows_count == ROW_COUNTS_MAX || (*end && *end != ','))
+            return err_set(CF_ERR_INVALID, "--rows: expected up to %d numbers of 1..%d with commas, found \"%s\"",
+                           ROW_COUNTS_MAX, STAGE_ROWS_MAX, text);
         b->rows[b->rows_count++] = (int32_t)n;
         text = end + (*end == ',');
     }

@@ -126,12 +126,12 @@ void amx_add_bias(const float *bias, int64_t cols, float *c)
 }
 
 /* Runs `statement` for each half row that exists, with its mask `some`, column `n` and values `v`. */
-#define EACH_HALF(statement)                                               \
-    for (int64_t r = 0; r < rows; r++)                                     \
-        for (int64_t n = 0; n < cols; n += HALF) {                         \
-            const __mmask16 some = columns_mask(cols - n);                 \
-            const __m512 v = _mm512_load_ps(c + r * AMX_SIDE + n);         \
-            statement;                                                     \
+#define EACH_HALF(statement)                                       \
+    for (int64_t r = 0; r < rows; r++)                             \
+        for (int64_t n = 0; n < cols; n += HALF) {                 \
+            const __mmask16 some = columns_mask(cols - n);         \
+            const __m512 v = _mm512_load_ps(c + r * AMX_SIDE + n); \
+            statement;                                             \
         }
 
 void amx_store_f32(const float *c, int64_t rows, int64_t cols, int64_t pitch, float *y)

@@ -15,9 +15,9 @@
 #include <stdbool.h>
 #include <stdint.h>
 
-#define AMX_SIDE         32                      /* rows, columns and depth of one step */
-#define AMX_STEP_VALUES  (AMX_SIDE * AMX_SIDE)   /* of b */
-#define AMX_BLOCK_VALUES (AMX_SIDE * AMX_SIDE)   /* of c */
+#define AMX_SIDE         32                    /* rows, columns and depth of one step */
+#define AMX_STEP_VALUES  (AMX_SIDE * AMX_SIDE) /* of b */
+#define AMX_BLOCK_VALUES (AMX_SIDE * AMX_SIDE) /* of c */
 #define AMX_TERMS_MAX    3
 
 /* Whether this processor and kernel let the process use tiles; asks for the permission once. */

@@ -18,7 +18,7 @@
 #include "common/compute/cpu/amx.h"
 #include "common/compute/cpu/gemm.h"
 
-#define PIECE_ROWS       256 /* of one task */
+#define PIECE_ROWS       256                /* of one task */
 #define PANEL_BYTES_MAX  ((int64_t)1 << 20) /* of one task: half of a second cache */
 #define TASKS_PER_THREAD 4
 #define PLANE_TASK_ROWS  64
@@ -288,8 +288,7 @@ cf_err gemm_amx_run(backend *be, gemm_job *job)
 {
     cf_err err;
     const weight *w = job->w;
-    amx_job aj = {
-        .job = job, .parts = parts_of(w), .taps = w->kernel, .chunks = chunks_of(w), .panels = panels_of(w)};
+    amx_job aj = {.job = job, .parts = parts_of(w), .taps = w->kernel, .chunks = chunks_of(w), .panels = panels_of(w)};
 
     aj.row_values = w->groups * aj.chunks * AMX_SIDE;
     TRY(make_plane(be, &aj));

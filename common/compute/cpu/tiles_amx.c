@@ -13,7 +13,7 @@
 #include <immintrin.h>
 #include <string.h>
 
-#define STREAM_BYTES 8192
+#define STREAM_BYTES 1024
 #define LINE_BYTES   64
 #define TILE_BYTES   1024
 #define ROW_BYTES    64 /* of a bf16 tile */
