@@ -3,24 +3,34 @@
  * tile_kernels.h, for single rows and prompts alike. A panel of 32 columns lies in one piece, so a task reads memory
  * forwards, and what one row needs is read once for all rows of a step.
  *
- * The left operand is rounded into tiles in scratch before the product. Tasks are runs of panels by blocks of rows;
- * the cut does not show in the bytes (tile_kernels.h).
+ * The left operand is rounded into tiles in scratch before the product. A piece is a few panels by a block of rows; each
+ * thread has a run of neighbouring pieces, because memory is read fastest in one stream, and takes from the others'
+ * runs when its own is done. The cut does not show in the bytes (tile_kernels.h).
  * Run by the pool's threads. Owns nothing: weights are the backend's kept memory. Fails: CF_ERR_NOMEM.
  */
+#include <stdatomic.h>
 #include <string.h>
 
 #include "common/base/check.h"
 #include "common/compute/cpu/gemm.h"
 
-#define TASK_BYTES      ((int64_t)192 << 10) /* of weights: a few microseconds of reading */
+#define PIECE_BYTES     ((int64_t)128 << 10) /* of weights: a few microseconds of reading */
 #define ROW_BLOCK_BYTES ((int64_t)1 << 20)   /* of the left operand: half of a second cache */
 #define PAIR_ROWS       (2 * TILE_ROWS)
+
+/* The pieces of one thread, on a cache line of its own. */
+typedef struct piece_run {
+    _Alignas(64) _Atomic int64_t next;
+    int64_t end;
+} piece_run;
 
 typedef struct tiles_job {
     const gemm_job *job;
     const tile_kernels *kernels;
-    uint16_t *a; /* [row tiles][depth tiles][TILE_VALUES], in scratch */
-    int64_t depth_tiles, panels, task_panels, row_blocks, block_rows;
+    uint16_t *a;     /* [row tiles][depth tiles][TILE_VALUES], in scratch */
+    piece_run *runs; /* [threads], in scratch */
+    int threads;
+    int64_t depth_tiles, panels, piece_panels, row_blocks, block_rows;
 } tiles_job;
 
 static int64_t depth_tiles_of(const weight *w)
@@ -86,19 +96,16 @@ static void finish_rows(const gemm_job *job, const float *c, int64_t first_row, 
     gemm_finish(job, &(gemm_tile){.first_row = first_row, .rows = rows, .first_col = first_col, .cols = cols});
 }
 
-static void run_panels(void *ctx, int32_t task_idx, int thread_idx)
+static void run_piece(const tiles_job *tj, int64_t piece)
 {
-    (void)thread_idx;
-    const tiles_job *tj = ctx;
     const gemm_job *job = tj->job;
-    const int64_t first_row = task_idx % tj->row_blocks * tj->block_rows;
+    const int64_t first_row = piece % tj->row_blocks * tj->block_rows;
     const int64_t end_row = min_i64(first_row + tj->block_rows, job->rows);
-    const int64_t first_panel = task_idx / tj->row_blocks * tj->task_panels;
+    const int64_t first_panel = piece / tj->row_blocks * tj->piece_panels;
     const int64_t tile_values = tj->depth_tiles * TILE_VALUES;
     float c[PAIR_ROWS * TILE_COLS];
 
-    tj->kernels->begin();
-    for (int64_t p = first_panel; p < min_i64(first_panel + tj->task_panels, tj->panels); p++)
+    for (int64_t p = first_panel; p < min_i64(first_panel + tj->piece_panels, tj->panels); p++)
         for (int64_t row = first_row; row < end_row; row += PAIR_ROWS) {
             const int64_t rows = min_i64(PAIR_ROWS, end_row - row);
             const uint16_t *a = tj->a + row / TILE_ROWS * tile_values;
@@ -106,30 +113,54 @@ static void run_panels(void *ctx, int32_t task_idx, int thread_idx)
                                   (const uint16_t *)job->w->data + p * 2 * tile_values, row == first_row, c);
             finish_rows(job, c, row, rows, p * TILE_COLS);
         }
+}
+
+/* The thread's own run, then what is left of the others'. */
+static void run_pieces(void *ctx, int32_t task_idx, int thread_idx)
+{
+    (void)task_idx;
+    const tiles_job *tj = ctx;
+    tj->kernels->begin();
+    for (int i = 0; i < tj->threads; i++) {
+        piece_run *run = &tj->runs[(thread_idx + i) % tj->threads];
+        for (int64_t piece; (piece = atomic_fetch_add(&run->next, 1)) < run->end;)
+            run_piece(tj, piece);
+    }
     tj->kernels->end();
+}
+
+/* How rows and columns are cut. */
+static void plan_pieces(tiles_job *tj)
+{
+    const int64_t rows = tj->job->rows, tile_bytes = tj->depth_tiles * TILE_VALUES * (int64_t)sizeof(uint16_t);
+    const int64_t block_pairs = min_i64(div_ceil(rows, PAIR_ROWS), ROW_BLOCK_BYTES / (2 * tile_bytes));
+    tj->block_rows = PAIR_ROWS * (block_pairs > 0 ? block_pairs : 1);
+    tj->row_blocks = div_ceil(rows, tj->block_rows);
+    tj->piece_panels = PIECE_BYTES / (2 * tile_bytes);
+    if (tj->piece_panels < 1)
+        tj->piece_panels = 1;
+    const int64_t pieces = tj->row_blocks * div_ceil(tj->panels, tj->piece_panels);
+    for (int t = 0; t < tj->threads; t++) {
+        atomic_init(&tj->runs[t].next, pieces * t / tj->threads);
+        tj->runs[t].end = pieces * (t + 1) / tj->threads;
+    }
 }
 
 cf_err gemm_tiles_run(backend *be, gemm_job *job)
 {
     cf_err err;
-    const weight *w = job->w;
     tiles_job tj = {.job = job,
                     .kernels = job->cpu->tiles,
-                    .depth_tiles = depth_tiles_of(w),
-                    .panels = div_ceil(w->n_out, TILE_COLS)};
-    const int64_t row_tiles = div_ceil(job->rows, TILE_ROWS), tile_bytes = tj.depth_tiles * TILE_VALUES * 2;
-    const int64_t block_pairs = min_i64(div_ceil(job->rows, PAIR_ROWS), ROW_BLOCK_BYTES / (2 * tile_bytes));
+                    .threads = pool_threads(job->cpu->threads),
+                    .depth_tiles = depth_tiles_of(job->w),
+                    .panels = div_ceil(job->w->n_out, TILE_COLS)};
+    const int64_t row_tiles = div_ceil(job->rows, TILE_ROWS);
 
-    tj.block_rows = PAIR_ROWS * (block_pairs > 0 ? block_pairs : 1);
-    tj.row_blocks = div_ceil(job->rows, tj.block_rows);
-    tj.task_panels = TASK_BYTES / (2 * tile_bytes);
-    if (tj.task_panels < 1)
-        tj.task_panels = 1;
-    TRY(arena_take(&be->scratch, (size_t)(row_tiles * tile_bytes), &tj.a));
+    TRY(arena_take(&be->scratch, (size_t)(row_tiles * tj.depth_tiles * TILE_VALUES) * sizeof *tj.a, &tj.a));
+    TRY(arena_take(&be->scratch, (size_t)tj.threads * sizeof *tj.runs, &tj.runs));
+    plan_pieces(&tj);
     pool_run(job->cpu->threads, (int32_t)row_tiles, narrow_tile, &tj);
-    const int64_t tasks = tj.row_blocks * div_ceil(tj.panels, tj.task_panels);
-    CF_ASSERT(tasks <= POOL_TASKS_MAX);
-    pool_run(job->cpu->threads, (int32_t)tasks, run_panels, &tj);
+    pool_run(job->cpu->threads, tj.threads, run_pieces, &tj);
 out:
     return err;
 }
