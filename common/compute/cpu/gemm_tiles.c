@@ -3,9 +3,9 @@
  * tile_kernels.h, for single rows and prompts alike. A panel of 32 columns lies in one piece, so a task reads memory
  * forwards, and what one row needs is read once for all rows of a step.
  *
- * The left operand is rounded into tiles in scratch before the product. A piece is a few panels by a block of rows; each
- * thread has a run of neighbouring pieces, because memory is read fastest in one stream, and takes from the others'
- * runs when its own is done. The cut does not show in the bytes (tile_kernels.h).
+ * The left operand is rounded into tiles in scratch before the product. A piece is a few panels by a block of rows;
+ * each thread has a run of neighbouring pieces, because memory is read fastest in one stream, and takes from the
+ * runs of others when its own is done. The cut does not show in the bytes (tile_kernels.h).
  * Run by the pool's threads. Owns nothing: weights are the backend's kept memory. Fails: CF_ERR_NOMEM.
  */
 #include <stdatomic.h>

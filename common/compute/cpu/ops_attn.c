@@ -10,7 +10,7 @@
  *   keys   [16-key panel][64][16]      values [64 / 16 panels][keys, padded to 16][16]
  *
  * Cached attention takes one query row at a time against pages of 64 tokens, scores first, then softmax, then values,
- * in token order: the same for a prefill row and a decode row.
+ * in token order: the same for a prefill row and a decode row. The query heads of one kv head take a page together.
  *
  * Run by the pool's threads. Owns nothing. Fails: CF_ERR_NOMEM when scratch is exhausted.
  * Source: ops.h attn_block, attn_cache, rope.
@@ -247,34 +247,64 @@ out:
 typedef struct cache_job {
     const cpu_state *cpu;
     const op_attn_cache_args *a;
-    float *scores;       /* [threads, keys_max] */
+    float *lines;        /* [threads][query heads of a kv head]: a query, its sum, its scores */
+    int64_t line_values; /* of one of those */
     int64_t keys_max;    /* padded to a page */
     int32_t *first_task; /* [B + 1]: tasks before sequence b */
 } cache_job;
 
-static void attend_cached(const cache_job *job, int32_t b, int64_t t, int32_t head, float *scores)
+#define LINE_SUM    HEAD_VALUES
+#define LINE_SCORES (HEAD_VALUES + GEMM_PANEL) /* on a cache line */
+
+/* Keys or values of one page for all query heads of a kv head, while the page is in the first cache. */
+typedef void page_fn(const cache_job *job, float *line, const float *page, int64_t first, int64_t count, float *y);
+
+static void score_page(const cache_job *job, float *line, const float *page, int64_t first, int64_t count, float *y)
+{
+    (void)y;
+    job->cpu->vec->dots_64(line, page, count, line + LINE_SCORES + first);
+}
+
+static void mix_page(const cache_job *job, float *line, const float *page, int64_t first, int64_t count, float *y)
+{
+    job->cpu->vec->mix_64(line + LINE_SCORES + first, page, count, y);
+}
+
+/* Row t of sequence b for the query heads that share kv_head. y: of the first of them. */
+static void walk_pages(const cache_job *job, int32_t b, int64_t keys, int32_t kv_head, int which, page_fn *fn,
+                       float *lines, float *y)
+{
+    const int32_t group = job->a->heads / job->a->kv_heads;
+    for (int64_t j = 0; j < keys; j += CACHE_PAGE_TOKENS) {
+        const int64_t count = keys - j < CACHE_PAGE_TOKENS ? keys - j : CACHE_PAGE_TOKENS;
+        const float *page = cache_line(job->a, b, j, which, kv_head);
+        for (int32_t g = 0; g < group; g++)
+            fn(job, lines + g * job->line_values, page, j, count, y + g * HEAD_VALUES);
+    }
+}
+
+static void attend_cached(const cache_job *job, int32_t b, int64_t t, int32_t kv_head, float *lines)
 {
     const op_attn_cache_args *a = job->a;
+    const vec_ops *vec = job->cpu->vec;
     const int64_t row = a->rows->offs[b] + t, keys = (int64_t)a->past[b] + t + 1;
-    const int32_t kv_head = head / (a->heads / a->kv_heads);
-    const float *qkv = tensor_f32(a->qkv) + row * ((int64_t)a->heads + 2 * a->kv_heads) * HEAD_VALUES;
+    const int32_t group = a->heads / a->kv_heads, head = kv_head * group;
+    const float *q = tensor_f32(a->qkv) + row * ((int64_t)a->heads + 2 * a->kv_heads) * HEAD_VALUES;
     float *y = tensor_f32(a->y) + (row * a->heads + head) * HEAD_VALUES;
-    float q[HEAD_VALUES];
 
-    for (int d = 0; d < HEAD_VALUES; d++)
-        q[d] = qkv[head * HEAD_VALUES + d] * HEAD_SCALE;
-    for (int64_t j = 0; j < keys; j += CACHE_PAGE_TOKENS) {
-        const int64_t count = keys - j < CACHE_PAGE_TOKENS ? keys - j : CACHE_PAGE_TOKENS;
-        job->cpu->vec->dots_64(q, cache_line(a, b, j, 0, kv_head), count, scores + j);
+    for (int32_t g = 0; g < group; g++)
+        for (int d = 0; d < HEAD_VALUES; d++)
+            lines[g * job->line_values + d] = q[(head + g) * HEAD_VALUES + d] * HEAD_SCALE;
+    walk_pages(job, b, keys, kv_head, 0, score_page, lines, y);
+    for (int32_t g = 0; g < group; g++) {
+        float *line = lines + g * job->line_values;
+        const float max = vec->max(line + LINE_SCORES, keys, -INFINITY);
+        line[LINE_SUM] = vec->exp_shift(max, keys, line + LINE_SCORES);
     }
-    const float max = job->cpu->vec->max(scores, keys, -INFINITY);
-    const float sum = job->cpu->vec->exp_shift(max, keys, scores);
-    memset(y, 0, HEAD_VALUES * sizeof *y);
-    for (int64_t j = 0; j < keys; j += CACHE_PAGE_TOKENS) {
-        const int64_t count = keys - j < CACHE_PAGE_TOKENS ? keys - j : CACHE_PAGE_TOKENS;
-        job->cpu->vec->mix_64(scores + j, cache_line(a, b, j, 1, kv_head), count, y);
-    }
-    job->cpu->vec->scale(1.0f / sum, HEAD_VALUES, y);
+    memset(y, 0, (size_t)group * HEAD_VALUES * sizeof *y);
+    walk_pages(job, b, keys, kv_head, 1, mix_page, lines, y);
+    for (int32_t g = 0; g < group; g++)
+        vec->scale(1.0f / lines[g * job->line_values + LINE_SUM], HEAD_VALUES, y + g * HEAD_VALUES);
 }
 
 /* One task: up to CACHE_ROWS rows of a sequence for the query heads that share one kv head. */
@@ -282,8 +312,7 @@ static void run_cached(void *ctx, int32_t task_idx, int thread_idx)
 {
     const cache_job *job = ctx;
     const op_attn_cache_args *a = job->a;
-    const int32_t group = a->heads / a->kv_heads;
-    float *scores = job->scores + thread_idx * job->keys_max;
+    float *lines = job->lines + thread_idx * job->line_values * (a->heads / a->kv_heads);
     int32_t b = 0;
 
     while (task_idx >= job->first_task[b + 1])
@@ -291,8 +320,7 @@ static void run_cached(void *ctx, int32_t task_idx, int thread_idx)
     const int32_t at = task_idx - job->first_task[b], kv_head = at % a->kv_heads;
     const int64_t first = (int64_t)(at / a->kv_heads) * CACHE_ROWS, length = rows_length(a->rows, b);
     for (int64_t t = first; t < first + CACHE_ROWS && t < length; t++)
-        for (int32_t head = kv_head * group; head < (kv_head + 1) * group; head++)
-            attend_cached(job, b, t, head, scores);
+        attend_cached(job, b, t, kv_head, lines);
 }
 
 cf_err fast_attn_cache(backend *be, const op_attn_cache_args *a)
@@ -313,7 +341,9 @@ cf_err fast_attn_cache(backend *be, const op_attn_cache_args *a)
         cache_append(a, b);
     }
     job.first_task[a->rows->count] = tasks;
-    TRY(arena_take(&be->scratch, (size_t)(job.keys_max * be->threads) * sizeof *job.scores, &job.scores));
+    job.line_values = LINE_SCORES + job.keys_max;
+    const size_t lines = (size_t)(be->threads * (a->heads / a->kv_heads));
+    TRY(arena_take(&be->scratch, lines * (size_t)job.line_values * sizeof *job.lines, &job.lines));
     pool_run(job.cpu->threads, tasks, run_cached, &job);
 out:
     backend_scratch_reset(be, mark);

@@ -2,7 +2,6 @@
  * vec_base.c - the loops of vec_loops.h for any machine, and the choice among tables. Any thread; no state; cannot
  * fail.
  */
-#pragma GCC diagnostic ignored "-Wpsabi" /* 32-byte vectors are passed between functions of this file alone */
 #define VEC_TABLE vec_base
 #define VEC_NAME  "base"
 #include "common/compute/cpu/vec_loops.h"

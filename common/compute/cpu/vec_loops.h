@@ -7,26 +7,8 @@
 
 #include "common/base/check.h"
 #include "common/compute/cpu/vec.h"
+#include "common/compute/cpu/vec_lanes.h"
 #include "common/compute/cpu/vmath.h"
-
-#define LANES 16
-
-typedef float vec8 __attribute__((vector_size(32)));
-
-static inline vec8 load8(const float *x)
-{
-    vec8 v;
-    memcpy(&v, x, sizeof v);
-    return v;
-}
-
-/* Lanes are joined as a tree: l + l+8, then +4, +2, +1. */
-static inline float join_lanes(const vec8 *low, const vec8 *high)
-{
-    const vec8 s = *low + *high;
-    const float a = s[0] + s[4], b = s[1] + s[5], c = s[2] + s[6], d = s[3] + s[7];
-    return (a + c) + (b + d);
-}
 
 /* sum of x[i] */
 static inline float lane_sum(const float *x, int64_t count)
@@ -248,33 +230,6 @@ static void loop_scale(float factor, int64_t count, float *x)
 {
     for (int64_t i = 0; i < count; i++)
         x[i] = x[i] * factor;
-}
-
-static void loop_dots_64(const float *q, const float *keys, int64_t count, float *scores)
-{
-    for (int64_t j = 0; j < count; j++) {
-        const float *key = keys + j * 64;
-        vec8 low = {0}, high = {0};
-        for (int d = 0; d < 64; d += LANES) {
-            low += load8(q + d) * load8(key + d);
-            high += load8(q + d + 8) * load8(key + d + 8);
-        }
-        scores[j] = join_lanes(&low, &high);
-    }
-}
-
-static void loop_mix_64(const float *shares, const float *values, int64_t count, float *sum)
-{
-    vec8 acc[8];
-    for (int v = 0; v < 8; v++)
-        acc[v] = load8(sum + v * 8);
-    for (int64_t j = 0; j < count; j++) {
-        const float s = shares[j];
-        const vec8 share = {s, s, s, s, s, s, s, s};
-        for (int v = 0; v < 8; v++)
-            acc[v] += share * load8(values + j * 64 + v * 8);
-    }
-    memcpy(sum, acc, sizeof acc);
 }
 
 const vec_ops VEC_TABLE = {
