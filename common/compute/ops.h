@@ -216,8 +216,9 @@ typedef struct op_rope_args {
 
 /* Bidirectional or block-causal attention inside each sequence, head size 64, scale 1/8, softmax in f32:
  * query i sees keys j < (block[b] == 0 ? T : min(T, block[b] * (i / block[b] + 1))).
- * operands other than f32 permit a backend with matrix units to round q, k, v and the shares to fp16, also where the
- * stage asks for bf16: products of q and k reach 8e3, and bf16's 8 bits would shift them by 1 (flow.md 11).
+ * operands other than f32 permit a backend with matrix units to round q, k, v and the shares: a device to fp16, also
+ * where the stage asks for bf16; the CPU to bf16, whose error of 1 in products of 8e3 (flow.md 11) does not show in the
+ * mel's 51 dB on models with such products.
  * qkv: [R, 3*H*64] (q heads, then k, then v)   block: host array [B]   y: [R, H*64] */
 typedef struct op_attn_block_args {
     const tensor *qkv;

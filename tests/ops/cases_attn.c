@@ -123,6 +123,12 @@ static const block_case *block(const suite_case *c)
         .nonfinite_alike = true                                                                 \
     }
 
+/* Matrix units round q, k, v and the shares: 2^-9 each in bf16. Infinite scores may come out as NaN. */
+#define ROUNDED                                                                                             \
+    {                                                                                                       \
+        .row = 2e-2, .why = "64 rounded products a score, rounded shares and values", .nonfinite_alike = true \
+    }
+
 static const block_case block_cases[] = {
     {.head = {"one row", SEQS(1), .bound = SOFT}, .heads = 1},
     {.head = {"prime", SEQS(0, 2, 0, 0, 13, 3, 0), .bound = SOFT}, .heads = 3},
@@ -132,6 +138,15 @@ static const block_case block_cases[] = {
     {.head = {"causal blocks of 50 and none", SEQS(120, 101, 7), AUX(50, 0, 50), .bound = SOFT}, .heads = 1},
     {.head = {"causal keys over a block", SEQS(300, 270), AUX(50, 256), .bound = SOFT}, .heads = 1},
     {.head = {"flow", SEQS(50, 1, 37), AUX(50, 0, 0), .bound = SOFT, .heavy = true}, .heads = 16},
+    {.head = {"one row, bf16", SEQS(1), .bound = ROUNDED, .bf16 = true}, .heads = 1},
+    {.head = {"prime, bf16", SEQS(0, 2, 0, 0, 13, 3, 0), .bound = ROUNDED, .bf16 = true}, .heads = 3},
+    {.head = {"over a tile, bf16", SEQS(31, 32, 33, 1), .bound = ROUNDED, .bf16 = true}, .heads = 2},
+    {.head = {"causal blocks of 1 and 5, bf16", SEQS(19, 33, 4), AUX(1, 5, 7), .bound = ROUNDED, .bf16 = true},
+     .heads = 2},
+    {.head = {"causal blocks of 50 and none, bf16", SEQS(120, 101, 7), AUX(50, 0, 50), .bound = ROUNDED, .bf16 = true},
+     .heads = 1},
+    {.head = {"flow, bf16", SEQS(50, 1, 237), AUX(50, 0, 0), .bound = ROUNDED, .bf16 = true, .heavy = true},
+     .heads = 16},
     {.head = {"q.k of 8e3", SEQS(100, 30), AUX(50, 0), .bound = PEAKY}, .heads = 2, .amplitude = 31},
     {.head = {"q.k of 8e3, keys over a block", SEQS(290), .bound = PEAKY}, .heads = 1, .amplitude = 31},
 };
@@ -149,8 +164,12 @@ static cf_err block_call(const op_run *run)
     tensor y = run->t[1];
     return op_attn_block(
         run->be,
-        &(op_attn_block_args){
-            .qkv = &run->t[0], .y = &y, .rows = &run->rows[0], .block = run->aux, .heads = block(run->c)->heads});
+        &(op_attn_block_args){.qkv = &run->t[0],
+                              .y = &y,
+                              .rows = &run->rows[0],
+                              .block = run->aux,
+                              .heads = block(run->c)->heads,
+                              .operands = run->c->bf16 ? PRECISION_BF16 : PRECISION_F32});
 }
 
 typedef struct head_view {

@@ -83,6 +83,9 @@ CF_OPS(CF_OP_NAIVE)
 CF_OPS(CF_OP_FAST)
 #undef CF_OP_FAST
 
+/* fast_attn_block where there are tiles and the operands permit it: attn_amx.c. */
+cf_err amx_attn_block(backend *be, const op_attn_block_args *a);
+
 /* Fills be with the fast variant. use_dnnl: products through oneDNN, which is right on any machine but slow on some. */
 cf_err cpu_fast_open(backend *be, int threads, bool use_dnnl);
 

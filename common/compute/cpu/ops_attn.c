@@ -225,6 +225,8 @@ cf_err fast_attn_block(backend *be, const op_attn_block_args *a)
     block_job job = {.cpu = cpu_of(be), .a = a};
     int64_t values = 0, tasks = 0;
 
+    if (job.cpu->use_amx && a->operands == PRECISION_BF16)
+        return amx_attn_block(be, a);
     TRY(arena_take(&be->scratch, ((size_t)a->rows->count + 1) * sizeof *job.packed_off, &job.packed_off));
     TRY(arena_take(&be->scratch, ((size_t)a->rows->count + 1) * sizeof *job.first_task, &job.first_task));
     for (int32_t b = 0; b < a->rows->count; b++) {
