@@ -32,6 +32,7 @@
 #define FILE_BYTES_MAX   (1ull << 31)  /* at start; a journal is rewritten long before */
 #define REWRITE_BYTES    (16ull << 20) /* rewritten when larger than this and than twice what is open */
 #define RETRY_S          1
+#define GATHER_MS        200 /* tokens and ends wait for others: a crash costs what they saved, same bytes again */
 #define RECORD_DEPTH_MAX MESSAGE_DEPTH_MAX
 #define TOKEN_SETS_MAX   (SEGMENTS_MAX * 16) /* segments x attempts of one row */
 #define TOKEN_ID_MAX     ((1 << 24) - 1)
@@ -60,6 +61,7 @@ struct journal {
     uint64_t ticket, unwritten_ticket, synced, file_bytes, open_bytes, busy_us;
     cf_err state;
     char state_text[256];
+    bool urgent; /* somebody waits for what has gathered */
     bool stop;
 };
 
@@ -192,12 +194,29 @@ static void maybe_rewrite(journal *j)
     text_done(&open);
 }
 
+/* By the monotonic clock: the time of day may be set back meanwhile. */
+static struct timespec moment(long after_ms)
+{
+    struct timespec t;
+    clock_gettime(CLOCK_MONOTONIC, &t);
+    t.tv_nsec += after_ms % 1000 * 1000000;
+    t.tv_sec += after_ms / 1000 + t.tv_nsec / 1000000000;
+    t.tv_nsec %= 1000000000;
+    return t;
+}
+
 static void wait_a_moment(journal *j)
 {
-    struct timespec until;
-    clock_gettime(CLOCK_MONOTONIC, &until); /* the time of day may be set back meanwhile */
-    until.tv_sec += RETRY_S;
+    const struct timespec until = moment(1000 * RETRY_S);
     pthread_cond_clockwait(&j->wake, &j->mutex, CLOCK_MONOTONIC, &until);
+}
+
+/* More may come for the same sync, unless a row waits to be accepted. */
+static void wait_for_others(journal *j)
+{
+    const struct timespec until = moment(GATHER_MS);
+    while (!j->stop && !j->urgent && pthread_cond_clockwait(&j->wake, &j->mutex, CLOCK_MONOTONIC, &until) == 0)
+        ;
 }
 
 static bool has_work(const journal *j)
@@ -214,6 +233,7 @@ static void commit(journal *j)
     text_block taken = *from;
     const uint64_t up_to = again ? j->unwritten_ticket : j->ticket, file_bytes = j->file_bytes;
     *from = (text_block){0};
+    j->urgent = j->urgent && again; /* what has gathered meanwhile is next */
     pthread_mutex_unlock(&j->mutex);
     const uint64_t began_us = clock_now_us();
     cf_err err = append_to_file(j, &taken, file_bytes);
@@ -242,6 +262,7 @@ static void *journal_main(void *arg)
             pthread_cond_wait(&j->wake, &j->mutex);
         if (!has_work(j))
             break;
+        wait_for_others(j);
         commit(j);
         const bool failed = j->state != CF_OK;
         if (!failed)
@@ -468,14 +489,15 @@ cf_err journal_recover(journal *j, void (*found)(void *ctx, const journal_row *r
 
 /* ---- new records ---- */
 
-/* Gathers a line; row: the open row that keeps it too, or NULL. Takes the line's text. */
-static cf_err put_line(journal *j, open_row *row, char *line, size_t bytes, uint64_t *ret_ticket)
+/* Gathers a line; row: the open row that keeps it too, or NULL; urgent: somebody waits for it. */
+static cf_err put_line(journal *j, open_row *row, bool urgent, char *line, size_t bytes, uint64_t *ret_ticket)
 {
     cf_err err;
     if (row) /* first, so that a row which is refused here leaves no record */
         TRY(keep_line(j, row, line, bytes));
     TRY(text_append(&j->gathered, line, bytes));
     *ret_ticket = ++j->ticket;
+    j->urgent |= urgent;
     pthread_cond_signal(&j->wake);
 out:
     return err;
@@ -512,7 +534,7 @@ cf_err journal_put_row(journal *j, const char *client, const char *submit, uint6
     open_row *row = free_row(j, number);
     if (row) {
         row->number = number;
-        err = put_line(j, row, line, bytes, ret_ticket);
+        err = put_line(j, row, true, line, bytes, ret_ticket);
         if (err != CF_OK)
             drop_row(j, row);
     } else {
@@ -544,7 +566,7 @@ cf_err journal_put_tokens(journal *j, uint64_t number, const journal_tokens *t)
     pthread_mutex_lock(&j->mutex);
     open_row *row = find_row(j, number);
     if (row)
-        err = put_line(j, row, line, bytes, &ticket);
+        err = put_line(j, row, false, line, bytes, &ticket);
     pthread_mutex_unlock(&j->mutex);
 out:
     mem_free(line);
@@ -560,7 +582,7 @@ void journal_put_end(journal *j, uint64_t number)
     open_row *row = find_row(j, number);
     if (row) {
         drop_row(j, row);
-        if (put_line(j, NULL, line, (size_t)bytes, &ticket) != CF_OK)
+        if (put_line(j, NULL, false, line, (size_t)bytes, &ticket) != CF_OK)
             log_warn("journal.end", "row=%llu text=\"%s\"", (unsigned long long)number, err_text());
     }
     pthread_mutex_unlock(&j->mutex);

@@ -56,6 +56,10 @@ void journal_put_end(journal *j, uint64_t number);
 int journal_fd(const journal *j);
 uint64_t journal_synced(journal *j);
 
+/* Time spent writing and syncing so far, by the journal's own thread: nobody else waits for it but who wants to be told
+ * that its row is accepted. */
+uint64_t journal_busy_us(journal *j);
+
 /* CF_OK, or why the last attempt to write failed (it is repeated each second); *ret_waiting_bytes: not on disk yet. */
 cf_err journal_state(journal *j, char *ret_text, size_t text_bytes, uint64_t *ret_waiting_bytes);
 

@@ -106,6 +106,7 @@ json *status_message(orch *o, uint64_t nonce)
     json_put_u64(totals, "jobs_dispatched", o->core.jobs_dispatched);
     json_put_u64(totals, "jobs_replayed", o->core.jobs_replayed);
     json_put_u64(totals, "messages_bad", o->messages_bad);
+    json_put_f64(totals, "journal_s", (double)journal_busy_us(o->log) / 1e6);
     json_put_u64(m, "nonce", nonce);
     json_put_u64(m, "boot", o->boot);
     json_put(m, "members", members);

@@ -51,6 +51,8 @@ typedef struct batch {
     uint64_t ended_before, failed_before; /* by earlier runs; failed is part of ended */
     uint64_t done, failed, flagged;
     double audio_s;
+    uint64_t ledger_us; /* spent in the ledger */
+    double journal_s;   /* spent in the farm's journal, as it last said */
 } batch;
 
 /* batch_run.c */

@@ -85,6 +85,8 @@ static void summary_json(const batch *b, int exit_code, double spent_s)
     json_put_u64(m, "left", b->counts.own - b->ended_before - b->done - b->failed);
     json_put_f64(m, "audio_s", b->audio_s);
     json_put_f64(m, "wall_s", spent_s);
+    json_put_f64(m, "ledger_s", (double)b->ledger_us / 1e6);
+    json_put_f64(m, "journal_s", b->journal_s);
     json_put_u64(m, "exit_code", (uint64_t)exit_code);
     if (json_print(m, false, &text) == CF_OK)
         puts(text);

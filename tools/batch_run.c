@@ -146,13 +146,29 @@ static void take_error(const wire_msg *done, ledger_entry *e)
     e->error_code = err_from_name(code);
 }
 
+static cf_err append_line(batch *b, const json *line)
+{
+    const uint64_t began_us = clock_now_us();
+    const cf_err err = ledger_append(b->log, line);
+    b->ledger_us += clock_now_us() - began_us;
+    return err;
+}
+
+static cf_err sync_ledger(batch *b)
+{
+    const uint64_t began_us = clock_now_us();
+    const cf_err err = ledger_sync(b->log);
+    b->ledger_us += clock_now_us() - began_us;
+    return err;
+}
+
 /* Writes what waits, in order. Storage that is full is no error yet: the lines wait, and rows with them. */
 static cf_err write_pending(batch *b)
 {
     size_t written = 0;
     cf_err err = CF_OK;
     while (written < b->pending_count && err == CF_OK) {
-        err = ledger_append(b->log, b->pending[written]);
+        err = append_line(b, b->pending[written]);
         if (err == CF_OK)
             json_close(b->pending[written++]);
     }
@@ -209,7 +225,7 @@ static cf_err write_and_sync(batch *b, uint64_t now_us)
     cf_err err;
     TRY(write_pending(b));
     if (b->unsynced && now_us - b->synced_us >= SYNC_US) {
-        TRY(ledger_sync(b->log));
+        TRY(sync_ledger(b));
         b->unsynced = false;
         b->synced_us = now_us;
     }
@@ -221,7 +237,7 @@ cf_err batch_settle(batch *b)
 {
     cf_err err;
     TRY(write_pending(b));
-    TRY(ledger_sync(b->log));
+    TRY(sync_ledger(b));
     if (b->pending_count > 0)
         err = err_set(CF_ERR_STORAGE, "%zu rows ended whose ledger lines cannot be written; they will be done again",
                       b->pending_count);
@@ -328,6 +344,7 @@ client_stop batch_tick(void *ctx, const wire_msg *status)
     if (err != CF_OK)
         give_up(b, err);
     if (status) {
+        b->journal_s = f64_of(wire_json(status, "totals"), "journal_s");
         watch_barred(b, status, now_us);
         batch_show(b, status, now_us);
     }
