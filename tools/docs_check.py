@@ -1,7 +1,8 @@
 #!/usr/bin/env python3
 """docs_check.py - compares the documents with the code: what both name has to be the same.
 
-Compared in both directions: exit codes, environment variables and configuration keys with docs/OPERATIONS.md,
+Compared in both directions: exit codes, environment variables, configuration keys and events of warnings and errors
+with docs/OPERATIONS.md,
 the messages of common/transport/wire.[ch] with docs/PROTOCOL.md, the bounds of tools/parity_compare.c with
 docs/model/cases.md, the verbs of tools/cosyfarm.c with docs/INTERFACE.md. Files, links, make targets, tests,
 sections and requirements [P-nn] that somebody names have to exist. Prints `file: what`; exit status 1 if something
@@ -245,6 +246,16 @@ def check_variables():
                       first_cells(section(read("docs/TESTING.md"), "Environment variables")))
 
 
+def check_events():
+    """Every warning and error line is answered in the table of them, which has no others."""
+    code = set()
+    for path in sources("common", "llm_worker", "flow_worker", "hift_worker", "enroll", "orchestrator", "tools"):
+        text = read(path)
+        code |= set(re.findall(r"\blog_(?:warn|error)\(\s*\"([a-z_]+\.[a-z_]+)\"", text))
+        code |= set(re.findall(r"LOG_LEVEL_(?:WARN|ERROR)[^\"]*(?:\"[^\"]*\" : )?\"([a-z_]+\.[a-z_]+)\"", text))
+    yield from differ("event", code, OPERATIONS, first_cells(section(read(OPERATIONS), "Warnings and errors")))
+
+
 def config_rows():
     """key -> the first two cells of its row: default and range as the table of config_keys.h has them."""
     table = re.sub(r"\\\n", "", read("common/base/config_keys.h"))
@@ -415,7 +426,7 @@ def main():
                  glob.glob(os.path.join(ROOT, "systemd", "*.md")) +
                  glob.glob(os.path.join(ROOT, "docs", "**", "*.md"), recursive=True)]
     found = list(check_exit_codes()) + list(check_variables()) + list(check_config_keys())
-    found += list(check_configuration())
+    found += list(check_configuration()) + list(check_events())
     found += list(check_protocol()) + list(check_requirements()) + list(check_bounds()) + list(check_verbs())
     found += list(check_citations())
     names = test_names()
