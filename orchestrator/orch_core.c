@@ -6,7 +6,7 @@
  * while its segment is RUN; an in slot is COMMITTED from flow's READY until hift's answer; a job number is used once.
  * Fails: never by return value. Asserts its invariants. Events that name what no longer exists are ignored.
  */
-#include "orchestrator/orch_core.h"
+#include "orchestrator/orch_core_impl.h"
 
 #include <string.h>
 
@@ -42,10 +42,10 @@ bool orch_core_has_box(const orch_core *core)
 }
 
 /* Scheduling and cancelling stop early enough that the rest always fits: in one step at most every utterance fails and
- * is forgotten, every outbox is released, and every member goes on parole (act asserts it). */
+ * is forgotten, every outbox is released, and every member goes on parole (core_act asserts it). */
 #define ACTIONS_KEPT_FREE (CORE_ACTIONS_MAX / 2)
 
-static core_action *act(orch_core *core, core_action_kind kind)
+core_action *core_act(orch_core *core, core_action_kind kind)
 {
     CF_ASSERT(core->actions_count < CORE_ACTIONS_MAX);
     core_action *a = &core->actions[core->actions_count++];
@@ -66,7 +66,7 @@ static void release_if_drained(orch_core *core, slot_box *box)
 {
     if (!slots_drained(box))
         return;
-    act(core, CORE_DO_RELEASE)->in.outbox_id = box->outbox_id;
+    core_act(core, CORE_DO_RELEASE)->in.outbox_id = box->outbox_id;
     const int32_t idx = (int32_t)(box - core->boxes);
     for (int32_t m = 0; m < MEMBERS_MAX; m++)
         core->members[m].opened[idx] = false;
@@ -128,7 +128,7 @@ static void forget_if_idle(orch_core *core, int32_t utterance)
     core->free_segment = u->first_segment;
     core->free_segments_count += u->segments_count;
     u->state = UTTERANCE_FREE;
-    act(core, CORE_DO_FORGET)->utterance = utterance;
+    core_act(core, CORE_DO_FORGET)->utterance = utterance;
 }
 
 static void end_utterance(orch_core *core, int32_t utterance)
@@ -145,7 +145,7 @@ static void end_utterance(orch_core *core, int32_t utterance)
         const core_segment *s = &core->segments[i];
         /* A cancel only saves work: when the list is nearly full, the job runs to its end and is dropped then. */
         if (s->state == SEGMENT_RUN && core->actions_count < ACTIONS_KEPT_FREE) {
-            core_action *a = act(core, CORE_DO_CANCEL);
+            core_action *a = core_act(core, CORE_DO_CANCEL);
             a->member = s->member;
             a->job = s->job;
         }
@@ -155,7 +155,7 @@ static void end_utterance(orch_core *core, int32_t utterance)
 
 static void fail_utterance(orch_core *core, const core_segment *s, cf_err code)
 {
-    core_action *a = act(core, CORE_DO_FAIL);
+    core_action *a = core_act(core, CORE_DO_FAIL);
     a->utterance = s->utterance;
     a->segment = s->idx;
     a->stage = s->stage;
@@ -198,56 +198,6 @@ static core_segment *alone_on(orch_core *core, int32_t member)
     return s && s->state == SEGMENT_RUN && s->member == member ? s : NULL;
 }
 
-static core_record *record_of(orch_core *core, const core_member *m)
-{
-    return &core->records[m->stage][m->instance];
-}
-
-/* Tells of a change in the standing of m's instance. */
-static core_action *act_on_record(orch_core *core, core_action_kind kind, const core_member *m)
-{
-    core_action *a = act(core, kind);
-    a->stage = m->stage;
-    a->segment = m->instance;
-    a->deaths = record_of(core, m)->deaths;
-    return a;
-}
-
-/* No more work for this instance until its pause, twice as long each time, is over. */
-static void bar(orch_core *core, const core_member *m, uint64_t now_us)
-{
-    core_record *r = record_of(core, m);
-    const uint64_t max_us = core->limits.parole_max_us;
-    r->pause_us = r->pause_us == 0 ? core->limits.parole_us : 2 * r->pause_us;
-    r->pause_us = r->pause_us < max_us ? r->pause_us : max_us;
-    r->parole_at_us = now_us + r->pause_us;
-    r->standing = STANDING_BARRED;
-    act_on_record(core, CORE_DO_BAR, m)->pause_us = r->pause_us;
-}
-
-typedef enum culprit { CULPRIT_WORKER, CULPRIT_ROWS, CULPRIT_PAROLE } culprit;
-
-/*
- * Row or worker: who is to blame? A worker that dies UNPROVEN_DEATHS_MAX times without having finished a job is barred.
- * But while a row runs alone it may be the poison, so a worker gets the benefit of the doubt until one such row has
- * been given up. Rows of the death that bars a worker are not charged: a broken worker costs at most one row.
- * A death on parole is the worker's own, too; see take_back.
- */
-static culprit blame(orch_core *core, const core_member *m, bool alone, uint64_t now_us)
-{
-    core_record *r = record_of(core, m);
-    const core_standing before = r->standing;
-    if (m->rows_held == 0)
-        return CULPRIT_WORKER;
-    if (r->deaths < UINT8_MAX)
-        r->deaths++;
-    if (before == STANDING_FED && (r->deaths < UNPROVEN_DEATHS_MAX || (alone && !r->gave_up_a_row)))
-        return CULPRIT_ROWS;
-    if (before != STANDING_BARRED)
-        bar(core, m, now_us);
-    return before == STANDING_PAROLE ? CULPRIT_PAROLE : CULPRIT_WORKER;
-}
-
 /* Suspected after deaths_max - 1 deaths, it runs alone; given up when two deaths hit it alone: one may come from
  * outside. */
 static bool is_poison(const orch_core *core, const core_segment *s)
@@ -285,10 +235,10 @@ static void on_lost(orch_core *core, const core_event *e, uint64_t now_us)
     if (!m->live)
         return;
     const core_segment *alone = alone_on(core, e->member);
-    const culprit who = blame(core, m, alone != NULL, now_us);
+    const culprit who = core_blame(core, m, alone != NULL, now_us);
     take_back(core, e->member, alone, who, now_us);
     if (alone && who == CULPRIT_ROWS)
-        record_of(core, m)->gave_up_a_row |= is_poison(core, alone);
+        core_record_of(core, m)->gave_up_a_row |= is_poison(core, alone);
     m->live = false;
     if (m->box >= 0) {
         slots_retire(&core->boxes[m->box]);
@@ -390,7 +340,7 @@ const core_segment *orch_core_find_job(const orch_core *core, int32_t member, ui
 static void collect(orch_core *core, core_segment *s, const core_event *e, uint64_t now_us)
 {
     core_utterance *u = &core->utterances[s->utterance];
-    core_action *a = act(core, CORE_DO_COLLECT);
+    core_action *a = core_act(core, CORE_DO_COLLECT);
     a->utterance = s->utterance;
     a->segment = s->idx;
     a->in = s->out;
@@ -400,7 +350,7 @@ static void collect(orch_core *core, core_segment *s, const core_event *e, uint6
     set_state(s, SEGMENT_DONE, now_us);
     if (++u->segments_done < u->segments_count)
         return;
-    act(core, CORE_DO_FINISH)->utterance = s->utterance;
+    core_act(core, CORE_DO_FINISH)->utterance = s->utterance;
     end_utterance(core, s->utterance);
 }
 
@@ -421,9 +371,9 @@ static void on_ready(orch_core *core, const core_event *e, uint64_t now_us)
         return;
     const int32_t utterance = s->utterance;
     const core_member *m = &core->members[s->member];
-    if (record_of(core, m)->standing == STANDING_PAROLE)
-        act_on_record(core, CORE_DO_CLEAR, m);
-    *record_of(core, m) = (core_record){0};
+    if (core_record_of(core, m)->standing == STANDING_PAROLE)
+        core_act_on_record(core, CORE_DO_CLEAR, m);
+    *core_record_of(core, m) = (core_record){0};
     if (core->utterances[utterance].state == UTTERANCE_ENDED) {
         leave_member(core, s);
         set_state(s, SEGMENT_DONE, now_us);
@@ -487,11 +437,6 @@ static int32_t credit_frames(const core_segment *s)
     if (s->stage == CORE_FLOW)
         return FRAMES_PER_TOKEN * (s->cost.prompt_tokens + s->tokens);
     return s->stage == CORE_HIFT ? s->frames : 0;
-}
-
-core_standing orch_core_standing(const orch_core *core, int32_t stage, int32_t instance)
-{
-    return core->records[stage][instance].standing;
 }
 
 static bool is_fed(const orch_core *core, const core_member *m, int32_t stage)
@@ -581,7 +526,7 @@ static void dispatch(orch_core *core, core_segment *s, int32_t member, bool alon
     m->reserved_for = alone ? (int32_t)(s - core->segments) : -1; /* until it leaves */
     core->jobs_dispatched++;
     set_state(s, SEGMENT_RUN, now_us);
-    core_action *a = act(core, CORE_DO_WORK);
+    core_action *a = core_act(core, CORE_DO_WORK);
     a->member = member;
     a->utterance = s->utterance;
     a->segment = s->idx;
@@ -731,18 +676,6 @@ static void schedule(orch_core *core, uint64_t now_us)
     }
 }
 
-/* Barred instances whose pause is over, and that are here. */
-static void begin_paroles(orch_core *core, uint64_t now_us)
-{
-    for (int32_t i = 0; i < MEMBERS_MAX; i++) {
-        const core_member *m = &core->members[i];
-        if (!m->live || record_of(core, m)->standing != STANDING_BARRED || now_us < record_of(core, m)->parole_at_us)
-            continue;
-        record_of(core, m)->standing = STANDING_PAROLE;
-        act_on_record(core, CORE_DO_PAROLE, m);
-    }
-}
-
 /* Utterances whose deadline has passed; stops while the rest of the list still fits, the next tick goes on. */
 static void end_overdue(orch_core *core, uint64_t now_us)
 {
@@ -799,7 +732,7 @@ void orch_core_step(orch_core *core, const core_event *event, uint64_t now_us)
         break;
     case CORE_TICK:
         end_overdue(core, now_us);
-        begin_paroles(core, now_us);
+        core_begin_paroles(core, now_us);
         break;
     }
     schedule(core, now_us);

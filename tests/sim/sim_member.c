@@ -143,6 +143,14 @@ void worker_take(int32_t worker, const core_action *work, int32_t row)
     sim_at(the_sim.now_us + (uint64_t)us, e);
 }
 
+/* Who leaves ends with its last job, whatever became of it. */
+static void end_when_empty(int32_t worker)
+{
+    const sim_worker *w = &the_sim.workers[worker];
+    if (w->leaving && w->held_count == 0 && !w->ending)
+        worker_end(worker, w->arrives_us - the_sim.now_us + 1000);
+}
+
 void worker_cancel(int32_t worker, uint64_t job)
 {
     sim_worker *w = &the_sim.workers[worker];
@@ -153,6 +161,7 @@ void worker_cancel(int32_t worker, uint64_t job)
         return; /* too late: it will be answered as if nothing had been said */
     let_go(w, at);
     say_failed(worker, job, CF_ERR_CANCELLED);
+    end_when_empty(worker);
 }
 
 static core_event truth(const sim_job *j)
@@ -242,8 +251,7 @@ static void work_done(const sim_event *e)
         say_failed(e->who, j.work.job, CF_ERR_NUMERIC);
     else if (w->nature != SIM_LIAR || !sim_chance(0.3) || !lie(e->who, &j))
         say(e->who, truth(&j), 0);
-    if (w->leaving && w->held_count == 0 && !w->ending)
-        worker_end(e->who, w->arrives_us - the_sim.now_us + 1000);
+    end_when_empty(e->who);
 }
 
 void worker_leave(int32_t worker, bool gives_back)
