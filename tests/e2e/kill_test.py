@@ -10,7 +10,8 @@ alone with "+" before it; with "!" they may not.
 Orchestrator, keeper and workers of the batch's private farm are killed with SIGKILL, whichever the seed draws; with
 --also-batch the batch itself now and then too, and the same command line is started again. In the end no row may be lost
 or doubled, ledgers must agree in id, status, sha256, samples, seed and tokens, and every file must have its ledger's hash.
-Exit status: 0 equal, 1 not. Deaths are ours here, so deaths_max is high: a row must not be given up for them.
+Exit status: 0 equal, 1 not. Deaths are ours here, so deaths_max is high, and barred workers are tried soon: neither a row
+nor a worker is to be given up for them.
 """
 import argparse
 import collections
