@@ -77,13 +77,17 @@ static void one_row_tile(int64_t depth_tiles, const uint16_t *a, const uint16_t 
     _tile_stored(1, c + TILE_COLS / 2, C_BYTES);
 }
 
-static void two_row_tiles(int64_t depth_tiles, const uint16_t *a, const uint16_t *a2, const uint16_t *b, float *c)
+static void two_row_tiles(int64_t depth_tiles, const uint16_t *a, const uint16_t *a2, const uint16_t *b, int stream,
+                          float *c)
 {
+    const char *ahead = (const char *)b + STREAM_BYTES;
     _tile_zero(0);
     _tile_zero(1);
     _tile_zero(2);
     _tile_zero(3);
     for (int64_t d = 0; d < depth_tiles; d++) {
+        for (int line = 0; stream && line < 2 * TILE_BYTES; line += LINE_BYTES)
+            _mm_prefetch(ahead + d * 2 * TILE_BYTES + line, _MM_HINT_T0);
         _tile_loadd(6, b + d * 2 * TILE_VALUES, ROW_BYTES);
         _tile_loadd(7, b + d * 2 * TILE_VALUES + TILE_VALUES, ROW_BYTES);
         _tile_loadd(4, a + d * TILE_VALUES, ROW_BYTES);
@@ -103,7 +107,7 @@ static void amx_multiply(int rows, int64_t depth_tiles, const uint16_t *a, const
                          int stream, float *c)
 {
     if (rows > TILE_ROWS)
-        two_row_tiles(depth_tiles, a, a2, b, c);
+        two_row_tiles(depth_tiles, a, a2, b, stream, c);
     else
         one_row_tile(depth_tiles, a, b, stream, c);
 }
