@@ -361,7 +361,7 @@ cf_err journal_open(const char *path, journal **ret_journal)
     TRY(mem_alloc(1, sizeof *j, &j));
     j->fd = j->event_fd = -1;
     j->next_number = 1;
-    pthread_mutex_init(&j->mutex, NULL);
+    process_mutex_init(&j->mutex);
     pthread_cond_init(&j->wake, NULL);
     snprintf(j->path, sizeof j->path, "%s", path);
     TRY(mem_alloc(ROWS_OPEN_MAX, sizeof *j->rows, &j->rows));

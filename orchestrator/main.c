@@ -94,6 +94,8 @@ static cf_err open_all(orch *o, const char *config_path)
     TRY(resolve_store(o));
     TRY(voices_open(o->cfg.model, o->cfg.voice_store, &o->voice_table));
     TRY(writer_open(&o->cfg, &o->out));
+    const bool goes_first = process_thread_goes_first(); /* before threads begin that answer messages */
+    log_info("orch.scheduling", "class=%s", goes_first ? "realtime" : "normal");
     TRY(open_journal(o));
     if (getrandom(&o->boot, sizeof o->boot, 0) != (ssize_t)sizeof o->boot) {
         err = err_sys("getrandom");

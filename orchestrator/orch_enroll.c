@@ -11,6 +11,7 @@
 #define _GNU_SOURCE
 #include <errno.h>
 #include <fcntl.h>
+#include <sched.h>
 #include <signal.h>
 #include <spawn.h>
 #include <stdio.h>
@@ -103,7 +104,10 @@ static cf_err spawn_enroll(const orch *o, const session *s, enroll_process *p)
     posix_spawn_file_actions_addopen(&files, STDIN_FILENO, "/dev/null", O_RDONLY, 0);
     posix_spawn_file_actions_adddup2(&files, fds[1], STDOUT_FILENO);
     posix_spawn_file_actions_adddup2(&files, fds[1], STDERR_FILENO);
-    posix_spawnattr_setflags(&attr, POSIX_SPAWN_SETSIGMASK);
+    /* It computes: nothing of our own scheduling is for it. */
+    posix_spawnattr_setflags(&attr, POSIX_SPAWN_SETSIGMASK | POSIX_SPAWN_SETSCHEDULER);
+    posix_spawnattr_setschedpolicy(&attr, SCHED_OTHER);
+    posix_spawnattr_setschedparam(&attr, &(struct sched_param){0});
     posix_spawnattr_setsigmask(&attr, &none);
     const int rc = posix_spawn(&p->pid, program, &files, &attr, (char *const *)(uintptr_t)argv,
                                make_env(parent, env, CF_COUNT(env)));

@@ -249,7 +249,7 @@ cf_err writer_open(const config *cfg, writer **ret_writer)
     w->event_fd = -1;
     w->todo.tail = &w->todo.head;
     w->done.tail = &w->done.head;
-    pthread_mutex_init(&w->mutex, NULL);
+    process_mutex_init(&w->mutex);
     pthread_cond_init(&w->wake, NULL);
     pthread_cond_init(&w->ending, NULL);
     w->wait_s = cfg->storage_wait_s;

@@ -6,6 +6,8 @@
 #define CF_BASE_PROCESS_H
 
 #include <signal.h>
+#include <pthread.h>
+#include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
 
@@ -44,9 +46,15 @@ int process_read_signal(int fd);
 /* For debuggers and top: the calling thread's name, at most 15 bytes. */
 void process_name_thread(const char *name);
 
-/* The calling thread, and those it starts, do long work: threads that only answer messages go first on a full machine.
- * Where the system does not permit it, nothing changes. */
+/* The calling thread, and those it starts, only answer messages: they run as soon as one comes, whatever computes.
+ * False: the system does not permit it (RLIMIT_RTPRIO, CAP_SYS_NICE), and nothing changes. */
+bool process_thread_goes_first(void);
+
+/* The calling thread, and those it starts, do long work: undoes the above and gives way to threads that answer. */
 void process_thread_gives_way(void);
+
+/* A mutex between threads of both kinds: who holds it runs as long as one that goes first waits for it. */
+void process_mutex_init(pthread_mutex_t *mutex);
 
 /* Resident memory of this process. */
 uint64_t process_rss_bytes(void);

@@ -303,7 +303,7 @@ cf_err engine_start(const stage_ops *ops, const stage_config *cfg, trace *events
     list_init(&e->held);
     list_init(&e->inbox);
     e->results_tail = &e->results;
-    pthread_mutex_init(&e->mutex, NULL);
+    process_mutex_init(&e->mutex);
     pthread_cond_init(&e->wake, NULL);
     e->event_fd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
     if (e->event_fd < 0) {

@@ -758,6 +758,7 @@ int worker_main(const stage_ops *ops, int argc, char **argv)
         log_error("worker.start", "text=\"%s\"", err_text());
         return PROCESS_USAGE;
     }
+    process_thread_goes_first(); /* permitted or not: the orchestrator's log says which it is here */
     run(&w);
     let_go(&w);
     engine_stop(w.eng);
