@@ -5,7 +5,7 @@
 #: make check SAN=address        the same programs under AddressSanitizer and UBSan (SAN=thread: ThreadSanitizer)
 #: make check-emu                the CUDA backend's kernels and the workers on them, executed without a card
 #: make check-gpu                the same on a card; each step is skipped, and counted, where there is none
-#: make bench-gpu MODEL=dir      rates on cuda:0
+#: make bench-gpu MODEL=dir      rates on cuda:0; COSYVOICE=checkout: beside those of the original on the same weights
 #: make check SLOW=1             also the tests tagged slow
 #: make sim [SEEDS=10000]        the orchestrator's decisions in that many random histories; SEED=N tells one of them
 #: make T=test_base              builds and runs one test program (CMOCKA_TEST_FILTER narrows it)
@@ -63,7 +63,8 @@ $(if $(SAN),,step|systemd|120|tests/systemd/boot_test.sh $(B)/check/systemd
 )$(foreach t,$(FUZZ_SRC),tap|$(patsubst tests/%.c,%,$(t))|$(LIMIT_S)|$(B)/$(t:.c=)
 )tap|sim|$(LIMIT_S)|$(SIM) tap 10 100
 step|programs|$(LIMIT_S)|ls $(PROG)
-step|plan|$(LIMIT_S)|tests/e2e/plan_test.sh $(B)
+$(if $(PROBE_GPU),step|probe_gpu|$(LIMIT_S)|$(PROBE_GPU) 10 | grep MPS
+)step|plan|$(LIMIT_S)|tests/e2e/plan_test.sh $(B)
 step|canary|$(LIMIT_S)|tests/harness/canary/check.sh $(CANARY) $(B)/check/canary
 $(if $(SAN),,$(emu_plan)
 step|bootstrap|$(LIMIT_S)|tests/harness/bootstrap_test.sh $(B)/check/bootstrap

@@ -27,3 +27,15 @@ soak: $(PROG)
 fault-sweep: $(PROG) $(B)/tests/e2e/test_faults
 	COSYFARM_SWEEP_NTH=$(NTH) $(B)/tests/e2e/test_faults
 .PHONY: bench-orch bench-durable kill-test soak fault-sweep
+# Ten questions that only a GPU host can answer; part of the build, so that it is there when a card is.
+#: make probe-gpu                what sharing device memory between processes costs, and survives, on this host
+PROBE_GPU := $(if $(filter nvcc emu,$(CUDA_MODE)),$(B)/tests/bench/probe_gpu)
+$(B)/tests/bench/probe_gpu: $(B)/cuda/tests/bench/probe_gpu.o $(B)/cuda/tests/bench/probe_vmm.o $(CUDA_EMULATED) $(BASE)
+	@mkdir -p $(@D)
+	$(CC) $(LDFLAGS) -o $@ $(filter %.o,$^) -Wl,--start-group $(filter %.a,$^) -Wl,--end-group $(EXT_CUDA) $(EXT_BASE)
+ifeq ($(T),)
+all: $(PROBE_GPU)
+endif
+probe-gpu: $(PROBE_GPU)
+	@$(or $(PROBE_GPU),echo "this build has no CUDA")
+.PHONY: probe-gpu

@@ -28,12 +28,13 @@ $(if $(shell grep -ls COSYFARM_OPS_SUBJECT tests/ops/test_ops.c),tap|emu ops|200
 )tap|cuda_emu/backend|$(LIMIT_S)|$(E)/tests/cuda_emu/check/backend
 tap|cuda_emu/backend other order|$(LIMIT_S)|COSYFARM_EMU_SEED=2 $(E)/tests/cuda_emu/check/backend
 tap|cuda_emu/outbox|$(LIMIT_S)|COSYFARM_BIN=$(CURDIR)/$(E)/bin $(E)/tests/cuda_emu/check/outbox
+step|emu probe_gpu|$(LIMIT_S)|$(E)/tests/bench/probe_gpu | tee /dev/stderr | grep -c -e "SKIP" -e cudaSuccess -e "the same" -e " us" -e "times" | grep -x 10
 tap|emu memory plan|$(LIMIT_S)|COSYFARM_TEST_DEVICE=cuda:0 $(E)/tests/unit/test_memory_plan
 tap|cuda_emu/rules|$(LIMIT_S)|$(E)/tests/cuda_emu/check/rules
 step|no CUDA in the orchestrator|$(LIMIT_S)|! nm build/$(CONFIG)/bin/orchestrator | grep -E ' cuda|cublas' && ! ldd build/$(CONFIG)/bin/orchestrator | grep -E 'libcuda|libcublas'
 endef
 
-emu-build: $(PROG) $(EMU_PROGRAMS) $(if $(wildcard tests/ops/test_ops.c),$(B)/tests/ops/test_ops) $(B)/tests/unit/test_memory_plan
+emu-build: $(PROG) $(EMU_PROGRAMS) $(if $(wildcard tests/ops/test_ops.c),$(B)/tests/ops/test_ops) $(B)/tests/unit/test_memory_plan $(PROBE_GPU)
 check-emu-build:
 	@+$(MAKE) -s -k -j$(JOBS) EMU=1 emu-build || echo "something did not build: its programs will be reported as failed"
 
