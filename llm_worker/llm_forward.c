@@ -75,7 +75,9 @@ uint64_t llm_plan_scratch_bytes(const llm_shape *s, int32_t rows_max)
                              + (uint64_t)s->heads * LLM_HEAD_DIM /* attn */
                              + 3 * inter                         /* gate_up, act */
                              + hidden + 2;                       /* host staging of x, positions */
-    const uint64_t per_head = 2 * SPEECH_ROWS + 4 * hidden + LLM_PAGES_PER_SEQUENCE + 8;
+    /* A device attends over pieces of 256 keys, four pages; of each stay 66 values a head until they are merged. */
+    const uint64_t pieces = (uint64_t)s->heads * (LLM_PAGES_PER_SEQUENCE / 4 + 1) * (LLM_HEAD_DIM + 2);
+    const uint64_t per_head = 2 * SPEECH_ROWS + 4 * hidden + LLM_PAGES_PER_SEQUENCE + 8 + pieces;
     return (per_row * (uint64_t)call_rows_of(rows_max) + per_head * (uint64_t)rows_max) * sizeof(float);
 }
 
@@ -273,7 +275,8 @@ static cf_err run_layer(llm_engine *e, const call *c, int32_t layer_idx, activat
                                      .past = e->st.past,
                                      .pages_max = c->pages_max,
                                      .heads = s->heads,
-                                     .kv_heads = s->kv_heads};
+                                     .kv_heads = s->kv_heads,
+                                     .kind = c->kind};
     TRY(rms_norm(e, &a->x, &l->norm_in, &a->h));                              /* h:       [R, H] */
     TRY(linear(e, c->kind, &a->h, l->qkv, &l->qkv_bias, &a->qkv));            /* qkv:     [R, W] */
     TRY(op_rope(e->be, &rope));                                               /* q, k rotated in place */

@@ -244,6 +244,7 @@ typedef struct op_attn_cache_args {
     const op_rows *rows;
     const int32_t *pages, *past;
     int32_t pages_max, heads, kv_heads;
+    gemm_kind kind; /* of the place: GEMM_DECODE may have a path of its own, with another order of sums */
 } op_attn_cache_args;
 
 /* The estimator's input for guidance: two sequences per request, [x | cond | mu | spk] and [x | 0 | 0 | 0].

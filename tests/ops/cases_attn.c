@@ -230,6 +230,7 @@ typedef struct cache_case {
     suite_case head;
     int32_t heads, kv_heads;
     double amplitude;
+    gemm_kind kind;
 } cache_case;
 
 static const cache_case *cached(const suite_case *c)
@@ -245,6 +246,27 @@ static const cache_case cache_cases[] = {
     {.head = {"language model decode", SEQS(1, 1, 1), AUX(300, 0, 129), .bound = SOFT, .heavy = true},
      .heads = 14,
      .kv_heads = 2},
+    {.head = {"decode in pieces", SEQS(1, 1, 1, 1, 1), AUX(255, 256, 257, 511, 0), .bound = SOFT, .heavy = true},
+     .heads = 7,
+     .kv_heads = 1,
+     .kind = GEMM_DECODE},
+    {.head = {"decode of one head", SEQS(1, 1), AUX(1, 383), .bound = SOFT},
+     .heads = 1,
+     .kv_heads = 1,
+     .kind = GEMM_DECODE},
+    {.head = {"decode, more than one group", SEQS(1, 0, 3, 1), AUX(300, 0, 126, 64), .bound = SOFT, .heavy = true},
+     .heads = 14,
+     .kv_heads = 2,
+     .kind = GEMM_DECODE},
+    {.head = {"decode, a group too wide for it", SEQS(1, 1), AUX(70, 3), .bound = SOFT},
+     .heads = 9,
+     .kv_heads = 1,
+     .kind = GEMM_DECODE},
+    {.head = {"decode, q.k of 8e3", SEQS(1, 1), AUX(400, 5), .bound = PEAKY},
+     .heads = 2,
+     .kv_heads = 1,
+     .amplitude = 31,
+     .kind = GEMM_DECODE},
     {.head = {"language model prefill", SEQS(40, 3), AUX(0, 64), .bound = SOFT, .heavy = true},
      .heads = 14,
      .kv_heads = 2},
@@ -319,7 +341,8 @@ static cf_err cache_call(const op_run *run)
                                                         .past = run->aux,
                                                         .pages_max = PAGES_MAX,
                                                         .heads = k->heads,
-                                                        .kv_heads = k->kv_heads});
+                                                        .kv_heads = k->kv_heads,
+                                                        .kind = k->kind});
 }
 
 /* Where key or value `which` of a token comes from: the cache as it was, or this call's rows. */

@@ -75,6 +75,18 @@ CF_OPS(CUDA_OP)
 /* op_attn_block with the matrix units. */
 cf_err cuda_attn_block_mma(backend *be, const op_attn_block_args *a);
 
+/* What the kernels of the cache know. */
+typedef struct cache_view {
+    float *cache;
+    const int32_t *offs, *pages, *past;
+    int sequences, pages_max, heads, kv_heads;
+} cache_view;
+
+#define CUDA_GROUP_MAX 8 /* heads that share a key, on the path of decoding */
+
+/* y of op_attn_cache, when this call's keys and values have been appended. */
+cf_err cuda_attn_decode(backend *be, const op_attn_cache_args *a, const cache_view *c);
+
 cf_err cuda_pack_linear(backend *be, const float *w, weight *out);
 cf_err cuda_pack_conv(backend *be, const float *w, weight *out);
 cf_err cuda_pack_conv_f64(backend *be, const double *w, weight *out);

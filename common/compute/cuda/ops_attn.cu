@@ -87,13 +87,6 @@ cf_err cuda_attn_block(backend *be, const op_attn_block_args *a)
                        a->rows->count, a->heads);
 }
 
-/* What both kernels of the cache know. */
-typedef struct cache_view {
-    float *cache;
-    const int32_t *offs, *pages, *past;
-    int sequences, pages_max, heads, kv_heads;
-} cache_view;
-
 /* Thread per value of this call's keys and values. */
 static __global__ void cache_append_kernel(const float *qkv, cache_view c, int64_t count)
 {
@@ -143,6 +136,8 @@ cf_err cuda_attn_cache(backend *be, const op_attn_cache_args *a)
                           a->kv_heads};
     CUDA_TRY(CUDA_LAUNCH(cache_append_kernel, cuda_blocks(count), CUDA_BLOCK, stream, (const float *)a->qkv->data, c,
                          count));
+    if (a->kind == GEMM_DECODE && a->heads <= CUDA_GROUP_MAX * a->kv_heads)
+        return cuda_attn_decode(be, a, &c);
     return CUDA_LAUNCH(attn_cache_kernel, rows * a->heads, KEYS, stream, (const float *)a->qkv->data,
                        (float *)a->y->data, c);
 }

@@ -161,6 +161,29 @@ static void run_attn_cache(backend *be, tensor *ret_y)
     assert_ok(op_attn_cache(be, &a));
 }
 
+/* A past of two pieces and one of less than one, seven heads on each key. */
+static void run_attn_decode(backend *be, tensor *ret_y)
+{
+    static const int32_t one[] = {1, 1}, pages[] = {5, 1, 3, 0, 4, 2, -1, -1, -1, -1}, past[] = {300, 3};
+    op_rows rows;
+    const tensor qkv = random_2d(be, 8, 2, 9 * 64);
+    tensor cache = random_2d(be, 9, 6 * 2 * CACHE_PAGE_TOKENS, 64);
+    cache.rank = 5;
+    memcpy(cache.dims, (const int64_t[]){6, 2, 1, CACHE_PAGE_TOKENS, 64}, 5 * sizeof cache.dims[0]);
+    assert_ok(backend_rows(be, one, 2, &rows));
+    assert_ok(backend_take_2d(be, DTYPE_F32, 2, 7 * 64, ret_y));
+    assert_ok(op_attn_cache(be, &(op_attn_cache_args){.qkv = &qkv,
+                                                      .cache = &cache,
+                                                      .y = ret_y,
+                                                      .rows = &rows,
+                                                      .pages = pages,
+                                                      .past = past,
+                                                      .pages_max = 5,
+                                                      .heads = 7,
+                                                      .kv_heads = 1,
+                                                      .kind = GEMM_DECODE}));
+}
+
 static void test_rms_norm(void **state)
 {
     (void)state;
@@ -190,6 +213,12 @@ static void test_attn_cache(void **state)
 {
     (void)state;
     compare_with_naive(run_attn_cache);
+}
+
+static void test_attn_decode(void **state)
+{
+    (void)state;
+    compare_with_naive(run_attn_decode);
 }
 
 static void test_refusals(void **state)
@@ -303,7 +332,7 @@ int main(int argc, char **argv)
 {
     const struct CMUnitTest kernels[] = {
         cmocka_unit_test(test_rms_norm), cmocka_unit_test(test_layer_norm), cmocka_unit_test(test_attn_block),
-        cmocka_unit_test(test_attn_mma), cmocka_unit_test(test_attn_cache),
+        cmocka_unit_test(test_attn_mma), cmocka_unit_test(test_attn_cache), cmocka_unit_test(test_attn_decode),
     };
     const struct CMUnitTest rest[] = {
         cmocka_unit_test(test_refusals),

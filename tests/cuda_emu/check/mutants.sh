@@ -9,7 +9,8 @@ dir=$(mktemp -d) || exit 1
 trap 'rm -rf "$dir"' EXIT
 program=$build/tests/cuda_emu/check/backend
 base=(-std=c++17 -O1 -ffp-contract=off -fno-exceptions -fno-rtti -w -DCF_CUDA_EMU)
-sources=(common/compute/cuda/ops_norm.cu common/compute/cuda/ops_attn.cu common/compute/cuda/attn_mma.cu)
+sources=(common/compute/cuda/ops_norm.cu common/compute/cuda/ops_attn.cu common/compute/cuda/attn_mma.cu
+    common/compute/cuda/attn_decode.cu)
 
 "$program" kernels >/dev/null 2>&1 || { echo "the test fails without a mutation"; exit 1; }
 survivors=0 count=0
