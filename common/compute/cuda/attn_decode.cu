@@ -1,7 +1,8 @@
 /*
- * attn_decode.cu - attention of decoding: few rows, long pasts. A key or value is read once for all heads that share it
- * (7 of them in the LLM), and a long past is cut into pieces of PIECE keys that blocks take side by side: with one row a
- * head or two a card would be empty otherwise. A second kernel brings the pieces together, from the first to the last.
+ * attn_decode.cu - attention of decoding: few rows, long pasts. A key or value is read once for all heads that share
+ * it (7 of them in the LLM), and a long past is cut into pieces of PIECE keys that blocks take side by side: with one
+ * row a head or two a card would be empty otherwise. A second kernel brings the pieces together, from the first to the
+ * last.
  *
  * f32 throughout. The order of all sums follows from the number of keys alone, so a row has the same bytes in any
  * batch. The backend's thread. Fails: CF_ERR_DEVICE, CF_ERR_NOMEM.
