@@ -66,8 +66,8 @@ compare_stats compare_arrays(const float *got, const float *want, size_t count, 
  * *ret_row when there is one. */
 size_t compare_top1(const float *got, const float *want, size_t rows, size_t cols, double margin, size_t *ret_row);
 
-/* The same for logarithms [rows, cols] that are cut off below. A band (column) lies at the floor when its least expected
- * value stands there more than once; such bands are left out of every figure but `finite` and floor_abs.
+/* The same for logarithms [rows, cols] that are cut off below. A band (column) lies at the floor when its least
+ * expected value stands there more than once; such bands are left out of every figure but `finite` and floor_abs.
  * flags: [rows * cols], all 0, overwritten. */
 compare_stats compare_floor(const float *got, const float *want, size_t rows, size_t cols, unsigned char *flags);
 

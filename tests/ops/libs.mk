@@ -4,3 +4,5 @@ LIBS_test_ops := $(B)/obj/tests/ops/suite.o $(B)/obj/tests/ops/subjects.o $(OP_C
 EXT_test_ops := $(EXT_COMPUTE)
 LIBS_test_cpu_kernels := $(COMPUTE)
 EXT_test_cpu_kernels := $(EXT_COMPUTE)
+LIBS_test_gemm_kernels := $(COMPUTE)
+EXT_test_gemm_kernels := $(EXT_COMPUTE)

@@ -10,7 +10,7 @@
 #include "tests/harness/test.h"
 
 static fake state;
-static int contexts[5];
+static int contexts[7];
 static const parity_case *last_full; /* a view of inputs alone "computes" what its case expects */
 
 fake *fake_state(void)
@@ -124,6 +124,8 @@ FAKE_STAGE(1, flow)
 FAKE_STAGE(2, hift)
 FAKE_STAGE(3, stream)
 FAKE_STAGE(4, speed)
+FAKE_STAGE(5, voice)
+FAKE_STAGE(6, enroll)
 
 /* Splits "key=value;key=value" in place. */
 static size_t split_meta(char *meta, table_text *texts, size_t max)
@@ -178,8 +180,8 @@ static void keep_line(void *ctx, const parity_line *line)
 
 cf_err fake_run(const char *const *paths, size_t count, precision operands, const char *capture_dir, fake_report *ret)
 {
-    static const parity_stage *const stages[] = {&parity_llm,    &parity_flow,  &parity_hift,
-                                                 &parity_stream, &parity_speed, NULL};
+    static const parity_stage *const stages[] = {&parity_llm,   &parity_flow,  &parity_hift,   &parity_stream,
+                                                 &parity_speed, &parity_voice, &parity_enroll, NULL};
     const parity_options options = {.model_dir = "made-up", .device = "cpu", .operands = operands};
     const parity_run run = {
         .options = &options, .stages = stages, .capture_dir = capture_dir, .report = keep_line, .ctx = ret};

@@ -1,6 +1,6 @@
 /*
  * parity_fake.h - for tests of the parity frame: made-up case files, and stage adapters that "compute" the expected
- * tensors except for what a test tells them to get wrong. Defines parity_llm .. parity_speed.
+ * tensors except for what a test tells them to get wrong. Defines parity_llm .. parity_enroll.
  */
 #ifndef CF_TESTS_UNIT_PARITY_FAKE_H
 #define CF_TESTS_UNIT_PARITY_FAKE_H
@@ -30,7 +30,7 @@ typedef struct fake {
     double amount;
     size_t at;
     cf_err open_err; /* what open returns */
-    int opened[5], closed[5], runs, largest_batch;
+    int opened[7], closed[7], runs, largest_batch;
 } fake;
 fake *fake_state(void);
 void fake_reset(void);

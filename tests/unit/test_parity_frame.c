@@ -160,8 +160,11 @@ static void test_defects_of_a_case(void **test)
         const char *meta, *says;
         fake_tensor tensors[2];
     } rows[] = {
-        {"stage=voice", "stage \"voice\" is unsupported", {{"fbank", 1, {4}, NULL, false}}},
-        {"stage=enroll", "stage \"enroll\" is unsupported", {{"tokens_3", 1, {4}, NULL, true}}},
+        {"stage=dream", "stage \"dream\" is unsupported", {{"fbank", 1, {4}, NULL, false}}},
+        {"stage=voice", "metadata \"wav\" is missing", {{"fbank", 1, {4}, NULL, false}}},
+        {"stage=voice;wav=../a.wav",
+         "expected the name of a file, found \"../a.wav\"",
+         {{"fbank", 1, {4}, NULL, false}}},
         {"stage=flow;finalize=1", "metadata \"streaming\" is missing", {{"mel", 1, {4}, NULL, false}}},
         {"stage=flow;streaming=1", "metadata \"finalize\" is missing", {{"mel", 1, {4}, NULL, false}}},
         {"stage=flow;streaming=yes;finalize=1", "expected 0 or 1, found \"yes\"", {{"mel", 1, {4}, NULL, false}}},
@@ -221,11 +224,11 @@ static void test_only_needed_adapters_open(void **test)
     const char *dir = test_temp_dir();
     const fake_tensor audio[] = {{.name = "audio", .rank = 1, .dims = {4}}};
     const char *paths[] = {fake_case(dir, "h.safetensors", HIFT, audio, 1),
-                           fake_case(dir, "v.safetensors", "stage=voice", audio, 1)};
+                           fake_case(dir, "v.safetensors", "stage=dream", audio, 1)};
     fake_report r;
     fake_reset();
     assert_ok(fake_run(paths, 2, PRECISION_F32, NULL, &r));
-    const int want[5] = {0, 0, 1, 0, 0};
+    const int want[7] = {0, 0, 1, 0, 0, 0, 0};
     assert_memory_equal(fake_state()->opened, want, sizeof want);
     assert_memory_equal(fake_state()->closed, want, sizeof want);
     assert_int_equal(r.totals.passed, 1);
@@ -269,6 +272,38 @@ static void test_top1_in_reduced_precision(void **test)
         else
             assert_one_failure(&r, "logits: top-1 differs in 1 rows, first in row 1");
     }
+}
+
+/* Bands whose least value stands there twice have a bound of their own; so have whole numbers. */
+static void test_bands_at_the_floor_and_whole_numbers(void **test)
+{
+    (void)test;
+    static const float logs[12] = {-3, 1, 2, -3, 2, 3, -1, 3, 4, 0, 4, 5}; /* [4, 3]: band 0 lies at the floor */
+    static const int32_t ids[4] = {7, 0, 6560, 2};
+    const char *dir = test_temp_dir();
+    const fake_tensor fbank[] = {{.name = "fbank", .rank = 2, .dims = {4, 3}, .data = logs}};
+    const fake_tensor tokens[] = {{.name = "tokens_16", .rank = 1, .dims = {4}, .data = ids, .integer = true}};
+    const char *voice = fake_case(dir, "v.safetensors", "stage=voice;wav=a.wav", fbank, 1);
+    const char *enroll = fake_case(dir, "e.safetensors", "stage=enroll", tokens, 1);
+    static const struct {
+        size_t at;
+        double amount;
+        bool pass;
+    } rows[] = {{3, 1.9e-3, true}, {3, 2.1e-3, false}, {4, 1.9e-4, true}, {4, 2.1e-4, false}};
+    fake_report r;
+    for (size_t i = 0; i < sizeof rows / sizeof rows[0]; i++) {
+        fake_reset();
+        *fake_state() = (fake){.wrong = FAKE_ADD, .tensor_name = "fbank", .amount = rows[i].amount, .at = rows[i].at};
+        assert_ok(fake_run(&voice, 1, PRECISION_F32, NULL, &r));
+        assert_int_equal(r.totals.passed, rows[i].pass);
+        assert_int_equal(r.lines[0].line.stats.excluded_count, 4);
+    }
+    fake_reset();
+    assert_ok(fake_run(&enroll, 1, PRECISION_F32, NULL, &r));
+    assert_int_equal(r.totals.passed, 1);
+    *fake_state() = (fake){.wrong = FAKE_ADD, .tensor_name = "tokens_16", .amount = 1, .at = 2};
+    assert_ok(fake_run(&enroll, 1, PRECISION_BF16, NULL, &r));
+    assert_one_failure(&r, "e.safetensors tokens_16: out of bound, worst at value 2");
 }
 
 static void test_frames_on_the_voiced_threshold(void **test)
@@ -411,7 +446,7 @@ static void test_command_lines_and_exit_codes(void **test)
     const char *dir = test_temp_dir();
     char *good = (char *)flow_case(dir, "a.safetensors");
     const fake_tensor fbank[] = {{.name = "fbank", .rank = 1, .dims = {4}}};
-    char *voice = (char *)fake_case(dir, "v.safetensors", "stage=voice", fbank, 1);
+    char *voice = (char *)fake_case(dir, "v.safetensors", "stage=dream", fbank, 1);
     char *weights = (char *)fake_case(dir, "w.safetensors", "format=pt", fbank, 1);
     fake_reset();
     assert_int_equal(RUN("-m", "dir", good), 0);
@@ -422,7 +457,7 @@ static void test_command_lines_and_exit_codes(void **test)
     assert_string_equal(last, "2 passed, 0 failed\n");
     assert_string_equal(command_errors, "");
     assert_int_equal(RUN("-m", "dir", good, voice), 65);
-    assert_non_null(strstr(command_out, "v.safetensors FAIL: stage \"voice\" is unsupported"));
+    assert_non_null(strstr(command_out, "v.safetensors FAIL: stage \"dream\" is unsupported"));
     assert_non_null(strstr(command_out, "\n2 passed, 1 failed\n"));
     assert_int_equal(RUN("-m", "dir", good, weights), 78);
     assert_non_null(strstr(command_errors, "w.safetensors: not a case"));
@@ -509,6 +544,7 @@ int main(void)
         cmocka_unit_test(test_files_that_are_no_cases),
         cmocka_unit_test(test_only_needed_adapters_open),
         cmocka_unit_test(test_top1_in_reduced_precision),
+        cmocka_unit_test(test_bands_at_the_floor_and_whole_numbers),
         cmocka_unit_test(test_frames_on_the_voiced_threshold),
         cmocka_unit_test(test_captures_are_mapped_by_name),
         cmocka_unit_test(test_case_shapes_are_strict),

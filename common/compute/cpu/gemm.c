@@ -137,7 +137,7 @@ static void multiply(const gemm_job *job, int rows, int64_t depth, const unsigne
 static void multiply_narrow(const gemm_job *job, int rows, int64_t cols, int64_t depth, const unsigned char *a,
                             int64_t a_pitch, int64_t b_idx, unsigned char *c, int64_t c_pitch, bool fresh)
 {
-    double panel[GEMM_ROWS * GEMM_PANEL] = {0};
+    double panel[GEMM_ROWS_MAX * GEMM_PANEL] = {0};
     unsigned char *bytes = (unsigned char *)panel;
     const size_t row_bytes = (size_t)cols * job->item_bytes, c_bytes = (size_t)c_pitch * job->item_bytes;
     const size_t panel_bytes = (size_t)job->panel_cols * job->item_bytes;
@@ -152,15 +152,15 @@ static void multiply_narrow(const gemm_job *job, int rows, int64_t cols, int64_t
 static void multiply_block(const gemm_job *job, const gemm_tile *t, const unsigned char *block, int64_t from,
                            int64_t depth)
 {
-    const int64_t n_out = job->w->n_out, pitch = GEMM_DEPTH + GEMM_ROW_PAD;
+    const int64_t n_out = job->w->n_out, pitch = GEMM_DEPTH + GEMM_ROW_PAD, rows_max = job->cpu->kernels->rows;
     const int64_t group_items = job->depth * job->panels * job->panel_cols;
 
     for (int64_t col = t->first_col; col < t->first_col + t->cols; col += job->panel_cols) {
         const int64_t cols = min_i64(job->panel_cols, job->group_cols - col);
         const int64_t b_idx = t->group * group_items + from * job->panels * job->panel_cols + col * depth;
         const int64_t c_idx = t->first_row * n_out + t->group * job->group_cols + col;
-        for (int64_t r = 0; r < t->rows; r += GEMM_ROWS) {
-            const int rows = (int)min_i64(GEMM_ROWS, t->rows - r);
+        for (int64_t r = 0; r < t->rows; r += rows_max) {
+            const int rows = (int)min_i64(rows_max, t->rows - r);
             const unsigned char *a = block + (size_t)(r * pitch) * job->item_bytes;
             unsigned char *c = (unsigned char *)job->y->data + (size_t)(c_idx + r * n_out) * job->item_bytes;
             if (cols == job->panel_cols)

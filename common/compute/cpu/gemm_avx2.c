@@ -11,6 +11,7 @@
 #include <immintrin.h>
 
 #define INLINE static inline __attribute__((always_inline))
+#define ROWS   6
 
 INLINE void load_f32(const float *b, __m256 *low, __m256 *high)
 {
@@ -31,7 +32,7 @@ INLINE void load_bf16(const uint16_t *b, __m256 *low, __m256 *high)
     INLINE void name(const int rows, int64_t depth, const float *a, int64_t a_pitch, const stored *b, float *c, \
                      int64_t c_pitch, bool fresh)                                                               \
     {                                                                                                           \
-        __m256 sum[GEMM_ROWS][2];                                                                               \
+        __m256 sum[ROWS][2];                                                                                    \
         _Pragma("GCC unroll 6") for (int r = 0; r < rows; r++)                                                  \
         {                                                                                                       \
             sum[r][0] = fresh ? _mm256_setzero_ps() : _mm256_loadu_ps(c + r * c_pitch);                         \
@@ -60,7 +61,7 @@ BODY_F32(body_bf16, uint16_t, load_bf16)
 INLINE void body_f64(const int rows, int64_t depth, const double *a, int64_t a_pitch, const double *b, double *c,
                      int64_t c_pitch, bool fresh)
 {
-    __m256d sum[GEMM_ROWS][2];
+    __m256d sum[ROWS][2];
 #pragma GCC unroll 6
     for (int r = 0; r < rows; r++) {
         sum[r][0] = fresh ? _mm256_setzero_pd() : _mm256_loadu_pd(c + r * c_pitch);
@@ -104,7 +105,7 @@ INLINE void body_f64(const int rows, int64_t depth, const double *a, int64_t a_p
             body(5, depth, a, a_pitch, b, c, c_pitch, fresh);                                             \
             return;                                                                                       \
         default:                                                                                          \
-            body(GEMM_ROWS, depth, a, a_pitch, b, c, c_pitch, fresh);                                     \
+            body(ROWS, depth, a, a_pitch, b, c, c_pitch, fresh);                                          \
             return;                                                                                       \
         }                                                                                                 \
     }
@@ -113,7 +114,8 @@ KERNEL(avx2_f32, body_f32, float, float)
 KERNEL(avx2_bf16, body_bf16, float, uint16_t)
 KERNEL(avx2_f64, body_f64, double, double)
 
-const gemm_kernels gemm_kernels_avx2 = {.name = "avx2+fma", .f32 = avx2_f32, .bf16 = avx2_bf16, .f64 = avx2_f64};
+const gemm_kernels gemm_kernels_avx2 = {
+    .name = "avx2+fma", .rows = ROWS, .f32 = avx2_f32, .bf16 = avx2_bf16, .f64 = avx2_f64};
 
 #else
 

@@ -25,11 +25,13 @@ BASE_KERNEL(base_f32, float, float, AS_IS, GEMM_PANEL)
 BASE_KERNEL(base_bf16, float, uint16_t, f32_from_bf16, GEMM_PANEL)
 BASE_KERNEL(base_f64, double, double, AS_IS, GEMM_PANEL_F64)
 
-const gemm_kernels gemm_kernels_base = {.name = "base", .f32 = base_f32, .bf16 = base_bf16, .f64 = base_f64};
+const gemm_kernels gemm_kernels_base = {.name = "base", .rows = 6, .f32 = base_f32, .bf16 = base_bf16, .f64 = base_f64};
 
 const gemm_kernels *gemm_kernels_choose(void)
 {
 #if defined(__x86_64__)
+    if (__builtin_cpu_supports("avx512f"))
+        return &gemm_kernels_avx512;
     if (__builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma"))
         return &gemm_kernels_avx2;
 #endif

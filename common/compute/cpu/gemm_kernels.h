@@ -1,7 +1,7 @@
 /*
  * gemm_kernels.h - the innermost loops of the matrix product, one table per instruction set.
  *
- *   c[r][n] (+)= sum_k a[r][k] b[k][n]        r < rows <= GEMM_ROWS, n < the panel's width
+ *   c[r][n] (+)= sum_k a[r][k] b[k][n]        r < rows, n < the panel's width
  *
  * Each element is one chain over k ascending that starts at zero or at c, so its bytes depend on its own row of a,
  * its own column of b and the block length alone: not on rows, on the row's place, or on other columns.
@@ -12,12 +12,13 @@
 #include <stdbool.h>
 #include <stdint.h>
 
-#define GEMM_ROWS      6  /* rows of one kernel call */
-#define GEMM_PANEL     16 /* f32 columns of one kernel call: two AVX vectors, 12 accumulators with 6 rows */
+#define GEMM_ROWS_MAX  12 /* rows of one kernel call, in any table */
+#define GEMM_PANEL     16 /* f32 columns of one kernel call: two vectors of AVX, one of AVX-512 */
 #define GEMM_PANEL_F64 8
 
 typedef struct gemm_kernels {
     const char *name;
+    int rows; /* of one call at most */
     /* b: [depth][GEMM_PANEL]; a_pitch, c_pitch in values; fresh: c starts at zero */
     void (*f32)(int rows, int64_t depth, const float *a, int64_t a_pitch, const float *b, float *c, int64_t c_pitch,
                 bool fresh);
@@ -29,8 +30,9 @@ typedef struct gemm_kernels {
                 bool fresh);
 } gemm_kernels;
 
-extern const gemm_kernels gemm_kernels_base; /* any machine: product and sum rounded apart */
-extern const gemm_kernels gemm_kernels_avx2; /* x86-64 with AVX2 and FMA; the base table elsewhere */
+extern const gemm_kernels gemm_kernels_base;   /* any machine: product and sum rounded apart */
+extern const gemm_kernels gemm_kernels_avx2;   /* x86-64 with AVX2 and FMA */
+extern const gemm_kernels gemm_kernels_avx512; /* x86-64 with AVX-512; the same bytes as avx2 */
 
 /* The best table for this machine. */
 const gemm_kernels *gemm_kernels_choose(void);

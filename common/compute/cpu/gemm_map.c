@@ -11,7 +11,8 @@
 #include "common/base/check.h"
 #include "common/compute/cpu/gemm.h"
 
-#define TASK_PANELS 4 /* 64 columns: whole cache lines of a row that lies [k_in, n_out] */
+#define TASK_ROWS   64 /* of weights that lie [k_in, n_out]; divides GEMM_DEPTH */
+#define TASK_PANELS 4
 
 typedef struct map_job {
     const weight *w;
@@ -19,23 +20,38 @@ typedef struct map_job {
     int64_t depth, panels, blocks;
 } map_job;
 
-/* Columns [first, first + count) of one depth block out of part p, which holds them all; to: [depth][GEMM_PANEL] per
- * panel. */
-static void pack_in_out(const weight_part *p, int64_t first, int64_t count, int64_t from, int64_t depth, float *to)
+/* Rows of weights that lie [k_in, n_out], read as they lie: pieces of rows would be a page walk each, which on a
+ * virtual machine takes longer than what is read. A panel's piece of a row is one cache line of the packed order. */
+static void pack_rows_task(void *ctx, int32_t task_idx, int thread_idx)
 {
-    const unsigned char *source = p->data;
-    for (int64_t k = 0; k < depth; k++) {
-        const unsigned char *row = source + (size_t)((from + k) * p->n_out + first) * sizeof *to;
-        for (int64_t c = 0; c < count; c += GEMM_PANEL) {
-            float *line = to + c * depth + k * GEMM_PANEL;
-            memcpy(line, row + (size_t)c * sizeof *to, (size_t)min_i64(GEMM_PANEL, count - c) * sizeof *to);
+    (void)thread_idx;
+    const map_job *job = ctx;
+    const int64_t first = (int64_t)task_idx * TASK_ROWS, rows = min_i64(TASK_ROWS, job->depth - first);
+    const int64_t from = first / GEMM_DEPTH * GEMM_DEPTH, depth = min_i64(GEMM_DEPTH, job->depth - from);
+    float *block = job->packed + from * job->panels * GEMM_PANEL + (first - from) * GEMM_PANEL;
+
+    for (int p = 0; p < job->w->part_count; p++) {
+        const weight_part *part = &job->w->parts[p];
+        const int64_t whole = part->n_out / GEMM_PANEL * GEMM_PANEL, rest = part->n_out - whole;
+        for (int64_t k = 0; k < rows; k++) {
+            const unsigned char *row =
+                (const unsigned char *)part->data + (size_t)((first + k) * part->n_out) * sizeof *block;
+            float *line = block + k * GEMM_PANEL;
+            for (int64_t c = 0; c < whole; c += GEMM_PANEL)
+                memcpy(line + c * depth, row + (size_t)c * sizeof *line, GEMM_PANEL * sizeof *line);
+            if (rest > 0) {
+                memset(line + whole * depth, 0, GEMM_PANEL * sizeof *line);
+                memcpy(line + whole * depth, row + (size_t)whole * sizeof *line, (size_t)rest * sizeof *line);
+            }
         }
+        block += div_ceil(part->n_out, GEMM_PANEL) * GEMM_PANEL * depth;
     }
 }
 
-/* The same where a filter [c_in, kernel] is contiguous; depth runs tap by tap, inputs inside. */
-static void pack_out_in(const weight *w, const weight_part *p, int64_t first, int64_t count, int64_t from,
-                        int64_t depth, float *to)
+/* Columns [first, first + count) of one depth block out of part p, which holds them all, where a filter [c_in, kernel]
+ * is contiguous; depth runs tap by tap, inputs inside. to: [depth][GEMM_PANEL] per panel. */
+static void pack_filters(const weight *w, const weight_part *p, int64_t first, int64_t count, int64_t from,
+                         int64_t depth, float *to)
 {
     const unsigned char *source = p->data;
     for (int64_t c = 0; c < count; c++) {
@@ -53,7 +69,7 @@ static void pack_out_in(const weight *w, const weight_part *p, int64_t first, in
 }
 
 /* One depth block of up to TASK_PANELS panels. Columns that do not exist are zero. */
-static void pack_task(void *ctx, int32_t task_idx, int thread_idx)
+static void pack_filters_task(void *ctx, int32_t task_idx, int thread_idx)
 {
     (void)thread_idx;
     const map_job *job = ctx;
@@ -72,10 +88,7 @@ static void pack_task(void *ctx, int32_t task_idx, int thread_idx)
         const int64_t last = min_i64(end, part_end);
         if (first < last) {
             float *at = to + (first - panel * GEMM_PANEL) * depth;
-            if (w->order == ORDER_IN_OUT)
-                pack_in_out(&w->parts[p], first - part_first, last - first, from, depth, at);
-            else
-                pack_out_in(w, &w->parts[p], first - part_first, last - first, from, depth, at);
+            pack_filters(w, &w->parts[p], first - part_first, last - first, from, depth, at);
         }
         part_first = part_end;
     }
@@ -96,7 +109,11 @@ cf_err gemm_map_pack(backend *be, const weight *w, const void **ret_packed)
 
     job.blocks = div_ceil(job.depth, GEMM_DEPTH);
     TRY(arena_take(&be->scratch, (size_t)(job.depth * job.panels * GEMM_PANEL) * sizeof *job.packed, &job.packed));
-    pool_run(cpu_of(be)->threads, (int32_t)(job.blocks * div_ceil(job.panels, TASK_PANELS)), pack_task, &job);
+    if (w->order == ORDER_IN_OUT)
+        pool_run(cpu_of(be)->threads, (int32_t)div_ceil(job.depth, TASK_ROWS), pack_rows_task, &job);
+    else
+        pool_run(cpu_of(be)->threads, (int32_t)(job.blocks * div_ceil(job.panels, TASK_PANELS)), pack_filters_task,
+                 &job);
     *ret_packed = job.packed;
 out:
     return err;

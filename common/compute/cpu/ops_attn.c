@@ -117,8 +117,9 @@ typedef struct query_block {
 static void multiply_rows(const cpu_state *cpu, int64_t rows, int64_t depth, const float *a, int64_t a_pitch,
                           const float *panel, float *c, int64_t c_pitch, bool fresh)
 {
-    for (int64_t r = 0; r < rows; r += GEMM_ROWS) {
-        const int step = rows - r < GEMM_ROWS ? (int)(rows - r) : GEMM_ROWS;
+    const int rows_max = cpu->kernels->rows;
+    for (int64_t r = 0; r < rows; r += rows_max) {
+        const int step = rows - r < rows_max ? (int)(rows - r) : rows_max;
         cpu->kernels->f32(step, depth, a + r * a_pitch, a_pitch, panel, c + r * c_pitch, c_pitch, fresh);
     }
 }
