@@ -3,7 +3,7 @@
  *
  * Compute thread; takes scratch, owns nothing. Letters: B requests, R packed frames, N = 2R network rows (each request
  * twice, with and without conditions), D model width. The residual stream h and all statistics are f32 whatever the
- * operands of the matrices.
+ * operands of the matrices; what lies between two products is kept in the type of the operands.
  *
  * Fails: CF_ERR_NOMEM when the scratch is exhausted.
  * Source: cosy cosyvoice/flow/DiT/dit.py DiT.forward, modules.py DiTBlock, CausalConvPositionEmbedding, AttnProcessor;
@@ -26,14 +26,21 @@ typedef struct dit_pass {
     int32_t blocks[2 * JOBS_PER_MEMBER_MAX];
     tensor frame_idx; /* [N] i32: position inside the sequence */
     int64_t n, dim;
-    tensor h, normed, wide, mixed; /* [N, D], [N, D], [N, 3D] or wider, [N, D] */
+    dtype operand;                 /* type of what products read */
+    tensor h, normed, wide, mixed; /* [N, D], [N, D], [N, 3D] or wider, [N, D]: memory for f32 */
 } dit_pass;
 
-/* View of the first `columns * n` values of t as [n, columns]: buffers are shared by layers of different width. */
-static tensor view_2d(const tensor *t, int64_t n, int64_t columns)
+static dtype operand_type(precision operands)
+{
+    return operands == PRECISION_BF16 ? DTYPE_BF16 : operands == PRECISION_FP16 ? DTYPE_F16 : DTYPE_F32;
+}
+
+/* The first `columns * n` values of a buffer as [n, columns]: buffers are shared by layers of different width, and by
+ * f32 and the narrower type of operands. */
+static tensor view_2d(const tensor *t, dtype type, int64_t n, int64_t columns)
 {
     CF_ASSERT(n * columns <= tensor_count(t));
-    return tensor_2d(t->data, t->type, n, columns);
+    return tensor_2d(t->data, type, n, columns);
 }
 
 /* The widest layer: q, k, v, or in small models the joined input. */
@@ -56,6 +63,7 @@ static cf_err pass_prepare(dit_pass *p, const dit_batch *in)
     TRY(backend_rows(p->be, lengths, 2 * count, &p->rows));
     p->n = rows_total(&p->rows);
     p->dim = p->m->dims.dim;
+    p->operand = operand_type(p->m->operands);
     TRY(backend_take(p->be, DTYPE_I32, 1, &p->n, &p->frame_idx));
     for (int32_t s = 0; s < 2 * count; s++) {
         tensor part = tensor_rows(&p->frame_idx, p->rows.offs[s], lengths[s]);
@@ -91,9 +99,14 @@ static cf_err pass_layer_norm(const dit_pass *p, tensor *y, int64_t scale_off, i
                                                               .eps = FLOW_NORM_EPS});
 }
 
-static cf_err pass_gate_add(dit_pass *p, const tensor *y, int64_t gate_off)
+/* h += gate * (x W^T + bias) */
+static cf_err pass_gated(dit_pass *p, const tensor *x, const flow_linear *l, int64_t gate_off)
 {
-    return op_gate_add(p->be, &(op_gate_add_args){.x = &p->h, .y = y, .mod = pass_modulation(p), .gate_off = gate_off});
+    const op_modulation mod = pass_modulation(p);
+    return op_linear(
+        p->be,
+        &(op_linear_args){
+            .x = x, .w = l->w, .bias = &l->bias, .y = &p->h, .kind = GEMM_BULK, .gate = &mod, .gate_off = gate_off});
 }
 
 /* Rotates head 0 of q or of k; the other heads carry no position (flow.md 6.5). */
@@ -130,7 +143,7 @@ static cf_err pass_position_conv(const dit_pass *p, int conv_idx, const tensor *
 static cf_err pass_input(dit_pass *p, const dit_batch *in)
 {
     cf_err err = CF_OK;
-    tensor joined = view_2d(&p->wide, p->n, FLOW_INPUT_VALUES);
+    tensor joined = view_2d(&p->wide, DTYPE_F32, p->n, FLOW_INPUT_VALUES);
     TRY(op_dit_input(p->be, &(op_dit_input_args){.x = in->x,
                                                  .cond = in->cond,
                                                  .mu = in->mu,
@@ -149,23 +162,23 @@ static cf_err pass_block(dit_pass *p, const flow_block *b, int64_t mod_off)
 {
     cf_err err = CF_OK;
     const int64_t d = p->dim;
-    tensor qkv = view_2d(&p->wide, p->n, 3 * d), mid = view_2d(&p->wide, p->n, FLOW_FF_MULT * d);
-    TRY(pass_layer_norm(p, &p->normed, mod_off + FLOW_MOD_SCALE_ATTN * d, mod_off + FLOW_MOD_SHIFT_ATTN * d));
-    TRY(pass_linear(p, &p->normed, &b->qkv, &qkv, ACT_NONE)); /* [N, 3D] */
+    tensor qkv = view_2d(&p->wide, p->operand, p->n, 3 * d);
+    tensor mid = view_2d(&p->wide, p->operand, p->n, FLOW_FF_MULT * d);
+    tensor normed = view_2d(&p->normed, p->operand, p->n, d), mixed = view_2d(&p->mixed, p->operand, p->n, d);
+    TRY(pass_layer_norm(p, &normed, mod_off + FLOW_MOD_SCALE_ATTN * d, mod_off + FLOW_MOD_SHIFT_ATTN * d));
+    TRY(pass_linear(p, &normed, &b->qkv, &qkv, ACT_NONE)); /* [N, 3D] */
     TRY(pass_rope(p, &qkv, 0));
     TRY(pass_rope(p, &qkv, d));
     TRY(op_attn_block(p->be, &(op_attn_block_args){.qkv = &qkv,
-                                                   .y = &p->mixed,
+                                                   .y = &mixed,
                                                    .rows = &p->rows,
                                                    .block = p->blocks,
                                                    .heads = (int32_t)p->m->dims.heads,
                                                    .operands = p->m->operands})); /* [N, D] */
-    TRY(pass_linear(p, &p->mixed, &b->out, &p->normed, ACT_NONE));                /* [N, D] */
-    TRY(pass_gate_add(p, &p->normed, mod_off + FLOW_MOD_GATE_ATTN * d));          /* h: [N, D] */
-    TRY(pass_layer_norm(p, &p->normed, mod_off + FLOW_MOD_SCALE_FF * d, mod_off + FLOW_MOD_SHIFT_FF * d));
-    TRY(pass_linear(p, &p->normed, &b->ff_up, &mid, ACT_GELU_TANH));  /* [N, 2D] */
-    TRY(pass_linear(p, &mid, &b->ff_down, &p->mixed, ACT_NONE));      /* [N, D] */
-    TRY(pass_gate_add(p, &p->mixed, mod_off + FLOW_MOD_GATE_FF * d)); /* h: [N, D] */
+    TRY(pass_gated(p, &mixed, &b->out, mod_off + FLOW_MOD_GATE_ATTN * d));        /* h: [N, D] */
+    TRY(pass_layer_norm(p, &normed, mod_off + FLOW_MOD_SCALE_FF * d, mod_off + FLOW_MOD_SHIFT_FF * d));
+    TRY(pass_linear(p, &normed, &b->ff_up, &mid, ACT_GELU_TANH));          /* [N, 2D] */
+    TRY(pass_gated(p, &mid, &b->ff_down, mod_off + FLOW_MOD_GATE_FF * d)); /* h: [N, D] */
 out:
     return err;
 }
@@ -180,8 +193,9 @@ cf_err dit_velocity(backend *be, const flow_model *m, const dit_batch *in, tenso
     TRY(pass_input(&p, in));
     for (int64_t i = 0; i < m->dims.depth; i++)
         TRY(pass_block(&p, &m->blocks[i], i * block_values));
-    TRY(pass_layer_norm(&p, &p.normed, out_off + FLOW_MOD_OUT_SCALE * p.dim, out_off + FLOW_MOD_OUT_SHIFT * p.dim));
-    TRY(pass_linear(&p, &p.normed, &m->output, ret_v, ACT_NONE)); /* [N, 80] */
+    tensor normed = view_2d(&p.normed, p.operand, p.n, p.dim);
+    TRY(pass_layer_norm(&p, &normed, out_off + FLOW_MOD_OUT_SCALE * p.dim, out_off + FLOW_MOD_OUT_SHIFT * p.dim));
+    TRY(pass_linear(&p, &normed, &m->output, ret_v, ACT_NONE)); /* [N, 80] */
 out:
     backend_scratch_reset(be, mark);
     return err;

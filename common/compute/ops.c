@@ -20,6 +20,23 @@ static bool is_f32(const tensor *t, int rank)
     return t->rank == rank && t->type == DTYPE_F32;
 }
 
+/* f32, or the type in which products keep their operands. */
+static bool is_activation(const tensor *t, precision operands)
+{
+    return is_f32(t, 2) || (t->rank == 2 && operands == PRECISION_BF16 && t->type == DTYPE_BF16) ||
+           (t->rank == 2 && operands == PRECISION_FP16 && t->type == DTYPE_F16);
+}
+
+static bool is_16_bit(const tensor *t, int rank)
+{
+    return t->rank == rank && (t->type == DTYPE_BF16 || t->type == DTYPE_F16);
+}
+
+static bool same_dims(const tensor *a, const tensor *b)
+{
+    return a->rank == 2 && b->rank == 2 && a->dims[0] == b->dims[0] && a->dims[1] == b->dims[1];
+}
+
 static bool same_shape(const tensor *a, const tensor *b)
 {
     if (a->rank != b->rank || a->type != b->type)
@@ -75,7 +92,7 @@ static void check_columns(const op_modulation *mod, int64_t off, const tensor *x
 
 static void check_linear(const op_linear_args *a)
 {
-    CF_ASSERT(is_f32(a->x, 2) && is_f32(a->y, 2));
+    CF_ASSERT(is_activation(a->x, a->w->operands) && is_activation(a->y, a->w->operands));
     CF_ASSERT(a->w->form == WEIGHT_LINEAR);
     CF_ASSERT(a->kind == GEMM_BULK || a->kind == GEMM_DECODE);
     CF_ASSERT((a->w->kinds & (a->kind == GEMM_BULK ? GEMM_BULK_BIT : GEMM_DECODE_BIT)) != 0);
@@ -83,6 +100,11 @@ static void check_linear(const op_linear_args *a)
     CF_ASSERT(a->y->dims[0] == a->x->dims[0] && a->y->dims[1] == a->w->n_out);
     CF_ASSERT(apart(a->x, a->y));
     check_bias(a->bias, DTYPE_F32, a->w->n_out);
+    if (a->gate) {
+        CF_ASSERT(is_f32(a->y, 2));
+        check_modulation(a->gate, a->y);
+        check_columns(a->gate, a->gate_off, a->y);
+    }
 }
 
 static void check_conv1d(const op_conv1d_args *a)
@@ -226,24 +248,17 @@ static void check_segment_gate(const op_segment_gate_args *a)
 
 static void check_layer_norm_mod(const op_layer_norm_mod_args *a)
 {
-    CF_ASSERT(is_f32(a->x, 2) && same_shape(a->x, a->y));
+    CF_ASSERT(is_f32(a->x, 2) && same_dims(a->x, a->y));
+    CF_ASSERT(is_f32(a->y, 2) || is_16_bit(a->y, 2));
     CF_ASSERT(apart(a->x, a->y));
     check_modulation(&a->mod, a->x);
     check_columns(&a->mod, a->scale_off, a->x);
     check_columns(&a->mod, a->shift_off, a->x);
 }
 
-static void check_gate_add(const op_gate_add_args *a)
-{
-    CF_ASSERT(is_f32(a->x, 2) && same_shape(a->x, a->y));
-    CF_ASSERT(apart(a->x, a->y));
-    check_modulation(&a->mod, a->x);
-    check_columns(&a->mod, a->gate_off, a->x);
-}
-
 static void check_rope(const op_rope_args *a)
 {
-    CF_ASSERT(is_f32(a->x, 2));
+    CF_ASSERT(is_f32(a->x, 2) || is_16_bit(a->x, 2));
     CF_ASSERT(is_f32(a->cos_table, 2) && a->cos_table->dims[1] == ROPE_PAIRS);
     CF_ASSERT(same_shape(a->cos_table, a->sin_table));
     CF_ASSERT(a->pos->rank == 1 && a->pos->type == DTYPE_I32 && a->pos->dims[0] == a->x->dims[0]);
@@ -254,7 +269,7 @@ static void check_rope(const op_rope_args *a)
 
 static void check_attn_block(const op_attn_block_args *a)
 {
-    CF_ASSERT(is_f32(a->qkv, 2) && is_f32(a->y, 2));
+    CF_ASSERT(is_activation(a->qkv, a->operands) && a->y->rank == 2 && a->y->type == a->qkv->type);
     CF_ASSERT(a->heads >= 1);
     CF_ASSERT(a->qkv->dims[1] == 3 * (int64_t)a->heads * HEAD_VALUES);
     CF_ASSERT(a->y->dims[0] == a->qkv->dims[0] && a->y->dims[1] == (int64_t)a->heads * HEAD_VALUES);

@@ -29,7 +29,19 @@ typedef enum act_kind {
     ACT_SIGMOID /* 1 / (1 + exp(-x)) */
 } act_kind;
 
-/* y = act(x W^T + bias).   x: [R, K]   W: [N, K]   bias: [N] or NULL   y: [R, N] */
+/*
+ * A modulation table holds one line of M values per solver step; sequence b of the packed rows is at step steps[b].
+ * steps: host array [B].
+ */
+typedef struct op_modulation {
+    const tensor *table; /* [S, M] f32 */
+    const int32_t *steps;
+    const op_rows *rows;
+} op_modulation;
+
+/* y = act(x W^T + bias), or with a gate y += gate * act(x W^T + bias), gate being columns [gate_off, +N) of the
+ * sequence's table line.   x: [R, K]   W: [N, K]   bias: [N] or NULL   y: [R, N].  x, and without a gate y, may also be
+ * of the operands' own type (bf16 or f16): the same values as f32, rounded. */
 typedef struct op_linear_args {
     const tensor *x;
     const weight *w;
@@ -38,6 +50,8 @@ typedef struct op_linear_args {
     act_kind act;
     float slope;
     gemm_kind kind;
+    const op_modulation *gate; /* NULL: none */
+    int64_t gate_off;
 } op_linear_args;
 
 /*
@@ -174,19 +188,9 @@ typedef struct op_segment_gate_args {
     int32_t segment, first_channel;
 } op_segment_gate_args;
 
-/*
- * A modulation table holds one line of M values per solver step; sequence b of the packed rows is at step steps[b].
- * steps: host array [B].
- */
-typedef struct op_modulation {
-    const tensor *table; /* [S, M] f32 */
-    const int32_t *steps;
-    const op_rows *rows;
-} op_modulation;
-
 /* y = LayerNorm(x) * (1 + scale) + shift, scale and shift being columns [scale_off, +C) and [shift_off, +C) of the
- * sequence's table line; biased variance, eps inside the root, no affine.   x, y: [R, C].  Source: cosy
- * flow/DiT/modules.py @ace7c47 */
+ * sequence's table line; biased variance, eps inside the root, no affine.   x, y: [R, C]; y may be bf16 or f16.
+ * Source: cosy flow/DiT/modules.py @ace7c47 */
 typedef struct op_layer_norm_mod_args {
     const tensor *x;
     tensor *y;
@@ -195,18 +199,10 @@ typedef struct op_layer_norm_mod_args {
     float eps;
 } op_layer_norm_mod_args;
 
-/* x += gate * y, gate being columns [gate_off, +C) of the sequence's table line.   x, y: [R, C] */
-typedef struct op_gate_add_args {
-    tensor *x;
-    const tensor *y;
-    op_modulation mod;
-    int64_t gate_off;
-} op_gate_add_args;
-
 /* Rotary embedding in place on `head_count` heads of 64 channels from channel first_channel:
  *   adjacent:  pairs (2j, 2j+1)        half: pairs (j, j+32)
  *   a' = a cos - b sin,  b' = b cos + a sin,  cos = cos_table[pos, j]
- * x: [R, W]   cos_table, sin_table: [P, 32]   pos: [R] i32, 0 <= pos < P */
+ * x: [R, W], f32, bf16 or f16   cos_table, sin_table: [P, 32]   pos: [R] i32, 0 <= pos < P */
 typedef struct op_rope_args {
     tensor *x;
     const tensor *cos_table, *sin_table, *pos;
@@ -219,7 +215,8 @@ typedef struct op_rope_args {
  * operands other than f32 permit a backend with matrix units to round q, k, v and the shares: a device to fp16, also
  * where the stage asks for bf16; the CPU to bf16, whose error of 1 in products of 8e3 (flow.md 11) does not show in the
  * mel's 51 dB on models with such products.
- * qkv: [R, 3*H*64] (q heads, then k, then v)   block: host array [B]   y: [R, H*64] */
+ * qkv: [R, 3*H*64] (q heads, then k, then v)   block: host array [B]   y: [R, H*64].  Both are f32, or both of the
+ * operands' own type. */
 typedef struct op_attn_block_args {
     const tensor *qkv;
     tensor *y;
@@ -336,7 +333,6 @@ typedef struct op_cast_args {
     X(segment_mean, op_segment_mean_args)     \
     X(segment_gate, op_segment_gate_args)     \
     X(layer_norm_mod, op_layer_norm_mod_args) \
-    X(gate_add, op_gate_add_args)             \
     X(rope, op_rope_args)                     \
     X(attn_block, op_attn_block_args)         \
     X(attn_cache, op_attn_cache_args)         \

@@ -54,12 +54,19 @@ static const rope_case rope_cases[] = {
      .adjacent = true,
      .x = {.amplitude = 40}},
     {.head = {"over a task", SEQS(30, 1, 40), .bound = ROPE}, .heads = 16, .width = 1024, .positions = 90},
+    {.head = {"odd width of bf16, pairs", SEQS(2, 0, 3), .bound = ROPE, .narrow = true},
+     .first_channel = 5,
+     .heads = 2,
+     .width = 137,
+     .positions = 41,
+     .adjacent = true},
 };
 
 static int32_t rope_ports(const suite_case *c, port *p)
 {
     const rope_case *r = rope(c);
-    p[0] = (port){.name = "x", .role = PORT_INOUT, .width = r->width, .values = r->x};
+    p[0] = (port){
+        .name = "x", .role = PORT_INOUT, .type = c->narrow ? DTYPE_BF16 : DTYPE_F32, .width = r->width, .values = r->x};
     p[1] = (port){
         .name = "cos", .role = PORT_TABLE, .width = PAIRS, .table_rows = r->positions, .values = {DIST_COS, 0, 0}};
     p[2] = (port){
@@ -124,9 +131,15 @@ static const block_case *block(const suite_case *c)
     }
 
 /* Matrix units round q, k, v and the shares: 2^-9 each in bf16. Infinite scores may come out as NaN. */
-#define ROUNDED                                                                                             \
-    {                                                                                                       \
+#define ROUNDED                                                                                               \
+    {                                                                                                         \
         .row = 2e-2, .why = "64 rounded products a score, rounded shares and values", .nonfinite_alike = true \
+    }
+
+/* A device's tile holds keys that some of its queries do not see: zero shares of a NaN. */
+#define SPREADING                                                                                                \
+    {                                                                                                            \
+        .row = 2e-2, .why = "as above, blocks smaller than a tile", .nonfinite_alike = true, .nan_spreads = true \
     }
 
 static const block_case block_cases[] = {
@@ -141,12 +154,16 @@ static const block_case block_cases[] = {
     {.head = {"one row, bf16", SEQS(1), .bound = ROUNDED, .bf16 = true}, .heads = 1},
     {.head = {"prime, bf16", SEQS(0, 2, 0, 0, 13, 3, 0), .bound = ROUNDED, .bf16 = true}, .heads = 3},
     {.head = {"over a tile, bf16", SEQS(31, 32, 33, 1), .bound = ROUNDED, .bf16 = true}, .heads = 2},
-    {.head = {"causal blocks of 1 and 5, bf16", SEQS(19, 33, 4), AUX(1, 5, 7), .bound = ROUNDED, .bf16 = true},
+    {.head = {"causal blocks of 1 and 5, bf16", SEQS(19, 33, 4), AUX(1, 5, 7), .bound = SPREADING, .bf16 = true},
      .heads = 2},
     {.head = {"causal blocks of 50 and none, bf16", SEQS(120, 101, 7), AUX(50, 0, 50), .bound = ROUNDED, .bf16 = true},
      .heads = 1},
     {.head = {"flow, bf16", SEQS(50, 1, 237), AUX(50, 0, 0), .bound = ROUNDED, .bf16 = true, .heavy = true},
      .heads = 16},
+    {.head = {"prime of bf16", SEQS(0, 2, 0, 0, 13, 3, 0), .bound = ROUNDED, .bf16 = true, .narrow = true}, .heads = 3},
+    {.head = {"causal blocks of 50, of bf16", SEQS(120, 7), AUX(50, 50), .bound = ROUNDED, .bf16 = true,
+              .narrow = true},
+     .heads = 2},
     {.head = {"q.k of 8e3", SEQS(100, 30), AUX(50, 0), .bound = PEAKY}, .heads = 2, .amplitude = 31},
     {.head = {"q.k of 8e3, keys over a block", SEQS(290), .bound = PEAKY}, .heads = 1, .amplitude = 31},
 };
@@ -154,22 +171,22 @@ static const block_case block_cases[] = {
 static int32_t block_ports(const suite_case *c, port *p)
 {
     const int64_t width = (int64_t)block(c)->heads * HEAD;
-    p[0] = (port){.name = "qkv", .role = PORT_IN, .width = 3 * width, .values = {.amplitude = block(c)->amplitude}};
-    p[1] = (port){.name = "y", .role = PORT_OUT, .width = width};
+    const dtype type = c->narrow ? DTYPE_BF16 : DTYPE_F32;
+    p[0] = (port){
+        .name = "qkv", .role = PORT_IN, .type = type, .width = 3 * width, .values = {.amplitude = block(c)->amplitude}};
+    p[1] = (port){.name = "y", .role = PORT_OUT, .type = type, .width = width};
     return 2;
 }
 
 static cf_err block_call(const op_run *run)
 {
     tensor y = run->t[1];
-    return op_attn_block(
-        run->be,
-        &(op_attn_block_args){.qkv = &run->t[0],
-                              .y = &y,
-                              .rows = &run->rows[0],
-                              .block = run->aux,
-                              .heads = block(run->c)->heads,
-                              .operands = run->c->bf16 ? PRECISION_BF16 : PRECISION_F32});
+    return op_attn_block(run->be, &(op_attn_block_args){.qkv = &run->t[0],
+                                                        .y = &y,
+                                                        .rows = &run->rows[0],
+                                                        .block = run->aux,
+                                                        .heads = block(run->c)->heads,
+                                                        .operands = run->c->bf16 ? PRECISION_BF16 : PRECISION_F32});
 }
 
 typedef struct head_view {
@@ -206,9 +223,12 @@ static void attend(const float *q, const head_view *keys, const head_view *value
 
 static void block_direct(const op_run *run, double *const *ret)
 {
-    const int64_t width = (int64_t)block(run->c)->heads * HEAD;
+    const int64_t width = (int64_t)block(run->c)->heads * HEAD, count = tensor_count(&run->t[0]);
+    float *qkv = test_calloc((size_t)count + 1, sizeof *qkv);
+    for (int64_t i = 0; i < count; i++)
+        qkv[i] = (float)value_at(&run->t[0], i);
     for (int32_t b = 0; b < run->seqs; b++) {
-        const float *first = tensor_f32(&run->t[0]) + run->rows[0].offs[b] * 3 * width;
+        const float *first = qkv + run->rows[0].offs[b] * 3 * width;
         const int64_t length = rows_length(&run->rows[0], b), size = run->aux[b] ? run->aux[b] : length;
         for (int64_t i = 0; i < length; i++) {
             int64_t seen = size; /* whole blocks up to the one that holds i */
@@ -222,6 +242,7 @@ static void block_direct(const op_run *run, double *const *ret)
             }
         }
     }
+    test_free(qkv);
 }
 
 /* attn_cache: qkv, cache, y; the cache changes. aux: cached tokens of a sequence */

@@ -17,6 +17,8 @@ typedef struct linear_case {
     float slope;
     gemm_kind kind;
     bool both_kinds; /* packed for bulk and decode */
+    bool gated;      /* y += gate * the result; aux: line of the table */
+    int64_t gate_off;
     dist x;
 } linear_case;
 
@@ -116,6 +118,39 @@ static const linear_case linear_cases[] = {
     {.head = {"silu", SEQS(2, 5), .bound = CHAIN_ACT}, .k_in = 48, .n_out = 35, .bias = true, .act = ACT_SILU},
     {.head = {"gelu", SEQS(2, 5), .bound = CHAIN_ACT}, .k_in = 48, .n_out = 35, .act = ACT_GELU_TANH},
     {.head = {"abs", SEQS(2, 5), .bound = CHAIN_ACT}, .k_in = 48, .n_out = 35, .bias = true, .act = ACT_ABS},
+    {.head = {"prime, of bf16 to bf16", SEQS(1, 0, 7, 3), .bound = CHAIN_SHORT, .bf16 = true, .narrow = true},
+     .k_in = 37,
+     .n_out = 53,
+     .bias = true},
+    {.head = {"whole chunks, of bf16 to bf16", SEQS(1, 31, 33, 270), .bound = CHAIN_SHORT, .bf16 = true,
+              .narrow = true},
+     .k_in = 64,
+     .n_out = 96,
+     .bias = true,
+     .act = ACT_GELU_TANH},
+    {.head = {"whole chunks, exactly a block", SEQS(31, 1), .bound = CHAIN_SHORT, .bf16 = true, .narrow = true},
+     .k_in = 96,
+     .n_out = 33},
+    {.head = {"gated", SEQS(1, 0, 7, 3), AUX(2, 1, 0, 3), .bound = CHAIN_SHORT},
+     .k_in = 37,
+     .n_out = 53,
+     .bias = true,
+     .gated = true,
+     .gate_off = 5},
+    {.head = {"gated, of bf16", SEQS(1, 0, 70, 33), AUX(2, 1, 0, 3), .bound = CHAIN_SHORT, .bf16 = true,
+              .narrow = true},
+     .k_in = 96,
+     .n_out = 53,
+     .bias = true,
+     .gated = true,
+     .gate_off = 5},
+    {.head = {"gated, decode, leaky", SEQS(2, 3), AUX(0, 1), .bound = CHAIN_SHORT, .bf16 = true},
+     .k_in = 40,
+     .n_out = 150,
+     .act = ACT_LEAKY,
+     .slope = 0.1f,
+     .kind = GEMM_DECODE,
+     .gated = true},
     {.head = {"flow qkv", SEQS(1, 2), .bound = CHAIN_LONG, .heavy = true}, .k_in = 1024, .n_out = 3072, .bias = true},
     {.head = {"flow qkv, bf16", SEQS(1, 2), .bound = CHAIN_LONG, .bf16 = true, .heavy = true},
      .k_in = 1024,
@@ -165,18 +200,28 @@ static const linear_case linear_cases[] = {
      .kind = GEMM_DECODE},
 };
 
+#define STEPS 4 /* lines of a modulation table; step 0 occurs in each gated case, so that its poison is read */
+
 static int32_t linear_ports(const suite_case *c, port *p)
 {
     const linear_case *l = linear(c);
-    p[0] = (port){.name = "x", .role = PORT_IN, .width = l->k_in, .values = l->x};
+    const dtype type = c->narrow ? DTYPE_BF16 : DTYPE_F32;
+    p[0] = (port){.name = "x", .role = PORT_IN, .type = type, .width = l->k_in, .values = l->x};
     p[1] = (port){.name = "w",
                   .role = PORT_WEIGHT,
                   .width = l->k_in,
                   .table_rows = l->n_out,
                   .values = {.amplitude = sqrt(3.0 / (double)l->k_in)}};
-    p[2] = (port){.name = "y", .role = PORT_OUT, .width = l->n_out};
+    p[2] = (port){
+        .name = "y", .role = l->gated ? PORT_INOUT : PORT_OUT, .type = l->gated ? DTYPE_F32 : type, .width = l->n_out};
     p[3] = (port){.name = "bias", .role = PORT_TABLE, .width = l->n_out, .table_rows = 1};
-    return l->bias ? 4 : 3;
+    p[3 + l->bias] = l->gated ? (port){.name = "table",
+                                       .role = PORT_TABLE,
+                                       .width = l->gate_off + l->n_out,
+                                       .table_rows = STEPS,
+                                       .values = {.centre = 0.2}}
+                              : p[3 + l->bias];
+    return 3 + l->bias + l->gated;
 }
 
 static cf_err linear_pack(const suite_case *c, backend *be, const void *values, weight **ret_weight)
@@ -191,6 +236,7 @@ static cf_err linear_call(const op_run *run)
 {
     const linear_case *l = linear(run->c);
     const tensor bias = l->bias ? flat(&run->t[3]) : (tensor){0};
+    const op_modulation gate = {.table = &run->t[3 + l->bias], .steps = run->aux, .rows = &run->rows[2]};
     tensor y = run->t[2];
     return op_linear(run->be, &(op_linear_args){.x = &run->t[0],
                                                 .w = run->w,
@@ -198,7 +244,23 @@ static cf_err linear_call(const op_run *run)
                                                 .y = &y,
                                                 .act = l->act,
                                                 .slope = l->slope,
-                                                .kind = l->kind});
+                                                .kind = l->kind,
+                                                .gate = l->gated ? &gate : NULL,
+                                                .gate_off = l->gate_off});
+}
+
+/* What y holds when the product gives v. */
+static double linear_given(const op_run *run, int64_t row, int64_t col, double v)
+{
+    const linear_case *l = linear(run->c);
+    const tensor *table = &run->t[3 + l->bias];
+    int32_t b = 0;
+    if (!l->gated)
+        return v;
+    while (row >= run->rows[2].offs[b + 1])
+        b++;
+    return value_at(&run->t[2], row * l->n_out + col) +
+           value_at(table, run->aux[b] * table->dims[1] + l->gate_off + col) * v;
 }
 
 static void linear_direct(const op_run *run, double *const *ret)
@@ -209,7 +271,7 @@ static void linear_direct(const op_run *run, double *const *ret)
     double *w = test_calloc((size_t)l->k_in, sizeof *w);
 
     for (int64_t i = 0; i < rows * l->k_in; i++)
-        x[i] = operand_value(tensor_f32(&run->t[0])[i], run->c->bf16);
+        x[i] = operand_value((float)value_at(&run->t[0], i), run->c->bf16);
     for (int64_t n = 0; n < l->n_out; n++) {
         for (int64_t k = 0; k < l->k_in; k++)
             w[k] = operand_value(tensor_f32(&run->t[1])[n * l->k_in + k], run->c->bf16);
@@ -218,7 +280,7 @@ static void linear_direct(const op_run *run, double *const *ret)
             for (int64_t k = 0; k < l->k_in; k++)
                 sum += x[r * l->k_in + k] * w[k];
             sum += l->bias ? value_at(&run->t[3], n) : 0.0;
-            ret[2][r * l->n_out + n] = elem_act(sum, l->act, l->slope);
+            ret[2][r * l->n_out + n] = linear_given(run, r, n, elem_act(sum, l->act, l->slope));
         }
     }
     test_free(x);

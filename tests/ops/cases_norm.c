@@ -1,5 +1,5 @@
 /*
- * cases_norm.c - cases of rms_norm, layer_norm_mod and gate_add. Test code.
+ * cases_norm.c - cases of rms_norm and layer_norm_mod. Test code.
  *
  * Statistics run in 16 lanes, so widths around 16 are edges. aux of a sequence is its solver step, the line of the
  * modulation table. Large inputs: Flow's residual stream grows to 1436 in a few channels, the language model's beyond.
@@ -15,7 +15,7 @@ typedef struct norm_case {
     int64_t width;
     double eps;
     dist x;
-    int64_t first_off, second_off; /* columns of the modulation line: scale and shift, or gate */
+    int64_t first_off, second_off; /* columns of the modulation line: scale and shift */
 } norm_case;
 
 static const norm_case *norm(const suite_case *c)
@@ -112,6 +112,14 @@ static const norm_case layer_cases[] = {
      .eps = 1e-6,
      .first_off = 256,
      .x = {.centre = 300, .amplitude = 1}},
+    {.head = {"prime to bf16", SEQS(0, 2, 0, 0, 3, 0), AUX(3, 1, 3, 2, 0, 3), .bound = LAYER, .narrow = true},
+     .width = 31,
+     .eps = 1e-6,
+     .first_off = 31},
+    {.head = {"flow to bf16", SEQS(1, 50, 2), AUX(3, 0, 1), .bound = LAYER, .narrow = true},
+     .width = 1024,
+     .eps = 1e-6,
+     .first_off = 1024},
     {.head = {"constant row", SEQS(2), .bound = LAYER},
      .width = 64,
      .eps = 1e-6,
@@ -152,7 +160,7 @@ static int32_t layer_ports(const suite_case *c, port *p)
 {
     p[0] = (port){.name = "x", .role = PORT_IN, .width = norm(c)->width, .values = norm(c)->x};
     p[1] = mod_table(norm(c));
-    p[2] = (port){.name = "y", .role = PORT_OUT, .width = norm(c)->width};
+    p[2] = (port){.name = "y", .role = PORT_OUT, .type = c->narrow ? DTYPE_BF16 : DTYPE_F32, .width = norm(c)->width};
     return 3;
 }
 
@@ -192,49 +200,6 @@ static void layer_direct(const op_run *run, double *const *ret)
     }
 }
 
-/* gate_add: x, y, table; x changes */
-
-#define GATE                                         \
-    {                                                \
-        .why = "a product, then a sum, each rounded" \
-    }
-
-static const norm_case gate_cases[] = {
-    {.head = {"one value", SEQS(1), .bound = GATE}, .width = 1},
-    {.head = {"prime", SEQS(0, 2, 0, 0, 3, 0), AUX(3, 1, 3, 2, 0, 3), .bound = GATE}, .width = 31, .first_off = 5},
-    {.head = {"flow", SEQS(1, 7, 2), AUX(2, 0, 1), .bound = GATE}, .width = 1024, .first_off = 2048},
-    {.head = {"residual of 1436", SEQS(3, 1), AUX(0, 3), .bound = GATE},
-     .width = 1024,
-     .first_off = 5120,
-     .x = {DIST_OUTLIERS, 0, 1436}},
-    {.head = {"over a task", SEQS(100, 1, 59), AUX(0, 2, 1), .bound = GATE}, .width = 1031},
-};
-
-static int32_t gate_ports(const suite_case *c, port *p)
-{
-    p[0] = (port){.name = "x", .role = PORT_INOUT, .width = norm(c)->width, .values = norm(c)->x};
-    p[1] = (port){.name = "y", .role = PORT_IN, .width = norm(c)->width, .values = {.amplitude = 30}};
-    p[2] = mod_table(norm(c));
-    return 3;
-}
-
-static cf_err gate_call(const op_run *run)
-{
-    tensor x = run->t[0];
-    return op_gate_add(
-        run->be,
-        &(op_gate_add_args){.x = &x, .y = &run->t[1], .mod = mod_of(run, 0, 2), .gate_off = norm(run->c)->first_off});
-}
-
-static void gate_direct(const op_run *run, double *const *ret)
-{
-    const int64_t width = run->t[0].dims[1];
-    for (int64_t i = 0; i < tensor_count(&run->t[0]); i++) {
-        const double gate = mod_value(run, 0, 2, i / width, norm(run->c)->first_off + i % width);
-        ret[0][i] = value_at(&run->t[0], i) + (double)(float)(gate * value_at(&run->t[1], i));
-    }
-}
-
 const op_driver norm_drivers[] = {
     {.op = OP_rms_norm,
      DRIVER_CASES(rms_cases),
@@ -248,11 +213,5 @@ const op_driver norm_drivers[] = {
      .call = layer_call,
      .direct = layer_direct,
      .direct_bound = {.elem = 1.2e-7, .row = 1e-12, .why = "f64 rounded once: neighbours at most, cancellation"}},
-    {.op = OP_gate_add,
-     DRIVER_CASES(gate_cases),
-     .ports = gate_ports,
-     .call = gate_call,
-     .direct = gate_direct,
-     .direct_bound = GATE},
     {.cases = NULL},
 };

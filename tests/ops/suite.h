@@ -37,6 +37,7 @@ typedef struct bound {
     double elem, row, floor;
     const char *why;
     bool nonfinite_alike; /* NaN may stand for an infinity and the reverse */
+    bool nan_spreads;     /* where an input is poisoned, more of the result may be NaN than reads it */
 } bound;
 
 /* The head of every row of every table. */
@@ -48,6 +49,7 @@ typedef struct suite_case {
     bound bound;                 /* of the fast variants against the plain loops */
     int in_place;                /* 1 + the input port whose memory the result takes; 0: its own */
     bool bf16;                   /* operands of products */
+    bool narrow;                 /* activations of bf16 where the op takes them */
     bool heavy;                  /* real shapes: fewer thread counts and poisons */
 } suite_case;
 
@@ -167,6 +169,8 @@ void suite_same(const suite_data *s, const suite_result *got, const suite_result
 /* Value i of a host tensor, for direct computations. */
 static inline double value_at(const tensor *t, int64_t i)
 {
+    if (t->type == DTYPE_BF16)
+        return (double)f32_from_bf16(((const uint16_t *)t->data)[i]);
     return t->type == DTYPE_F64 ? tensor_f64(t)[i] : t->type == DTYPE_I32 ? tensor_i32(t)[i] : (double)tensor_f32(t)[i];
 }
 

@@ -13,7 +13,6 @@
 #include "common/base/check.h"
 
 #if defined(__x86_64__) && defined(__linux__) && defined(__GNUC__) && !defined(__clang__)
-#include <cpuid.h>
 #include <sys/syscall.h>
 #include <unistd.h>
 
@@ -28,11 +27,8 @@
 
 static bool processor_has_tiles(void)
 {
-    unsigned a, b, c, d;
-    if (!__get_cpuid_count(7, 0, &a, &b, &c, &d))
-        return false;
-    const bool bf16_tiles = d >> 22 & 1, tiles = d >> 24 & 1;
-    return tiles && bf16_tiles && __builtin_cpu_supports("avx512bf16") && __builtin_cpu_supports("avx512bw") &&
+    return __builtin_cpu_supports("amx-tile") && __builtin_cpu_supports("amx-bf16") &&
+           __builtin_cpu_supports("avx512bf16") && __builtin_cpu_supports("avx512bw") &&
            __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl");
 }
 

@@ -37,10 +37,10 @@ typedef struct amx_shape {
  * b: [taps][chunks] steps as amx_pack_step makes them   c: [32][32], 64-byte aligned */
 void amx_multiply(const amx_shape *shape, int terms, const uint16_t *const *a, const uint16_t *const *b, float *c);
 
-/* Where value (k, n) of a step of b lies. */
-static inline int amx_step_idx(int k, int n)
+/* Where a value of a step of b lies. */
+static inline int amx_step_idx(int depth_idx, int col_idx)
 {
-    return n / 16 * (AMX_STEP_VALUES / 2) + k / 2 * 32 + n % 16 * 2 + k % 2;
+    return col_idx / 16 * (AMX_STEP_VALUES / 2) + depth_idx / 2 * 32 + col_idx % 16 * 2 + depth_idx % 2;
 }
 
 /* bf16 of count values; with ret_low also bf16 of what the first rounding left. */

@@ -111,8 +111,7 @@ static void pack_keys(const op_attn_block_args *a, int32_t head, int64_t row, in
 {
     for (int64_t j = 0; j < AMX_SIDE; j++)
         for (int d = 0; d < HEAD_VALUES; d += HALF) {
-            const __m256i v =
-                j < count ? load_bf16(a->qkv, qkv_idx(a, row + j, 1, head) + d) : _mm256_setzero_si256();
+            const __m256i v = j < count ? load_bf16(a->qkv, qkv_idx(a, row + j, 1, head) + d) : _mm256_setzero_si256();
             _mm256_storeu_si256((__m256i *)(void *)(keys + j * HEAD_VALUES + d), v);
         }
 }
@@ -197,10 +196,9 @@ static void load_queries(const op_attn_block_args *a, const amx_queries *q, uint
             for (int64_t n = 0; n < HALF; n++) {
                 const int64_t i = half * HALF + n, row = a->rows->offs[q->b] + q->first + i;
                 const int64_t at = qkv_idx(a, row, 0, q->head) + chunk * AMX_SIDE;
-                r[n] = i < q->rows
-                           ? _mm512_inserti64x4(_mm512_castsi256_si512(load_bf16(a->qkv, at)),
-                                                load_bf16(a->qkv, at + HALF), 1)
-                           : _mm512_setzero_si512();
+                r[n] = i < q->rows ? _mm512_inserti64x4(_mm512_castsi256_si512(load_bf16(a->qkv, at)),
+                                                        load_bf16(a->qkv, at + HALF), 1)
+                                   : _mm512_setzero_si512();
             }
             turn(r);
             for (int n = 0; n < HALF; n++)
@@ -265,7 +263,8 @@ static __m512 share_half(const op_attn_block_args *a, const amx_queries *q, int 
                 odd = power(_mm512_fmsub_ps(_mm512_load_ps(from + AMX_SIDE), scale, offset));
             even_sum = _mm512_add_ps(even_sum, even);
             odd_sum = _mm512_add_ps(odd_sum, odd);
-            uint16_t *to = shares + at / AMX_SIDE * AMX_STEP_VALUES + half * (AMX_STEP_VALUES / 2) + at % AMX_SIDE * HALF;
+            uint16_t *to =
+                shares + at / AMX_SIDE * AMX_STEP_VALUES + half * (AMX_STEP_VALUES / 2) + at % AMX_SIDE * HALF;
             _mm512_storeu_si512(to, pair_rows((__m256i)_mm512_cvtneps_pbh(even), (__m256i)_mm512_cvtneps_pbh(odd)));
         }
     }

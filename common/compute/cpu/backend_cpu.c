@@ -136,7 +136,6 @@ static const backend_ops fast_ops = {
     .segment_mean = naive_segment_mean,
     .segment_gate = naive_segment_gate,
     .layer_norm_mod = fast_layer_norm_mod,
-    .gate_add = fast_gate_add,
     .rope = fast_rope,
     .attn_block = fast_attn_block,
     .attn_cache = fast_attn_cache,

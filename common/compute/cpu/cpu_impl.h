@@ -53,6 +53,26 @@ static inline cpu_state *cpu_of(const backend *be)
     return (cpu_state *)be->impl; /* the cast is for C++ */
 }
 
+/* Value i of a tensor of f32 or bf16, the CPU's types of activations. */
+static inline float load_value(const tensor *t, int64_t i)
+{
+    return t->type == DTYPE_BF16 ? f32_from_bf16(((const uint16_t *)t->data)[i]) : tensor_f32(t)[i];
+}
+
+static inline void store_value(const tensor *t, int64_t i, float v)
+{
+    if (t->type == DTYPE_BF16)
+        ((uint16_t *)t->data)[i] = bf16_from_f32(v);
+    else
+        tensor_f32(t)[i] = v;
+}
+
+/* Column `off` of the table line that sequence seq_idx is at. */
+static inline const float *modulation_line(const op_modulation *mod, int32_t seq_idx, int64_t off)
+{
+    return tensor_f32(mod->table) + mod->steps[seq_idx] * mod->table->dims[1] + off;
+}
+
 /* The sequence that holds packed row `row`, which must exist. */
 static inline int32_t rows_find(const op_rows *rows, int64_t row)
 {
@@ -88,6 +108,10 @@ cf_err amx_attn_block(backend *be, const op_attn_block_args *a);
 
 /* Fills be with the fast variant. use_dnnl: products through oneDNN, which is right on any machine but slow on some. */
 cf_err cpu_fast_open(backend *be, int threads, bool use_dnnl);
+
+/* x itself, or when it is bf16 a copy in f32, in scratch; and the way back, into a result of bf16. */
+cf_err cpu_widen(backend *be, const tensor *x, tensor *ret_wide);
+void cpu_narrow(const tensor *wide, const tensor *y);
 
 /* f(x) in f64. */
 double act_f64(double x, act_kind act, float slope);

@@ -275,11 +275,50 @@ out:
     return err;
 }
 
+/* y += gate * part, or y = part, each row of y in its own type. */
+static void give_rows(const op_linear_args *a, const tensor *part)
+{
+    const int64_t width = a->w->n_out;
+    int32_t b = 0;
+    if (!a->gate) {
+        cpu_narrow(part, a->y);
+        return;
+    }
+    for (int64_t r = 0; r < a->y->dims[0]; r++) {
+        while (r >= a->gate->rows->offs[b + 1])
+            b++;
+        const float *gate = modulation_line(a->gate, b, a->gate_off), *from = tensor_f32(part) + r * width;
+        for (int64_t c = 0; c < width; c++)
+            tensor_f32(a->y)[r * width + c] += gate[c] * from[c];
+    }
+}
+
 cf_err fast_linear(backend *be, const op_linear_args *a)
 {
-    gemm_job job = {
-        .w = a->w, .x = a->x, .bias = a->bias, .y = a->y, .act = a->act, .slope = a->slope, .kind = a->kind};
-    return run_job(be, &job);
+    cf_err err;
+    gemm_job job = {.w = a->w,
+                    .x = a->x,
+                    .bias = a->bias,
+                    .y = a->y,
+                    .act = a->act,
+                    .slope = a->slope,
+                    .kind = a->kind,
+                    .gate = a->gate,
+                    .gate_off = a->gate_off};
+    const size_t mark = backend_scratch_mark(be);
+    tensor x, y;
+
+    if (gemm_amx_take(cpu_of(be), a->w) || (a->x->type == DTYPE_F32 && a->y->type == DTYPE_F32 && !a->gate))
+        return run_job(be, &job);
+    TRY(cpu_widen(be, a->x, &x));
+    TRY(backend_take_2d(be, DTYPE_F32, a->y->dims[0], a->y->dims[1], &y));
+    job.x = &x;
+    job.y = &y;
+    TRY(run_job(be, &job));
+    give_rows(a, &y);
+out:
+    backend_scratch_reset(be, mark);
+    return err;
 }
 
 cf_err fast_conv1d(backend *be, const op_conv1d_args *a)

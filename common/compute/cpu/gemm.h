@@ -36,6 +36,8 @@ typedef struct gemm_job {
     act_kind act;
     float slope;
     gemm_kind kind;
+    const op_modulation *gate; /* the tile engine alone: y += gate * the result */
+    int64_t gate_off;
     int64_t rows, inner, depth; /* depth = kernel * inner */
     int64_t group_cols, panel_cols, panels;
     int64_t tile_rows, tile_cols; /* of one task */

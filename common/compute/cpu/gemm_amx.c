@@ -22,7 +22,6 @@
 #define PANEL_BYTES_MAX  ((int64_t)1 << 20) /* of one task: half of a second cache */
 #define TASKS_PER_THREAD 4
 #define PLANE_TASK_ROWS  64
-#define PARTS_MAX        2
 
 /* Rows of y that one sequence, or a part of it, gives; and the row of the plane that tap 0 of the first reads. */
 typedef struct amx_piece {
@@ -31,9 +30,11 @@ typedef struct amx_piece {
 
 typedef struct amx_job {
     const gemm_job *job;
-    const uint16_t *left[PARTS_MAX]; /* the operand's parts: in place, or the plane's */
-    int64_t row_values, plane_rows;  /* of one row of the operand */
-    int64_t *plane_first;            /* [sequences + 1], rows of the plane; NULL: read in place */
+    uint16_t *plane;    /* [parts][plane_rows][row_values], in scratch */
+    int64_t row_values; /* of one row of the left operand */
+    int64_t plane_rows;
+    int64_t plane_skip;   /* rows of x in front of the plane's: read in place */
+    int64_t *plane_first; /* [sequences + 1], rows of the plane */
     amx_piece *pieces;
     int64_t piece_count, taps, chunks, panels, task_panels, col_tasks;
     int parts;
@@ -123,15 +124,33 @@ static int64_t rows_out_of(const gemm_job *job, int32_t b)
 }
 
 /* Row `row` of the plane, counted in sequence b, as a row of x; -1: zeros. */
-static int64_t plane_source(const gemm_job *job, int32_t b, int64_t row)
+static int64_t plane_source(const amx_job *aj, int32_t b, int64_t row)
 {
+    const gemm_job *job = aj->job;
     const op_conv1d_args *a = job->conv;
-    if (!a)
+    if (!a) {
+        row += aj->plane_skip;
         return row < job->rows ? row : -1;
+    }
     const int64_t at = row - a->pad_left;
     if (at < 0 || at >= (int64_t)rows_length(a->rows_in, b) * a->repeat)
         return -1;
     return a->rows_in->offs[b] + at / a->repeat;
+}
+
+/* Rows of bf16 without padding are read where they lie; those of an incomplete last block through the plane. */
+static bool lies_ready(const gemm_job *job)
+{
+    return !job->conv && job->x->type == DTYPE_BF16 && job->w->k_in % AMX_SIDE == 0;
+}
+
+/* One row of bf16, padded to whole chunks. */
+static void copy_row(const amx_job *aj, const uint16_t *x, int64_t row)
+{
+    const int64_t inner = aj->job->w->k_in;
+    uint16_t *to = aj->plane + row * aj->row_values;
+    memcpy(to, x, (size_t)inner * sizeof *to);
+    memset(to + inner, 0, (size_t)(aj->row_values - inner) * sizeof *to);
 }
 
 /* One row of f32 into the parts, each group padded to whole chunks. */
@@ -140,8 +159,8 @@ static void narrow_row(const amx_job *aj, const float *x, int64_t row)
     const weight *w = aj->job->w;
     const int64_t inner = w->k_in / w->groups, padded = aj->chunks * AMX_SIDE;
     for (int64_t g = 0; g < w->groups; g++) {
-        uint16_t *high = (uint16_t *)(uintptr_t)aj->left[0] + row * aj->row_values + g * padded;
-        uint16_t *low = aj->parts > 1 ? (uint16_t *)(uintptr_t)aj->left[1] + row * aj->row_values + g * padded : NULL;
+        uint16_t *high = aj->plane + row * aj->row_values + g * padded;
+        uint16_t *low = aj->parts > 1 ? high + aj->plane_rows * aj->row_values : NULL;
         amx_narrow(x + g * inner, inner, high, low);
         memset(high + inner, 0, (size_t)(padded - inner) * sizeof *high);
         if (low)
@@ -159,14 +178,18 @@ static void fill_plane(void *ctx, int32_t task_idx, int thread_idx)
     for (int64_t row = first; row < end; row++) {
         while (row >= aj->plane_first[b + 1])
             b++;
-        const int64_t from = plane_source(job, b, row - aj->plane_first[b]);
+        const int64_t from = plane_source(aj, b, row - aj->plane_first[b]);
+        if (from >= 0 && job->x->type == DTYPE_BF16) {
+            copy_row(aj, (const uint16_t *)job->x->data + from * job->w->k_in, row);
+            continue;
+        }
         if (from >= 0) {
             narrow_row(aj, tensor_f32(job->x) + from * job->w->k_in, row);
             continue;
         }
         for (int p = 0; p < aj->parts; p++)
-            memset((uint16_t *)(uintptr_t)aj->left[p] + row * aj->row_values, 0,
-                   (size_t)aj->row_values * sizeof(uint16_t));
+            memset(aj->plane + (p * aj->plane_rows + row) * aj->row_values, 0,
+                   (size_t)aj->row_values * sizeof *aj->plane);
     }
 }
 
@@ -178,20 +201,17 @@ static cf_err make_plane(backend *be, amx_job *aj)
     const int32_t sequences = sequences_of(job);
     const int64_t stride = job->conv ? job->conv->stride : 1;
     const int64_t reach = job->conv ? (job->conv->kernel - 1) * (int64_t)job->conv->dilation : 0;
-    uint16_t *values;
 
     TRY(arena_take(&be->scratch, ((size_t)sequences + 1) * sizeof *aj->plane_first, &aj->plane_first));
     aj->plane_first[0] = 0;
     for (int32_t b = 0; b < sequences; b++) {
-        const int64_t blocks = div_ceil(rows_out_of(job, b), AMX_SIDE);
+        const int64_t blocks = div_ceil(rows_out_of(job, b) - aj->plane_skip, AMX_SIDE);
         const int64_t rows = blocks == 0 ? 0 : stride * (blocks * AMX_SIDE - 1) + reach + 1;
         aj->plane_first[b + 1] = aj->plane_first[b] + rows;
     }
     aj->plane_rows = aj->plane_first[sequences];
-    const int64_t part = aj->plane_rows * aj->row_values;
-    TRY(arena_take(&be->scratch, (size_t)(aj->parts * part) * sizeof *values, &values));
-    for (int p = 0; p < aj->parts; p++)
-        aj->left[p] = values + p * part;
+    const int64_t values = aj->parts * aj->plane_rows * aj->row_values;
+    TRY(arena_take(&be->scratch, (size_t)values * sizeof *aj->plane, &aj->plane));
     pool_run(job->cpu->threads, (int32_t)div_ceil(aj->plane_rows, PLANE_TASK_ROWS), fill_plane, aj);
 out:
     return err;
@@ -214,12 +234,25 @@ static cf_err cut_pieces(backend *be, amx_job *aj)
             aj->pieces[aj->piece_count++] = (amx_piece){
                 .first_row = done + r,
                 .rows = min_i64(PIECE_ROWS, rows - r),
-                .plane_row = (aj->plane_first ? aj->plane_first[b] : 0) + r * (job->conv ? job->conv->stride : 1),
+                .plane_row = aj->plane_first[b] + r * (job->conv ? job->conv->stride : 1),
             };
         done += rows;
     }
 out:
     return err;
+}
+
+/* y += gate * c, rows of several sequences. */
+static void gate_block(const gemm_job *job, const float *c, int64_t row, int64_t rows, int64_t col, int64_t cols)
+{
+    const float *gates[AMX_SIDE];
+    int32_t b = rows_find(job->gate->rows, row);
+    for (int64_t r = 0; r < rows; r++) {
+        while (row + r >= job->gate->rows->offs[b + 1])
+            b++;
+        gates[r] = modulation_line(job->gate, b, job->gate_off) + col;
+    }
+    amx_store_gated(c, rows, cols, job->w->n_out, gates, tensor_f32(job->y) + row * job->w->n_out + col);
 }
 
 /* Bias, activation, and the block's way into y: rows [row, + rows), columns [col, + cols) of y. */
@@ -230,10 +263,23 @@ static void finish_block(const gemm_job *job, float *c, int64_t row, int64_t row
         amx_add_bias(tensor_f32(job->bias) + col, cols, c);
     if (job->act != ACT_NONE)
         job->cpu->vec->act(c, AMX_BLOCK_VALUES, job->act, job->slope, c);
-    amx_store_f32(c, rows, cols, pitch, tensor_f32(job->y) + row * pitch + col);
+    if (job->gate)
+        gate_block(job, c, row, rows, col, cols);
+    else if (job->y->type == DTYPE_BF16)
+        amx_store_bf16(c, rows, cols, pitch, (uint16_t *)job->y->data + row * pitch + col);
+    else
+        amx_store_f32(c, rows, cols, pitch, tensor_f32(job->y) + row * pitch + col);
 }
 
-/* Blocks of 32 rows of one panel. */
+/* The row that tap 0 of a block's first row reads: of x itself, or of the plane. */
+static const uint16_t *left_block(const amx_job *aj, int64_t row)
+{
+    if (row < aj->plane_skip)
+        return (const uint16_t *)aj->job->x->data + row * aj->row_values;
+    return aj->plane + (row - aj->plane_skip) * aj->row_values;
+}
+
+/* A block of 32 rows of one panel. */
 static void run_panel(const amx_job *aj, const amx_piece *piece, int64_t group, int64_t panel, int64_t r)
 {
     const gemm_job *job = aj->job;
@@ -245,8 +291,8 @@ static void run_panel(const amx_job *aj, const amx_piece *piece, int64_t group, 
                              .chunks = aj->chunks};
     const uint16_t *high = (const uint16_t *)w->data + (group * aj->panels + panel) * aj->parts * part_values(w);
     const uint16_t *low = high + part_values(w);
-    const int64_t at = (piece->plane_row + r * stride) * aj->row_values + group * aj->chunks * AMX_SIDE;
-    const uint16_t *left = aj->left[0] + at, *left_low = aj->parts > 1 ? aj->left[1] + at : NULL;
+    const uint16_t *left = left_block(aj, piece->plane_row + r * stride) + group * aj->chunks * AMX_SIDE;
+    const uint16_t *left_low = left + (aj->parts - 1) * aj->plane_rows * aj->row_values;
     const uint16_t *a[AMX_TERMS_MAX] = {left, left_low, left}, *b[AMX_TERMS_MAX] = {high, high, low};
     const int64_t col = panel * AMX_SIDE;
     _Alignas(64) float c[AMX_BLOCK_VALUES];
@@ -291,6 +337,8 @@ cf_err gemm_amx_run(backend *be, gemm_job *job)
     amx_job aj = {.job = job, .parts = parts_of(w), .taps = w->kernel, .chunks = chunks_of(w), .panels = panels_of(w)};
 
     aj.row_values = w->groups * aj.chunks * AMX_SIDE;
+    if (lies_ready(job))
+        aj.plane_skip = job->rows / AMX_SIDE * AMX_SIDE;
     TRY(make_plane(be, &aj));
     TRY(cut_pieces(be, &aj));
     plan_tasks(&aj);

@@ -33,6 +33,14 @@ out:
     return err;
 }
 
+static void linear_store(const op_linear_args *a, int32_t seq_idx, int64_t row, int64_t col, double v)
+{
+    const int64_t at = row * a->w->n_out + col;
+    if (a->gate)
+        v = (double)load_value(a->y, at) + (double)modulation_line(a->gate, seq_idx, a->gate_off)[col] * v;
+    store_value(a->y, at, (float)v);
+}
+
 cf_err naive_linear(backend *be, const op_linear_args *a)
 {
     cf_err err;
@@ -40,19 +48,22 @@ cf_err naive_linear(backend *be, const op_linear_args *a)
     const float *w = a->w->data;
     const size_t mark = backend_scratch_mark(be);
     double *sum;
+    int32_t b = 0;
 
     TRY(arena_take(&be->scratch, (size_t)n_out * sizeof *sum, &sum));
     for (int64_t r = 0; r < a->x->dims[0]; r++) {
-        const float *x = tensor_f32(a->x) + r * k_in;
+        if (a->gate)
+            while (r >= a->gate->rows->offs[b + 1])
+                b++;
         for (int64_t n = 0; n < n_out; n++)
             sum[n] = a->bias ? (double)tensor_f32(a->bias)[n] : 0.0;
         for (int64_t k = 0; k < k_in; k++) {
-            const double xk = (double)operand(x[k], a->w->operands);
+            const double xk = (double)operand(load_value(a->x, r * k_in + k), a->w->operands);
             for (int64_t n = 0; n < n_out; n++)
                 sum[n] += xk * (double)w[k * n_out + n];
         }
         for (int64_t n = 0; n < n_out; n++)
-            tensor_f32(a->y)[r * n_out + n] = (float)act_f64(sum[n], a->act, a->slope);
+            linear_store(a, b, r, n, act_f64(sum[n], a->act, a->slope));
     }
 out:
     backend_scratch_reset(be, mark);
@@ -145,6 +156,26 @@ out:
     return err;
 }
 
+cf_err cpu_widen(backend *be, const tensor *x, tensor *ret_wide)
+{
+    cf_err err = CF_OK;
+    tensor wide = *x;
+    if (x->type == DTYPE_BF16) {
+        TRY(backend_take(be, DTYPE_F32, x->rank, x->dims, &wide));
+        for (int64_t i = 0; i < tensor_count(x); i++)
+            tensor_f32(&wide)[i] = load_value(x, i);
+    }
+    *ret_wide = wide;
+out:
+    return err;
+}
+
+void cpu_narrow(const tensor *wide, const tensor *y)
+{
+    for (int64_t i = 0; i < tensor_count(y); i++)
+        store_value(y, i, tensor_f32(wide)[i]);
+}
+
 static double dot_head(const float *a, const float *b)
 {
     double sum = 0.0;
@@ -174,10 +205,12 @@ static void mix_values(const double *shares, const float *values, int64_t pitch,
             sum[d] += shares[j] * (double)values[j * pitch + d];
 }
 
-static void attn_block_query(const op_attn_block_args *a, int32_t b, int64_t i, int32_t head, double *scores)
+/* values: qkv in f32 */
+static void attn_block_query(const op_attn_block_args *a, const float *values, int32_t b, int64_t i, int32_t head,
+                             double *scores)
 {
     const int64_t width = (int64_t)a->heads * HEAD_VALUES, length = rows_length(a->rows, b);
-    const float *first = tensor_f32(a->qkv) + a->rows->offs[b] * 3 * width + head * HEAD_VALUES;
+    const float *first = values + a->rows->offs[b] * 3 * width + head * HEAD_VALUES;
     const float *q = first + i * 3 * width;
     int64_t keys = length;
     if (a->block[b] > 0 && a->block[b] * (i / a->block[b] + 1) < length)
@@ -188,7 +221,7 @@ static void attn_block_query(const op_attn_block_args *a, int32_t b, int64_t i, 
     double sum[HEAD_VALUES] = {0};
     mix_values(scores, first + 2 * width, 3 * width, keys, sum);
     for (int d = 0; d < HEAD_VALUES; d++)
-        tensor_f32(a->y)[(a->rows->offs[b] + i) * width + head * HEAD_VALUES + d] = (float)sum[d];
+        store_value(a->y, (a->rows->offs[b] + i) * width + head * HEAD_VALUES + d, (float)sum[d]);
 }
 
 cf_err naive_attn_block(backend *be, const op_attn_block_args *a)
@@ -196,12 +229,14 @@ cf_err naive_attn_block(backend *be, const op_attn_block_args *a)
     cf_err err;
     const size_t mark = backend_scratch_mark(be);
     double *scores;
+    tensor qkv;
 
+    TRY(cpu_widen(be, a->qkv, &qkv));
     TRY(arena_take(&be->scratch, (size_t)a->qkv->dims[0] * sizeof *scores, &scores));
     for (int32_t b = 0; b < a->rows->count; b++)
         for (int64_t i = 0; i < rows_length(a->rows, b); i++)
             for (int32_t head = 0; head < a->heads; head++)
-                attn_block_query(a, b, i, head, scores);
+                attn_block_query(a, tensor_f32(&qkv), b, i, head, scores);
 out:
     backend_scratch_reset(be, mark);
     return err;

@@ -156,30 +156,24 @@ static void layer_norm_row(const float *x, int64_t width, const float *scale, co
 
 cf_err naive_layer_norm_mod(backend *be, const op_layer_norm_mod_args *a)
 {
-    (void)be;
+    cf_err err;
     const int64_t width = a->x->dims[1];
+    const size_t mark = backend_scratch_mark(be);
+    float *row;
 
+    TRY(arena_take(&be->scratch, (size_t)width * sizeof *row, &row));
     for (int32_t b = 0; b < a->mod.rows->count; b++) {
-        const float *line = tensor_f32(a->mod.table) + a->mod.steps[b] * a->mod.table->dims[1];
-        for (int64_t r = a->mod.rows->offs[b]; r < a->mod.rows->offs[b + 1]; r++)
-            layer_norm_row(tensor_f32(a->x) + r * width, width, line + a->scale_off, line + a->shift_off,
-                           (double)a->eps, tensor_f32(a->y) + r * width);
-    }
-    return CF_OK;
-}
-
-cf_err naive_gate_add(backend *be, const op_gate_add_args *a)
-{
-    (void)be;
-    const int64_t width = a->x->dims[1];
-
-    for (int32_t b = 0; b < a->mod.rows->count; b++) {
-        const float *gate = tensor_f32(a->mod.table) + a->mod.steps[b] * a->mod.table->dims[1] + a->gate_off;
-        for (int64_t r = a->mod.rows->offs[b]; r < a->mod.rows->offs[b + 1]; r++)
+        const float *scale = modulation_line(&a->mod, b, a->scale_off);
+        const float *shift = modulation_line(&a->mod, b, a->shift_off);
+        for (int64_t r = a->mod.rows->offs[b]; r < a->mod.rows->offs[b + 1]; r++) {
+            layer_norm_row(tensor_f32(a->x) + r * width, width, scale, shift, (double)a->eps, row);
             for (int64_t c = 0; c < width; c++)
-                tensor_f32(a->x)[r * width + c] += gate[c] * tensor_f32(a->y)[r * width + c];
+                store_value(a->y, r * width + c, row[c]);
+        }
     }
-    return CF_OK;
+out:
+    backend_scratch_reset(be, mark);
+    return err;
 }
 
 cf_err naive_rope(backend *be, const op_rope_args *a)
@@ -194,13 +188,13 @@ cf_err naive_rope(backend *be, const op_rope_args *a)
         const float *cos_line = tensor_f32(a->cos_table) + (int64_t)pos[r] * pairs;
         const float *sin_line = tensor_f32(a->sin_table) + (int64_t)pos[r] * pairs;
         for (int32_t h = 0; h < a->head_count; h++) {
-            float *head = tensor_f32(a->x) + r * width + a->first_channel + h * HEAD_VALUES;
+            const int64_t head = r * width + a->first_channel + h * HEAD_VALUES;
             for (int j = 0; j < pairs; j++) {
-                float *first = a->adjacent ? &head[2 * j] : &head[j];
-                float *second = a->adjacent ? &head[2 * j + 1] : &head[j + pairs];
-                const float u = *first, v = *second;
-                *first = u * cos_line[j] - v * sin_line[j];
-                *second = v * cos_line[j] + u * sin_line[j];
+                const int64_t first = a->adjacent ? head + 2 * j : head + j;
+                const int64_t second = a->adjacent ? head + 2 * j + 1 : head + j + pairs;
+                const float u = load_value(a->x, first), v = load_value(a->x, second);
+                store_value(a->x, first, u * cos_line[j] - v * sin_line[j]);
+                store_value(a->x, second, v * cos_line[j] + u * sin_line[j]);
             }
         }
     }

@@ -41,11 +41,12 @@ static void rope_rows(const cpu_state *cpu, const void *args, int64_t first, int
         const float *cos_line = tensor_f32(a->cos_table) + (int64_t)pos[r] * pairs;
         const float *sin_line = tensor_f32(a->sin_table) + (int64_t)pos[r] * pairs;
         for (int32_t h = 0; h < a->head_count; h++) {
-            float *head = tensor_f32(a->x) + r * width + a->first_channel + h * HEAD_VALUES;
+            const int64_t head = r * width + a->first_channel + h * HEAD_VALUES;
             for (int j = 0; j < pairs; j++) {
-                const float u = head[j * step], v = head[j * step + apart];
-                head[j * step] = u * cos_line[j] - v * sin_line[j];
-                head[j * step + apart] = v * cos_line[j] + u * sin_line[j];
+                const int64_t at = head + j * step;
+                const float u = load_value(a->x, at), v = load_value(a->x, at + apart);
+                store_value(a->x, at, u * cos_line[j] - v * sin_line[j]);
+                store_value(a->x, at + apart, v * cos_line[j] + u * sin_line[j]);
             }
         }
     }
@@ -219,15 +220,14 @@ static void run_query_block(void *ctx, int32_t task_idx, int thread_idx)
     }
 }
 
-cf_err fast_attn_block(backend *be, const op_attn_block_args *a)
+/* qkv and y in f32. */
+static cf_err attn_block_wide(backend *be, const op_attn_block_args *a)
 {
     cf_err err;
     const size_t mark = backend_scratch_mark(be);
     block_job job = {.cpu = cpu_of(be), .a = a};
     int64_t values = 0, tasks = 0;
 
-    if (job.cpu->use_amx && a->operands == PRECISION_BF16)
-        return amx_attn_block(be, a);
     TRY(arena_take(&be->scratch, ((size_t)a->rows->count + 1) * sizeof *job.packed_off, &job.packed_off));
     TRY(arena_take(&be->scratch, ((size_t)a->rows->count + 1) * sizeof *job.first_task, &job.first_task));
     for (int32_t b = 0; b < a->rows->count; b++) {
@@ -242,6 +242,28 @@ cf_err fast_attn_block(backend *be, const op_attn_block_args *a)
     TRY(arena_take(&be->scratch, (size_t)values * sizeof *job.packed, &job.packed));
     pool_run(job.cpu->threads, a->rows->count * a->heads, pack_head, &job);
     pool_run(job.cpu->threads, (int32_t)tasks, run_query_block, &job);
+out:
+    backend_scratch_reset(be, mark);
+    return err;
+}
+
+cf_err fast_attn_block(backend *be, const op_attn_block_args *a)
+{
+    cf_err err;
+    const size_t mark = backend_scratch_mark(be);
+    op_attn_block_args wide = *a;
+    tensor qkv, y = *a->y;
+
+    if (cpu_of(be)->use_amx && a->operands == PRECISION_BF16)
+        return amx_attn_block(be, a);
+    if (a->qkv->type == DTYPE_F32)
+        return attn_block_wide(be, a);
+    TRY(cpu_widen(be, a->qkv, &qkv));
+    TRY(backend_take(be, DTYPE_F32, y.rank, y.dims, &y));
+    wide.qkv = &qkv;
+    wide.y = &y;
+    TRY(attn_block_wide(be, &wide));
+    cpu_narrow(&y, a->y);
 out:
     backend_scratch_reset(be, mark);
     return err;

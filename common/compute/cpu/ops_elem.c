@@ -160,26 +160,6 @@ cf_err fast_swiglu(backend *be, const op_swiglu_args *a)
     return CF_OK;
 }
 
-static void gate_add_rows(const cpu_state *cpu, const void *args, int64_t first, int64_t count)
-{
-    const op_gate_add_args *a = args;
-    const int64_t width = a->x->dims[1];
-    int32_t b = rows_find(a->mod.rows, first);
-
-    for (int64_t r = first; r < first + count; r++) {
-        while (r >= a->mod.rows->offs[b + 1])
-            b++;
-        const float *line = tensor_f32(a->mod.table) + a->mod.steps[b] * a->mod.table->dims[1];
-        cpu->vec->gate_add(line + a->gate_off, tensor_f32(a->y) + r * width, width, tensor_f32(a->x) + r * width);
-    }
-}
-
-cf_err fast_gate_add(backend *be, const op_gate_add_args *a)
-{
-    cpu_run_rows(be, a->x->dims[0], a->x->dims[1] * COST_ADD, gate_add_rows, a);
-    return CF_OK;
-}
-
 static void cfg_euler_rows(const cpu_state *cpu, const void *args, int64_t first, int64_t count)
 {
     const op_cfg_euler_args *a = args;

@@ -32,9 +32,13 @@ static void layer_norm_rows(const cpu_state *cpu, const void *args, int64_t firs
     for (int64_t r = first; r < first + count; r++) {
         while (r >= a->mod.rows->offs[b + 1])
             b++;
-        const float *line = tensor_f32(a->mod.table) + a->mod.steps[b] * a->mod.table->dims[1];
-        cpu->vec->layer_norm(tensor_f32(a->x) + r * width, line + a->scale_off, line + a->shift_off, a->eps, width,
-                             tensor_f32(a->y) + r * width);
+        const float *x = tensor_f32(a->x) + r * width;
+        const float *scale = modulation_line(&a->mod, b, a->scale_off);
+        const float *shift = modulation_line(&a->mod, b, a->shift_off);
+        if (a->y->type == DTYPE_BF16)
+            cpu->vec->layer_norm_bf16(x, scale, shift, a->eps, width, (uint16_t *)a->y->data + r * width);
+        else
+            cpu->vec->layer_norm(x, scale, shift, a->eps, width, tensor_f32(a->y) + r * width);
     }
 }
 

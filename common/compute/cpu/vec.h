@@ -23,6 +23,9 @@ typedef struct vec_ops {
     void (*swiglu)(const float *gate, const float *up, int64_t count, float *y);
     void (*rms_norm)(const float *x, const float *gain, float eps, int64_t count, float *y);
     void (*layer_norm)(const float *x, const float *scale, const float *shift, float eps, int64_t count, float *y);
+    /* the same, rounded to bf16 */
+    void (*layer_norm_bf16)(const float *x, const float *scale, const float *shift, float eps, int64_t count,
+                            uint16_t *y);
     void (*layer_norm_gain)(const float *x, const float *gain, const float *bias, float eps, int64_t count, float *y);
     /* x += gate * y */
     void (*gate_add)(const float *gate, const float *y, int64_t count, float *x);
@@ -42,8 +45,9 @@ typedef struct vec_ops {
     void (*mix_64)(const float *shares, const float *values, int64_t count, float *sum);
 } vec_ops;
 
-extern const vec_ops vec_base; /* any machine */
-extern const vec_ops vec_avx2; /* x86-64 with AVX2; the same as vec_base elsewhere */
+extern const vec_ops vec_base;   /* any machine */
+extern const vec_ops vec_avx2;   /* x86-64 with AVX2; the same as vec_base elsewhere */
+extern const vec_ops vec_avx512; /* x86-64 with AVX-512 F, BW, DQ, VL */
 
 /* The best table for this machine. */
 const vec_ops *vec_choose(void);

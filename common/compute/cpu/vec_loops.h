@@ -116,12 +116,7 @@ static void loop_mean3(const float *a, const float *b, const float *c, int64_t c
         y[i] = ((a[i] + b[i]) + c[i]) * third;
 }
 
-/* Arguments that vsin does not reduce: rare, so one by one in libm. */
-static inline float sin_far(float phase)
-{
-    return (float)sin((double)phase);
-}
-
+/* Arguments that vsin does not reduce are rare, so one by one in libm. */
 static void loop_snake(const float *x, const float *alpha, const float *inverse, int64_t count, float *y)
 {
     float phase[LANES], from[LANES];
@@ -142,7 +137,7 @@ static void loop_snake(const float *x, const float *alpha, const float *inverse,
         }
         for (int l = 0; l < n; l++) {
             const int near = phase[l] <= VSIN_MAX && phase[l] >= -VSIN_MAX;
-            const float s = near ? vsin(phase[l]) : sin_far(phase[l]);
+            const float s = near ? vsin(phase[l]) : (float)sin((double)phase[l]);
             y[i + l] = from[l] + inverse[i + l] * (s * s);
         }
     }
@@ -161,22 +156,25 @@ static void loop_rms_norm(const float *x, const float *gain, float eps, int64_t 
         y[i] = (x[i] * scale) * gain[i];
 }
 
-static void loop_layer_norm(const float *x, const float *scale, const float *shift, float eps, int64_t count, float *y)
+/* Mean, and one over the deviation. */
+static inline float spread(const float *x, float eps, int64_t count, float *ret_mean)
 {
-    const float mean = lane_sum(x, count) / (float)count;
-    const float inverse = 1.0f / sqrtf(lane_squares(x, mean, count) / (float)count + eps);
-    for (int64_t i = 0; i < count; i++)
-        y[i] = ((x[i] - mean) * inverse) * (1.0f + scale[i]) + shift[i];
+    *ret_mean = lane_sum(x, count) / (float)count;
+    return 1.0f / sqrtf(lane_squares(x, *ret_mean, count) / (float)count + eps);
 }
 
-static void loop_layer_norm_gain(const float *x, const float *gain, const float *bias, float eps, int64_t count,
-                                 float *y)
-{
-    const float mean = lane_sum(x, count) / (float)count;
-    const float inverse = 1.0f / sqrtf(lane_squares(x, mean, count) / (float)count + eps);
-    for (int64_t i = 0; i < count; i++)
-        y[i] = ((x[i] - mean) * inverse) * gain[i] + bias[i];
-}
+#define LAYER_NORM(name, type, gain, rounded)                                                                   \
+    static void name(const float *x, const float *scale, const float *shift, float eps, int64_t count, type *y) \
+    {                                                                                                           \
+        float mean;                                                                                             \
+        const float inverse = spread(x, eps, count, &mean);                                                     \
+        for (int64_t i = 0; i < count; i++)                                                                     \
+            y[i] = rounded(((x[i] - mean) * inverse) * (gain) + shift[i]);                                      \
+    }
+
+LAYER_NORM(loop_layer_norm, float, 1.0f + scale[i], )
+LAYER_NORM(loop_layer_norm_bf16, uint16_t, 1.0f + scale[i], bf16_from_f32)
+LAYER_NORM(loop_layer_norm_gain, float, scale[i], )
 
 static void loop_gate_add(const float *gate, const float *y, int64_t count, float *x)
 {
@@ -242,6 +240,7 @@ const vec_ops VEC_TABLE = {
     .swiglu = loop_swiglu,
     .rms_norm = loop_rms_norm,
     .layer_norm = loop_layer_norm,
+    .layer_norm_bf16 = loop_layer_norm_bf16,
     .layer_norm_gain = loop_layer_norm_gain,
     .gate_add = loop_gate_add,
     .cfg_euler = loop_cfg_euler,

@@ -67,7 +67,7 @@ static inline float vexp(float x)
 }
 
 /* The quarter turn is reduced in f64; n times its first part is exact up to 2^20. Larger arguments are for libm
- * (sin_far in vec_loops.h). */
+ * (loop_snake in vec_loops.h). */
 #define VSIN_MAX 1048576.0f
 
 static inline float vsin(float x)

@@ -22,8 +22,9 @@ typedef struct attn_tile {
 } attn_tile;
 
 typedef struct attn_view {
-    const float *qkv;
-    float *y;
+    const void *qkv;
+    void *y;
+    dtype type; /* of both */
     const int32_t *offs, *block;
     const attn_tile *tiles;
     int heads;
@@ -36,19 +37,25 @@ typedef struct attn_rows {
     float mixed[COLUMNS][4];
 } attn_rows;
 
+static __device__ inline float value_or_zero(const attn_view *v, bool exists, int64_t i)
+{
+    return exists ? load_value(v->qkv, v->type, i) : 0.0f;
+}
+
 /* Keys [first, first + 64) of a head: rows of keys as they are, values turned, so that both are read in pairs along the
- * depth of their product. Keys behind the sequence's end are zero. */
+ * depth of their product. Keys behind the sequence's end are zero. keys, values: index of the head's first. */
 template <typename S>
-static __device__ void load_tile(const float *keys, const float *values, int64_t pitch, int64_t first, int64_t length,
-                                 S &key_words, S &value_words)
+static __device__ void load_tile(const attn_view *view, int64_t keys, int64_t values, int64_t pitch, int64_t first,
+                                 int64_t length, S &key_words, S &value_words)
 {
     for (int i = (int)threadIdx.x; i < TILE * CUDA_HEAD / 2; i += THREADS) {
         const int key = i / (CUDA_HEAD / 2), pair = i % (CUDA_HEAD / 2), d = i % CUDA_HEAD, two = i / CUDA_HEAD;
-        const float *k = keys + (first + key) * pitch + 2 * pair, *v = values + (first + 2 * two) * pitch + d;
+        const int64_t k = keys + (first + key) * pitch + 2 * pair, v = values + (first + 2 * two) * pitch + d;
         const bool has_key = first + key < length;
         const bool has_even = first + 2 * two < length, has_odd = first + 2 * two + 1 < length;
-        key_words[key * PITCH + pair] = pack_f16(has_key ? k[0] : 0.0f, has_key ? k[1] : 0.0f);
-        value_words[d * PITCH + two] = pack_f16(has_even ? v[0] : 0.0f, has_odd ? v[pitch] : 0.0f);
+        key_words[key * PITCH + pair] = pack_f16(value_or_zero(view, has_key, k), value_or_zero(view, has_key, k + 1));
+        value_words[d * PITCH + two] =
+            pack_f16(value_or_zero(view, has_even, v), value_or_zero(view, has_odd, v + pitch));
     }
 }
 
@@ -113,15 +120,15 @@ template <typename S> static __device__ void mix_tile(attn_rows *r, const float 
 }
 
 /* Fragments of 16 query rows; rows behind the end of the sequence are zero. */
-static __device__ void load_query(const float *q, int64_t pitch, int64_t first, int64_t length,
+static __device__ void load_query(const attn_view *v, int64_t q, int64_t pitch, int64_t first, int64_t length,
                                   uint32_t ret_q[DEPTH][4])
 {
     const int lane = (int)threadIdx.x % CUDA_WARP;
     for (int k = 0; k < DEPTH; k++)
         for (int i = 0; i < 4; i++) {
             const int64_t row = first + lane / 4 + i % 2 * 8;
-            const float *at = q + row * pitch + k * 16 + i / 2 * 8 + lane % 4 * 2;
-            ret_q[k][i] = row < length ? pack_f16(at[0], at[1]) : 0;
+            const int64_t at = q + row * pitch + k * 16 + i / 2 * 8 + lane % 4 * 2;
+            ret_q[k][i] = pack_f16(value_or_zero(v, row < length, at), value_or_zero(v, row < length, at + 1));
         }
 }
 
@@ -134,7 +141,7 @@ static __global__ void attn_mma_kernel(attn_view v)
     const int64_t head = blockIdx.x % v.heads, width = (int64_t)v.heads * CUDA_HEAD, pitch = 3 * width;
     const int64_t begin = v.offs[tile.sequence], length = v.offs[tile.sequence + 1] - begin;
     const int64_t step = v.block[tile.sequence];
-    const float *base = v.qkv + begin * pitch + head * CUDA_HEAD;
+    const int64_t base = begin * pitch + head * CUDA_HEAD;
     const int lane = (int)threadIdx.x % CUDA_WARP, first = tile.first + (int)threadIdx.x / CUDA_WARP * 16;
     int64_t last = tile.first + TILE - 1 < length - 1 ? tile.first + TILE - 1 : length - 1; /* query of this tile */
     const int64_t keys = step > 0 && step * (last / step + 1) < length ? step * (last / step + 1) : length;
@@ -150,9 +157,9 @@ static __global__ void attn_mma_kernel(attn_view v)
     for (int n = 0; n < COLUMNS; n++)
         for (int i = 0; i < 4; i++)
             r.mixed[n][i] = 0.0f;
-    load_query(base, pitch, first, length, q);
+    load_query(&v, base, pitch, first, length, q);
     for (int64_t at = 0; at < keys; at += TILE) {
-        load_tile(base + width, base + 2 * width, pitch, at, length, key_words, value_words);
+        load_tile(&v, base + width, base + 2 * width, pitch, at, length, key_words, value_words);
         __syncthreads(); // the tile is there
         score_tile(q, key_words, &r, at, score);
         share_tile(&r, score);
@@ -163,8 +170,8 @@ static __global__ void attn_mma_kernel(attn_view v)
         for (int i = 0; i < 4; i++) {
             const int64_t row = first + lane / 4 + i / 2 * 8;
             if (row < length)
-                v.y[(begin + row) * width + head * CUDA_HEAD + n * 8 + lane % 4 * 2 + i % 2] =
-                    r.mixed[n][i] / r.sum[i / 2];
+                store_value(v.y, v.type, (begin + row) * width + head * CUDA_HEAD + n * 8 + lane % 4 * 2 + i % 2,
+                            r.mixed[n][i] / r.sum[i / 2]);
         }
 }
 
@@ -184,7 +191,8 @@ cf_err cuda_attn_block_mma(backend *be, const op_attn_block_args *a)
     const cf_err err = cuda_list_upload(be, tiles, (size_t)count * sizeof *tiles, &dev_tiles);
     mem_free(tiles);
     CUDA_TRY(err);
-    const attn_view v = {(const float *)a->qkv->data, (float *)a->y->data,          a->rows->dev,
-                         (const int32_t *)block,      (const attn_tile *)dev_tiles, a->heads};
+    const attn_view v = {
+        a->qkv->data, a->y->data, a->qkv->type, a->rows->dev, (const int32_t *)block, (const attn_tile *)dev_tiles,
+        a->heads};
     return CUDA_LAUNCH(attn_mma_kernel, count * a->heads, THREADS, cuda_of(be)->stream, v);
 }

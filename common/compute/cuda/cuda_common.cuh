@@ -66,6 +66,23 @@ static __device__ inline int64_t cuda_item()
     return (int64_t)blockIdx.x * blockDim.x + threadIdx.x;
 }
 
+/* Value i of an array of f32, bf16 or f16. */
+static __device__ inline float load_value(const void *x, dtype type, int64_t i)
+{
+    if (type == DTYPE_F32)
+        return ((const float *)x)[i];
+    const uint16_t bits = ((const uint16_t *)x)[i];
+    return type == DTYPE_BF16 ? bf16_to_f32(bits) : f16_to_f32(bits);
+}
+
+static __device__ inline void store_value(void *y, dtype type, int64_t i, float v)
+{
+    if (type == DTYPE_F32)
+        ((float *)y)[i] = v;
+    else
+        ((uint16_t *)y)[i] = type == DTYPE_BF16 ? f32_to_bf16(v) : f32_to_f16(v);
+}
+
 /* The sequence of packed row `row`: offs[b] <= row < offs[b + 1]. Empty sequences hold no row. */
 static __device__ inline int rows_find(const int32_t *offs, int count, int64_t row)
 {

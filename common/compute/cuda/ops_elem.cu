@@ -90,31 +90,10 @@ cf_err cuda_swiglu(backend *be, const op_swiglu_args *a)
                        (float *)a->y->data, count, a->y->dims[1]);
 }
 
-static __global__ void gate_add_kernel(float *x, const float *y, const float *gate, int64_t line_values,
-                                       const int32_t *offs, const int32_t *steps, int sequences, int64_t count,
-                                       int64_t width)
-{
-    const int64_t i = cuda_item();
-    if (i >= count)
-        return;
-    const int64_t step = steps[rows_find(offs, sequences, i / width)];
-    x[i] = x[i] + gate[step * line_values + i % width] * y[i];
-}
-
-cf_err cuda_gate_add(backend *be, const op_gate_add_args *a)
-{
-    const int64_t count = tensor_count(a->x);
-    const void *steps;
-    CUDA_TRY(cuda_list_upload(be, a->mod.steps, (size_t)a->mod.rows->count * sizeof(int32_t), &steps));
-    return CUDA_LAUNCH(gate_add_kernel, cuda_blocks(count), CUDA_BLOCK, cuda_of(be)->stream, (float *)a->x->data,
-                       (const float *)a->y->data, (const float *)a->mod.table->data + a->gate_off,
-                       a->mod.table->dims[1], a->mod.rows->dev, (const int32_t *)steps, a->mod.rows->count, count,
-                       a->x->dims[1]);
-}
-
 /* One thread per pair. */
-static __global__ void rope_kernel(float *x, const float *cos_table, const float *sin_table, const int32_t *pos,
-                                   int64_t pairs, int64_t positions, int64_t width, int heads, int adjacent)
+static __global__ void rope_kernel(void *x, dtype type, const float *cos_table, const float *sin_table,
+                                   const int32_t *pos, int64_t pairs, int64_t positions, int64_t width,
+                                   int64_t first_channel, int heads, int adjacent)
 {
     const int64_t i = cuda_item();
     const int half = CUDA_HEAD / 2;
@@ -124,20 +103,21 @@ static __global__ void rope_kernel(float *x, const float *cos_table, const float
     const int head = (int)(i / half % heads), j = (int)(i % half);
     const int64_t at = pos[row];
     CUDA_ASSERT(at >= 0 && at < positions);
-    float *base = x + row * width + head * CUDA_HEAD;
-    float *first = adjacent ? base + 2 * j : base + j, *second = adjacent ? base + 2 * j + 1 : base + j + half;
-    const float c = cos_table[at * half + j], s = sin_table[at * half + j], u = *first, v = *second;
-    *first = u * c - v * s;
-    *second = v * c + u * s;
+    const int64_t base = row * width + first_channel + head * CUDA_HEAD;
+    const int64_t first = adjacent ? base + 2 * j : base + j, second = adjacent ? first + 1 : first + half;
+    const float c = cos_table[at * half + j], s = sin_table[at * half + j];
+    const float u = load_value(x, type, first), v = load_value(x, type, second);
+    store_value(x, type, first, u * c - v * s);
+    store_value(x, type, second, v * c + u * s);
 }
 
 cf_err cuda_rope(backend *be, const op_rope_args *a)
 {
     const int64_t pairs = a->x->dims[0] * a->head_count * (CUDA_HEAD / 2);
-    return CUDA_LAUNCH(rope_kernel, cuda_blocks(pairs), CUDA_BLOCK, cuda_of(be)->stream,
-                       (float *)a->x->data + a->first_channel, (const float *)a->cos_table->data,
-                       (const float *)a->sin_table->data, (const int32_t *)a->pos->data, pairs, a->cos_table->dims[0],
-                       a->x->dims[1], a->head_count, (int)a->adjacent);
+    return CUDA_LAUNCH(rope_kernel, cuda_blocks(pairs), CUDA_BLOCK, cuda_of(be)->stream, a->x->data, a->x->type,
+                       (const float *)a->cos_table->data, (const float *)a->sin_table->data,
+                       (const int32_t *)a->pos->data, pairs, a->cos_table->dims[0], a->x->dims[1],
+                       (int64_t)a->first_channel, a->head_count, (int)a->adjacent);
 }
 
 static __global__ void cfg_euler_kernel(float *x, const float *v, const int32_t *offs, const float *dt, int sequences,

@@ -123,7 +123,7 @@ static cf_err rounded(backend *be, const tensor *x, precision operands, const vo
     cudaStream_t stream = cuda_of(be)->stream;
     void *copy;
     *ret_x = x->data;
-    if (operands == PRECISION_F32)
+    if (operands == PRECISION_F32 || x->type != DTYPE_F32)
         return CF_OK;
     CUDA_TRY(cuda_take(be, (size_t)count * sizeof(uint16_t), &copy));
     *ret_x = copy;
@@ -134,27 +134,61 @@ static cf_err rounded(backend *be, const tensor *x, precision operands, const vo
                        count);
 }
 
+/* y = act(z) in y's type. */
+static __global__ void store_kernel(const float *z, void *y, dtype type, int64_t count, act_kind act, float slope)
+{
+    const int64_t i = cuda_item();
+    if (i < count)
+        store_value(y, type, i, act_f32(z[i], act, slope));
+}
+
+/* y += gate * act(z), rows of several sequences. */
+static __global__ void gate_kernel(const float *z, float *y, const float *gate, int64_t line_values,
+                                   const int32_t *offs, const int32_t *steps, int sequences, int64_t count,
+                                   int64_t width, act_kind act, float slope)
+{
+    const int64_t i = cuda_item();
+    if (i >= count)
+        return;
+    const int64_t step = steps[rows_find(offs, sequences, i / width)];
+    y[i] = y[i] + gate[step * line_values + i % width] * act_f32(z[i], act, slope);
+}
+
+/* What the product left in z goes to y: activated, gated or rounded. */
+static cf_err linear_finish(backend *be, const op_linear_args *a, float *z)
+{
+    cuda_state *cuda = cuda_of(be);
+    const int64_t count = tensor_count(a->y);
+    const void *steps;
+    if (!a->gate && a->y->type == DTYPE_F32)
+        return activate(cuda, z, count, a->act, a->slope);
+    if (!a->gate)
+        return CUDA_LAUNCH(store_kernel, cuda_blocks(count), CUDA_BLOCK, cuda->stream, z, a->y->data, a->y->type, count,
+                           a->act, a->slope);
+    CUDA_TRY(cuda_list_upload(be, a->gate->steps, (size_t)a->gate->rows->count * sizeof(int32_t), &steps));
+    return CUDA_LAUNCH(gate_kernel, cuda_blocks(count), CUDA_BLOCK, cuda->stream, z, (float *)a->y->data,
+                       (const float *)a->gate->table->data + a->gate_off, a->gate->table->dims[1], a->gate->rows->dev,
+                       (const int32_t *)steps, a->gate->rows->count, count, a->w->n_out, a->act, a->slope);
+}
+
 cf_err cuda_linear(backend *be, const op_linear_args *a)
 {
     cuda_state *cuda = cuda_of(be);
     const int64_t rows = a->x->dims[0];
     const size_t mark = backend_scratch_mark(be);
     const void *x;
+    void *z = a->y->data;
     if (rows == 0)
         return CF_OK;
     CUDA_TRY(rounded(be, a->x, a->w->operands, &x));
-    const gemm_call call = {x,
-                            a->w->data,
-                            a->bias ? (const float *)a->bias->data : NULL,
-                            (float *)a->y->data,
-                            rows,
-                            a->w->n_out,
-                            a->w->k_in,
-                            a->w->n_out,
-                            a->w->operands,
+    if (a->gate || a->y->type != DTYPE_F32)
+        CUDA_TRY(cuda_take(be, (size_t)tensor_count(a->y) * sizeof(float), &z));
+    const gemm_call call = {x,          a->w->data,  a->bias ? (const float *)a->bias->data : NULL,
+                            (float *)z, rows,        a->w->n_out,
+                            a->w->k_in, a->w->n_out, a->w->operands,
                             a->kind};
     CUDA_TRY(gemm_run(cuda->products, cuda->stream, &call));
-    CUDA_TRY(activate(cuda, (float *)a->y->data, rows * a->w->n_out, a->act, a->slope));
+    CUDA_TRY(linear_finish(be, a, (float *)z));
     backend_scratch_reset(be, mark);
     return CF_OK;
 }

@@ -29,9 +29,9 @@ cf_err cuda_rms_norm(backend *be, const op_rms_norm_args *a)
 }
 
 /* Two passes: the residual stream grows to 1400, and its squares would swallow the variance. */
-static __global__ void layer_norm_mod_kernel(const float *x, float *y, const float *scale, const float *shift,
-                                             int64_t line_values, const int32_t *offs, const int32_t *steps,
-                                             int sequences, int64_t width, float eps)
+static __global__ void layer_norm_mod_kernel(const float *x, void *y, dtype type, const float *scale,
+                                             const float *shift, int64_t line_values, const int32_t *offs,
+                                             const int32_t *steps, int sequences, int64_t width, float eps)
 {
     const float *row = x + blockIdx.x * width;
     const int64_t line = steps[rows_find(offs, sequences, blockIdx.x)] * line_values;
@@ -43,7 +43,8 @@ static __global__ void layer_norm_mod_kernel(const float *x, float *y, const flo
         squares = fma_f32(row[c] - mean, row[c] - mean, squares);
     const float inverse = 1.0f / sqrtf(block_sum(squares) / (float)width + eps);
     for (int64_t c = threadIdx.x; c < width; c += blockDim.x)
-        y[blockIdx.x * width + c] = (row[c] - mean) * inverse * (1.0f + scale[line + c]) + shift[line + c];
+        store_value(y, type, blockIdx.x * width + c,
+                    (row[c] - mean) * inverse * (1.0f + scale[line + c]) + shift[line + c]);
 }
 
 cf_err cuda_layer_norm_mod(backend *be, const op_layer_norm_mod_args *a)
@@ -53,7 +54,7 @@ cf_err cuda_layer_norm_mod(backend *be, const op_layer_norm_mod_args *a)
     const void *steps;
     CUDA_TRY(cuda_list_upload(be, mod->steps, (size_t)mod->rows->count * sizeof(int32_t), &steps));
     return CUDA_LAUNCH(layer_norm_mod_kernel, a->x->dims[0], norm_threads(a->x->dims[1]), cuda_of(be)->stream,
-                       (const float *)a->x->data, (float *)a->y->data, table + a->scale_off, table + a->shift_off,
+                       (const float *)a->x->data, a->y->data, a->y->type, table + a->scale_off, table + a->shift_off,
                        mod->table->dims[1], mod->rows->dev, (const int32_t *)steps, mod->rows->count, a->x->dims[1],
                        a->eps);
 }
