@@ -1,0 +1,82 @@
+"""One training loop for the three stages: seeded, resumable, on a budget of core-minutes instead of steps.
+
+The learning rate follows the share of the budget that is used, so a run that is slowed down or stopped and continued
+ends where it should. A line a report goes to OUT/STAGE.jsonl, the state to OUT/STAGE.state.
+"""
+import json
+import math
+import os
+import time
+
+import torch
+
+
+class Loop:
+    def __init__(self, out, stage, model, minutes, rate, seed=0, final_share=0.02, clip=1.0, betas=(0.8, 0.99), weight_decay=0.01,
+                 checkpoint_minutes=3.0, warmup=200):
+        torch.manual_seed(seed)
+        self.path, self.model, self.budget = f"{out}/{stage}", model, minutes * 60
+        self.rate, self.final_share, self.clip, self.warmup = rate, final_share, clip, warmup
+        self.optimizer = torch.optim.AdamW(model.parameters(), lr=rate, betas=betas, weight_decay=weight_decay)
+        self.every, self.step, self.used_before, self.saved_at = checkpoint_minutes * 60, 0, 0.0, 0.0
+        self.started = time.process_time()
+        if os.path.exists(self.path + ".state"):
+            state = torch.load(self.path + ".state", weights_only=True)
+            model.load_state_dict(state["model"])
+            self.optimizer.load_state_dict(state["optimizer"])
+            self.step, self.used_before = state["step"], state["used"]
+            print(f"{stage}: continues at step {self.step}, {self.used_before / 60:.1f} core-minutes used", flush=True)
+        self.saved_at = self.used()
+        self.generator = torch.Generator().manual_seed(seed * 1000003 + self.step)
+        self.sums, self.count = {}, 0
+
+    def used(self):
+        """Seconds of processor time, earlier runs included."""
+        return self.used_before + time.process_time() - self.started
+
+    def going(self):
+        return self.used() < self.budget
+
+    def _rate_now(self):
+        share = min(1.0, self.used() / self.budget)
+        cosine = self.final_share + (1 - self.final_share) * 0.5 * (1 + math.cos(math.pi * share))
+        return self.rate * min(1.0, (self.step + 1) / self.warmup) * cosine
+
+    def update(self, loss, figures, report_every=50):
+        """One optimizer step; figures {name: number} are averaged between reports."""
+        self.optimizer.zero_grad(set_to_none=True)
+        loss.backward()
+        norm = torch.nn.utils.clip_grad_norm_(self.model.parameters(), self.clip)
+        if torch.isfinite(norm):
+            rate = self._rate_now()
+            for group in self.optimizer.param_groups:
+                group["lr"] = rate
+            self.optimizer.step()
+        else:
+            figures = {"skipped": 1.0}
+        self.step += 1
+        for name, value in figures.items():
+            total, n = self.sums.get(name, (0.0, 0))
+            self.sums[name] = (total + float(value), n + 1)
+        if self.step % report_every == 0:
+            self.report()
+        if self.used() - self.saved_at > self.every:
+            self.save()
+
+    def report(self):
+        row = {"step": self.step, "minutes": round(self.used() / 60, 2), "rate": round(self._rate_now(), 7)}
+        row.update({k: round(total / n, 4) for k, (total, n) in self.sums.items()})
+        self.sums = {}
+        with open(self.path + ".jsonl", "a", encoding="utf-8") as out:
+            out.write(json.dumps(row) + "\n")
+        print(json.dumps(row), flush=True)
+
+    def save(self):
+        state = {"model": self.model.state_dict(), "optimizer": self.optimizer.state_dict(), "step": self.step, "used": self.used()}
+        torch.save(state, self.path + ".state.part")
+        os.replace(self.path + ".state.part", self.path + ".state")
+        self.saved_at = self.used()
+
+    def finish(self):
+        self.report()
+        self.save()

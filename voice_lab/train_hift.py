@@ -1,0 +1,142 @@
+"""Trains HiFT on resynthesised speech: decoder by regression of the wave's spectra, then the f0 predictor.
+
+    python3 -m voice_lab.train_hift OUT --minutes CORE_MINUTES [--rendered DIR]
+"""
+import argparse
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+
+from . import hift, make_data, mel, vocoder
+from .train import Loop
+
+FRAMES, AHEAD, SKIP = 36, 4, 4           # of a segment; look-ahead behind it; frames in front without loss
+BATCH = 8
+
+
+def load(folder, limit=None):
+    """Utterances: (mel [T, 80], audio i16 [480 T], f0 [T], sine [T])."""
+    out = []
+    for arrays in make_data.load(folder)[:limit]:
+        for voice in vocoder.VOICES:
+            for audio, f0 in zip(make_data.split(arrays, voice.name + "_audio"), make_data.split(arrays, voice.name + "_f0")):
+                if len(f0) >= FRAMES + AHEAD:
+                    out.append((mel.log_mel(audio / 32767.0), audio, f0, hift.sines(f0)[:, 0].astype(np.float32)))
+    return out
+
+
+class Losses:
+    """Mel, and at three resolutions: magnitude, its logarithm, and the complex spectrum with its magnitude's root taken."""
+
+    def __init__(self):
+        self.bank = torch.from_numpy(mel.filter_bank(24000, 1920, 80, 0.0, 12000.0))
+        self.windows = {n: torch.hann_window(n) for n in (1920, 2048, 512, 128)}
+
+    def _stft(self, x, size, hop):
+        return torch.stft(x, size, hop, size, self.windows[size], center=False, return_complex=True)
+
+    def _mel(self, x):
+        s = self._stft(x, 1920, 240)
+        return torch.log(torch.clamp(self.bank @ torch.sqrt(s.real ** 2 + s.imag ** 2 + 1e-9), min=1e-3))
+
+    def __call__(self, got, want):
+        mel_loss = (self._mel(got) - self._mel(want)).abs().mean()
+        total, shape = 2.0 * mel_loss, 0.0
+        for size in (2048, 512, 128):
+            a, b = self._stft(got, size, size // 4), self._stft(want, size, size // 4)
+            p, q = torch.sqrt(a.real ** 2 + a.imag ** 2 + 1e-7), torch.sqrt(b.real ** 2 + b.imag ** 2 + 1e-7)
+            total = total + 0.5 * (p - q).abs().sum() / q.sum()
+            total = total + 0.25 * (torch.log(p + 1e-3) - torch.log(q + 1e-3)).abs().mean()
+            rp, rq = p ** -0.5, q ** -0.5
+            real, imaginary = a.real * rp - b.real * rq, a.imag * rp - b.imag * rq
+            part = torch.sqrt(real ** 2 + imaginary ** 2 + 1e-9).sum() / (q ** 0.5).sum()
+            total, shape = total + part, shape + part / 3
+        return total, {"loss": total.detach(), "mel": mel_loss.detach(), "complex": shape.detach()}
+
+
+def batch_of(data, table, generator, weight):
+    """mel [B, 80, FRAMES + AHEAD], source [B, 480 FRAMES + 16], audio [B, 480 FRAMES]."""
+    mels, sources, waves = [], [], []
+    for k in torch.randint(len(data), (BATCH,), generator=generator).tolist():
+        m, audio, f0, sine = data[k]
+        first = int(torch.randint(-SKIP, len(m) - FRAMES - AHEAD + 1, (1,), generator=generator))
+        first = max(first, 0)
+        frame = np.arange(first, first + FRAMES + 1).clip(max=len(f0) - 1)
+        n = np.arange(first * 480 - 8, (first + FRAMES) * 480 + 8)
+        n = np.abs(n)
+        n = np.where(n >= len(audio), 2 * (len(audio) - 1) - n, n)
+        j = n // 480
+        voiced = f0 > 10
+        level = np.where(voiced, 0.003, 0.1 / 3)[j]
+        source = np.tanh(weight * ((sine * voiced)[j] + level * table[n]))
+        mels.append(m[first:first + FRAMES + AHEAD].T)
+        sources.append(source.astype(np.float32))
+        waves.append(audio[first * 480:(first + FRAMES) * 480] / np.float32(32767))
+    return [torch.from_numpy(np.stack(x).astype(np.float32)) for x in (mels, sources, waves)]
+
+
+def train_decoder(out, folder, minutes, seed, compiled):
+    torch.manual_seed(seed)
+    model = hift.Hift()
+    with torch.no_grad():
+        line = model.m_source["l_linear"]
+        line.weight.zero_()
+        line.weight[0, 0] = vocoder.SOURCE_WEIGHT
+        line.bias.zero_()
+    for p in list(model.m_source.parameters()) + list(model.f0_predictor.parameters()):
+        p.requires_grad_(False)
+    data, table, losses = load(folder), vocoder.noise_table(), Losses()
+    print(f"hift: {len(data)} utterances, {sum(p.numel() for p in model.parameters())} parameters", flush=True)
+    loop = Loop(out, "hift", model, minutes, 1.2e-3, seed)
+    step = torch.compile(model) if compiled else model
+    model.train()
+    while loop.going():
+        mels, sources, waves = batch_of(data, table, loop.generator, vocoder.SOURCE_WEIGHT)
+        audio = step(mels, sources)
+        loss, figures = losses(audio[:, SKIP * 480:], waves[:, SKIP * 480:])
+        loop.update(loss, figures)
+    loop.finish()
+    return model, data
+
+
+def train_f0(out, model, data, minutes, seed):
+    """The predictor alone: L1 in Hz, noise on the mel."""
+    predictor = model.f0_predictor
+    for p in predictor.parameters():
+        p.requires_grad_(True)
+    loop = Loop(out, "f0", predictor, minutes, 1e-3, seed)
+    predictor.train()
+    while loop.going():
+        mels, wanted = [], []
+        for k in torch.randint(len(data), (16,), generator=loop.generator).tolist():
+            m, _, f0, _ = data[k]
+            first = int(torch.randint(0, len(m) - FRAMES - 3 + 1, (1,), generator=loop.generator))
+            mels.append(m[first:first + FRAMES + 3].T)
+            wanted.append(np.where(f0 > 10, f0, 0)[first:first + FRAMES])
+        x = torch.from_numpy(np.stack(mels))
+        x = x + torch.randn(x.shape, generator=loop.generator) * 0.15 * torch.rand((16, 1, 1), generator=loop.generator)
+        want = torch.from_numpy(np.stack(wanted).astype(np.float32))
+        error = (predictor(x) - want).abs()[:, 8:]
+        want = want[:, 8:]
+        wrong = ((predictor(x)[:, 8:] > 10) != (want > 10)).float().mean()
+        loop.update(error.mean(), {"hz": error.detach().mean(), "voicing": wrong})
+    loop.finish()
+
+
+def main():
+    ap = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    ap.add_argument("out")
+    ap.add_argument("--rendered", help="default: OUT/data/rendered")
+    ap.add_argument("--minutes", type=float, required=True)
+    ap.add_argument("--f0-minutes", type=float, default=4.0)
+    ap.add_argument("--seed", type=int, default=1)
+    ap.add_argument("--compile", action="store_true", help="torch.compile (needs g++): faster from some minutes on")
+    a = ap.parse_args()
+    torch.set_num_threads(1)
+    model, data = train_decoder(a.out, a.rendered or a.out + "/data/rendered", a.minutes, a.seed, a.compile)
+    train_f0(a.out, model, data, a.f0_minutes, a.seed)
+
+
+if __name__ == "__main__":
+    main()

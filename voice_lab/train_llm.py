@@ -1,0 +1,153 @@
+"""Trains the LLM: text to speech codes, with prompts as at inference, one attention head taught where it is in the text.
+
+    python3 -m voice_lab.train_llm OUT --minutes CORE_MINUTES
+
+Words' places in the speech are known from espeak, so in GUIDED layers the first head is asked to look at the word that
+is being spoken. It is a loss of training alone: the model stays an ordinary one. A few input codes are replaced by
+others, so that one wrongly drawn code does not lose the place.
+"""
+import argparse
+import os
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+
+from . import llm, make_data, sentences, tokens
+from .tokenizer import PREFIX, Tokenizer
+from .train import Loop
+
+GUIDED, GUIDE_WEIGHT, WRONG_INPUT = (1, 2), 0.2, 0.04
+PROMPTS = {"arlo": "Hello, my name is David.", "mira": "Hello, my name is Anna."}
+BATCH = 24
+
+
+class Utterance:
+    """text ids, and the word (index) each belongs to; codes, and the word each belongs to."""
+
+    def __init__(self, text, codes, spans, tokenizer):
+        self.text, self.codes = str(text), codes
+        ids, places = tokenizer.encode(self.text)
+        begins = [i for i, c in enumerate(self.text) if c not in " ,.?!" and (i == 0 or self.text[i - 1] == " ")]
+        self.ids = ids
+        self.id_word = np.array([max(np.searchsorted(begins, p + (self.text[p] == " "), "right") - 1, 0) for p in places])
+        self.code_word = np.maximum(np.searchsorted(begins, spans, "right") - 1, 0)
+
+
+def load(out, tokenizer, codes):
+    """Utterances of OUT/data/features; their codes are kept beside it."""
+    cached = out + "/data/features.codes.npz"
+    files = make_data.load(out + "/data/features")
+    lengths = sum(len(f["texts"]) for f in files)
+    stored = dict(np.load(cached)) if os.path.exists(cached) else {}
+    if stored.get("texts", np.zeros(0)).shape[0] != lengths or int(stored["count"]) != codes.count:
+        all_codes = [codes.encode(m) for f in files for m in make_data.split(f, "mel")]
+        spans = [s for f in files for s in make_data.split(f, "span")]
+        stored = {"texts": np.concatenate([f["texts"] for f in files]), "codes": np.concatenate(all_codes),
+                  "spans": np.concatenate(spans), "lengths": np.array([len(c) for c in all_codes]), "count": codes.count}
+        np.savez(cached, **stored)
+    cut = np.cumsum(stored["lengths"])[:-1]
+    return [Utterance(t, c, s, tokenizer)
+            for t, c, s in zip(stored["texts"], np.split(stored["codes"], cut), np.split(stored["spans"], cut))]
+
+
+def example(data, prompts, prefix, n, rng):
+    """One training sequence: inputs [L], targets [L] (-100: none) and the word asked for [L] (-1: none); id words [L]."""
+    own, kind = data[rng.integers(len(data))], rng.random()
+    prompt = None
+    if kind < 0.3:
+        prompt = prompts[rng.integers(len(prompts))]
+    elif kind < 0.65:
+        prompt = data[rng.integers(len(data))]
+        if len(prompt.codes) > 60:
+            prompt = None
+    before = list(prefix) + (list(prompt.ids) if prompt else [])
+    ids = llm.sequence(n, before, own.ids, [])
+    words = np.full(len(ids), -2)
+    shift = prompt.id_word.max() + 1 if prompt else 0
+    if prompt:
+        words[1 + len(prefix):1 + len(before)] = prompt.id_word
+    words[1 + len(before):1 + len(before) + len(own.ids)] = own.id_word + shift
+    codes = np.concatenate([prompt.codes, own.codes]) if prompt else own.codes
+    code_words = np.concatenate([prompt.code_word, own.code_word + shift]) if prompt else own.code_word
+    fed = np.where(rng.random(len(codes)) < WRONG_INPUT, rng.integers(0, n, len(codes)), codes)
+    start = len(ids) - 1
+    inputs = np.concatenate([ids, -1 - fed])
+    targets = np.concatenate([np.full(start, -100), codes, [n + llm.EOS]])
+    if prompt is not None and kind < 0.3:
+        targets[start:start + len(prompt.codes)] = -100
+    asked = np.concatenate([np.full(start, -1), code_words, [-1]])
+    return inputs, targets, asked, np.concatenate([words, np.full(len(codes), -2)])
+
+
+def batch_of(make, rng, pool):
+    """Examples of like lengths: `pool` are made, sorted, and one run of BATCH of them is taken at a time."""
+    if len(pool) < BATCH:
+        made = sorted((make() for _ in range(8 * BATCH)), key=lambda e: len(e[0]))
+        runs = [made[i:i + BATCH] for i in range(0, len(made), BATCH)]
+        rng.shuffle(runs)
+        pool.extend(e for run in runs for e in run)
+    chosen = [pool.pop() for _ in range(BATCH)]
+    length = max(len(e[0]) for e in chosen)
+
+    def padded(k, value):
+        return torch.from_numpy(np.stack([np.pad(e[k], (0, length - len(e[k])), constant_values=value) for e in chosen]))
+
+    return padded(0, 0).long(), padded(1, -100).long(), padded(2, -1), padded(3, -2)
+
+
+def loss_of(model, inputs, targets, asked, words):
+    with torch.autocast("cpu", torch.bfloat16):
+        hidden, attention = model.hidden_states(model.embed(inputs))
+        place = (targets >= 0).nonzero(as_tuple=True)
+        logits = model.llm_decoder(hidden[place])
+    logits, wanted = logits.float(), targets[place]
+    entropy = F.cross_entropy(logits, wanted)
+    rows = (asked >= 0).nonzero(as_tuple=True)
+    hit = words[rows[0]] == asked[rows][:, None]
+    mass = [torch.where(hit, attention[k][rows[0], 0, rows[1]], 0.0).sum(-1) for k in GUIDED]
+    guide = sum(-torch.log(m + 1e-3).mean() for m in mass) / len(mass)
+    right = (logits.argmax(-1) == wanted).float().mean()
+    figures = {"entropy": entropy.detach(), "accuracy": right, "look": sum(m.detach().mean() for m in mass) / len(mass)}
+    return entropy + GUIDE_WEIGHT * guide, figures
+
+
+def main():
+    ap = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    ap.add_argument("out")
+    ap.add_argument("--minutes", type=float, required=True)
+    ap.add_argument("--words", default=os.path.join(os.path.dirname(__file__), "words.txt"))
+    ap.add_argument("--seed", type=int, default=1)
+    a = ap.parse_args()
+    torch.set_num_threads(1)
+    torch.manual_seed(a.seed)
+    tokenizer, codes = Tokenizer.of_words(sentences.word_list(a.words)), tokens.Codes.load(a.out + "/codes.npz")
+    data = load(a.out, tokenizer, codes)
+    prompts = prompt_utterances(tokenizer, codes)
+    prefix = tokenizer.encode(PREFIX)[0]
+    model = llm.Llm(codes.count, tokenizer.rows)
+    print(f"llm: {len(data)} utterances, {codes.count} codes, {tokenizer.rows} text rows, "
+          f"{sum(p.numel() for p in model.parameters())} parameters", flush=True)
+    loop = Loop(a.out, "llm", model, a.minutes, 1e-3, a.seed, betas=(0.9, 0.98), warmup=300)
+    rng, pool = np.random.default_rng(a.seed * 1000003 + loop.step), []
+    model.train()
+    while loop.going():
+        loss, figures = loss_of(model, *batch_of(lambda: example(data, prompts, prefix, codes.count, rng), rng, pool))
+        loop.update(loss, figures)
+    loop.finish()
+
+
+def prompt_utterances(tokenizer, codes):
+    """The voices' prompts as they will stand in the voice files."""
+    from . import espeak, vocoder
+    speaker, out = espeak.Speaker(), []
+    for text in PROMPTS.values():
+        wave, marks = speaker.say(text)
+        knots = vocoder.word_grid(marks, vocoder.speech_end(wave, marks[-1][1]))
+        out.append(Utterance(text, codes.encode(vocoder.token_features(wave, knots)),
+                             make_data.word_spans(text, marks, knots), tokenizer))
+    return out
+
+
+if __name__ == "__main__":
+    main()
