@@ -30,12 +30,12 @@ flow_job flow_job_from(const stage_job *job)
     return f;
 }
 
-static cf_err check_ids(const char *what, const int32_t *ids, int32_t count)
+static cf_err check_ids(const char *what, const int32_t *ids, int32_t count, int64_t speech_codes)
 {
     for (int32_t i = 0; i < count; i++)
-        if (ids[i] >= SPEECH_CODES)
+        if (ids[i] >= speech_codes)
             return err_set(CF_ERR_INVALID, "%s %d: id %d, expected below %d (control ids carry no sound)", what, (int)i,
-                           (int)ids[i], SPEECH_CODES);
+                           (int)ids[i], (int)speech_codes);
     return CF_OK;
 }
 
@@ -60,13 +60,13 @@ static cf_err check_counts(const flow_inputs *in)
     return CF_OK;
 }
 
-cf_err flow_job_check(flow_job *job)
+cf_err flow_job_check(int64_t speech_codes, flow_job *job)
 {
     cf_err err = CF_OK;
     const flow_inputs *in = &job->in;
     TRY(check_counts(in));
-    TRY(check_ids("prompt token", in->prompt_tokens, in->prompt_tokens_count));
-    TRY(check_ids("speech token", in->tokens, in->tokens_count));
+    TRY(check_ids("prompt token", in->prompt_tokens, in->prompt_tokens_count, speech_codes));
+    TRY(check_ids("speech token", in->tokens, in->tokens_count, speech_codes));
     if (!(job->speed >= FLOW_SPEED_MIN && job->speed <= FLOW_SPEED_MAX))
         FAIL(CF_ERR_INVALID, "flow: speed %g, expected %g..%g", job->speed, FLOW_SPEED_MIN, FLOW_SPEED_MAX);
     if (job->speed != 1.0 && !in->finalize)

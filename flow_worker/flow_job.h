@@ -31,9 +31,10 @@ typedef struct flow_job {
 /* A worker's job in the flow's terms; no voice means no prompt and a zero speaker vector. */
 flow_job flow_job_from(const stage_job *job);
 
-/* Checks everything that could make the job fail later and fills the derived members. CF_ERR_INVALID for ids, counts,
- * speed and memory that do not fit; CF_ERR_LIMIT beyond 15000 frames. The text says what, expected and found. */
-CF_MUST_CHECK cf_err flow_job_check(flow_job *job);
+/* Checks everything that could make the job fail later, and fills the derived members. speech_codes: of the model.
+ * CF_ERR_INVALID for ids, counts, speed and memory that do not fit; CF_ERR_LIMIT beyond 15000 frames. The text says
+ * what, expected and found. */
+CF_MUST_CHECK cf_err flow_job_check(int64_t speech_codes, flow_job *job);
 
 #ifdef __cplusplus
 }

@@ -123,7 +123,7 @@ static cf_err pack_front(const flow_packer *p, flow_model *m)
     cf_err err = CF_OK;
     const float *values;
     const int64_t look = m->dims.lookahead_channels;
-    TRY(pack_table(p, "input_embedding.weight", 2, (const int64_t[]){SPEECH_CODES, MEL_BINS}, &m->embedding));
+    TRY(pack_table(p, "input_embedding.weight", 2, (const int64_t[]){m->dims.speech_codes, MEL_BINS}, &m->embedding));
     TRY(weights_f32(p->w, "spk_embed_affine_layer.weight", 2, (const int64_t[]){MEL_BINS, SPEAKER_VALUES}, &values));
     TRY(mem_alloc((size_t)MEL_BINS * SPEAKER_VALUES, sizeof *m->speaker_w, &m->speaker_w));
     memcpy(m->speaker_w, values, (size_t)MEL_BINS * SPEAKER_VALUES * sizeof *values);

@@ -27,7 +27,7 @@ typedef struct flow_block {
 
 typedef struct flow_model {
     flow_dims dims;
-    tensor embedding;             /* [6561, 80] */
+    tensor embedding;             /* [codes, 80] */
     float *speaker_w, *speaker_b; /* [80, 192], [80]; host, owned: one small product per job */
     flow_linear look1, look2;     /* [look, 80, 4], [80, look, 3] */
     flow_linear input;            /* [dim, 320] */

@@ -203,7 +203,7 @@ cf_err flow_stage_accept_job(void *stage, const flow_job *job)
     flow_job checked = *job;
     if (fault_hit("flow.accept"))
         FAIL(CF_ERR_NOMEM, "flow: fault point flow.accept");
-    TRY(flow_job_check(&checked));
+    TRY(flow_job_check(f->model->dims.speech_codes, &checked));
     if (flow_knows(f, job->job_id))
         FAIL(CF_ERR_INVALID, "flow: job %llu is already held", (unsigned long long)job->job_id);
     if (f->held_count + f->done_count >= f->rows_max)

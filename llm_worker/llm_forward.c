@@ -32,7 +32,7 @@ typedef struct staging {
     int32_t *past;      /* [rows_max] */
     int32_t *pages;     /* [rows_max, LLM_PAGES_PER_SEQUENCE] at most; row pitch pages_max of the call */
     int32_t *head_rows; /* [rows_max] packed rows whose logits are wanted */
-    float *logits;      /* [rows_max, SPEECH_ROWS] */
+    float *logits;      /* [rows_max, speech rows] */
     float *hidden;      /* [rows_max, H] */
 } staging;
 
@@ -77,7 +77,7 @@ uint64_t llm_plan_scratch_bytes(const llm_shape *s, int32_t rows_max)
                              + hidden + 2;                       /* host staging of x, positions */
     /* A device attends over pieces of 256 keys, four pages; of each stay 66 values a head until they are merged. */
     const uint64_t pieces = (uint64_t)s->heads * (LLM_PAGES_PER_SEQUENCE / 4 + 1) * (LLM_HEAD_DIM + 2);
-    const uint64_t per_head = 2 * SPEECH_ROWS + 4 * hidden + LLM_PAGES_PER_SEQUENCE + 8 + pieces;
+    const uint64_t per_head = 2 * (uint64_t)llm_speech_rows(s) + 4 * hidden + LLM_PAGES_PER_SEQUENCE + 8 + pieces;
     return (per_row * (uint64_t)call_rows_of(rows_max) + per_head * (uint64_t)rows_max) * sizeof(float);
 }
 
@@ -101,7 +101,7 @@ static cf_err staging_open(staging *st, const llm_shape *s, int32_t rows_max)
     TRY(mem_alloc(seqs, sizeof *st->past, &st->past));
     TRY(mem_alloc(seqs * LLM_PAGES_PER_SEQUENCE, sizeof *st->pages, &st->pages));
     TRY(mem_alloc(seqs, sizeof *st->head_rows, &st->head_rows));
-    TRY(mem_alloc(seqs * SPEECH_ROWS, sizeof *st->logits, &st->logits));
+    TRY(mem_alloc(seqs * (size_t)llm_speech_rows(s), sizeof *st->logits, &st->logits));
     TRY(mem_alloc(seqs * hidden, sizeof *st->hidden, &st->hidden));
 out:
     return err;
@@ -123,7 +123,7 @@ static void staging_close(staging *st)
 /* The plan needs the model's shape, which is known only after the backend exists: the largest shape is assumed. */
 static size_t scratch_reserve(int32_t rows_max)
 {
-    const llm_shape largest = {.hidden = 2048, .heads = 32, .kv_heads = 32, .intermediate = 16384};
+    const llm_shape largest = {.hidden = 2048, .heads = 32, .kv_heads = 32, .intermediate = 16384, .speech_codes = SPEECH_CODES};
     return (size_t)llm_plan_scratch_bytes(&largest, rows_max) + SCRATCH_SLACK_BYTES;
 }
 
@@ -302,10 +302,10 @@ static cf_err run_head(llm_engine *e, const call *c, const activations *a)
     TRY(backend_upload(e->be, e->st.head_rows, &ids));
     TRY(backend_take_2d(e->be, DTYPE_F32, heads, e->model->shape.hidden, &last));
     TRY(backend_take_2d(e->be, DTYPE_F32, heads, e->model->shape.hidden, &hidden));
-    TRY(backend_take_2d(e->be, DTYPE_F32, heads, SPEECH_ROWS, &logits));
+    TRY(backend_take_2d(e->be, DTYPE_F32, heads, llm_speech_rows(&e->model->shape), &logits));
     TRY(op_embedding(e->be, &(op_embedding_args){.table = &a->x, .ids = &ids, .y = &last})); /* last:   [N, H] */
     TRY(rms_norm(e, &last, &e->model->norm_out, &hidden));                                   /* hidden: [N, H] */
-    TRY(linear(e, GEMM_DECODE, &hidden, e->model->head, NULL, &logits));                     /* logits: [N, 6761] */
+    TRY(linear(e, GEMM_DECODE, &hidden, e->model->head, NULL, &logits));                     /* logits: [N, speech rows] */
     TRY(backend_download(e->be, &hidden, e->st.hidden));
     TRY(backend_download(e->be, &logits, e->st.logits));
 out:
@@ -372,7 +372,7 @@ cf_err llm_decode(llm_engine *e, const llm_decode_item *items, int32_t count)
 const float *llm_engine_logits(const llm_engine *e, int32_t idx)
 {
     CF_ASSERT(idx >= 0 && idx < e->result_count);
-    return e->st.logits + (size_t)idx * SPEECH_ROWS;
+    return e->st.logits + (size_t)idx * (size_t)llm_speech_rows(&e->model->shape);
 }
 
 const float *llm_engine_hidden(const llm_engine *e, int32_t idx)

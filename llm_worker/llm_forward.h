@@ -69,7 +69,7 @@ typedef struct llm_decode_item {
 /* Feeds one token to each of count sequences, 1 <= count <= rows_max; logits i belong to item i. */
 CF_MUST_CHECK cf_err llm_decode(llm_engine *e, const llm_decode_item *items, int32_t count);
 
-/* Results of the last call, on the host, until the next one: [SPEECH_ROWS] and, behind the final norm, [H]. */
+/* Results of the last call, on the host, until the next one: [llm_speech_rows] and, behind the final norm, [H]. */
 const float *llm_engine_logits(const llm_engine *e, int32_t idx);
 const float *llm_engine_hidden(const llm_engine *e, int32_t idx);
 

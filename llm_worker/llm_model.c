@@ -60,6 +60,7 @@ static cf_err shape_read(llm_model *m, const char *dir_path)
                            .kv_heads = (int32_t)dims.kv_heads,
                            .intermediate = (int32_t)dims.intermediate,
                            .text_rows = (int32_t)dims.text_rows,
+                           .speech_codes = (int32_t)dims.speech_codes,
                            .rope_theta = config.rope_theta,
                            .rms_eps = (float)config.rms_norm_eps};
 out:
@@ -182,10 +183,11 @@ static cf_err bind_all(backend *be, llm_model *m, precision operands)
     for (int32_t i = 0; i < m->shape.layers; i++)
         TRY(bind_layer(be, m, i, operands, matrix, bias));
     TRY(bind_vector(be, m->file, "llm.model.model.norm.weight", hidden, &m->norm_out));
-    TRY(pack_one(be, m->file, "llm_decoder.weight", SPEECH_ROWS, hidden, operands, GEMM_DECODE_BIT, &m->head));
+    TRY(pack_one(be, m->file, "llm_decoder.weight", llm_speech_rows(&m->shape), hidden, operands, GEMM_DECODE_BIT, &m->head));
     TRY(weights_f32(m->file, "llm.model.model.embed_tokens.weight", 2, (int64_t[]){m->shape.text_rows, hidden},
                     &m->text_table));
-    TRY(weights_f32(m->file, "speech_embedding.weight", 2, (int64_t[]){SPEECH_ROWS, hidden}, &m->speech_table));
+    TRY(weights_f32(m->file, "speech_embedding.weight", 2, (int64_t[]){llm_speech_rows(&m->shape), hidden},
+                    &m->speech_table));
     TRY(weights_done(m->file));
 out:
     mem_free(matrix);
@@ -292,14 +294,14 @@ cf_err llm_prompt_check(const llm_model *m, const llm_prompt *p)
         TRY(ids_check("prompt text", p->prompt_text, p->prompt_text_tokens, m->shape.text_rows));
         TRY(ids_check("text", p->text, p->text_tokens, m->shape.text_rows));
     }
-    TRY(ids_check("prompt speech", p->speech, p->speech_tokens, SPEECH_CODES));
+    TRY(ids_check("prompt speech", p->speech, p->speech_tokens, m->shape.speech_codes));
 out:
     return err;
 }
 
 const float *llm_speech_row(const llm_model *m, int32_t id)
 {
-    CF_ASSERT(id >= 0 && id < SPEECH_ROWS);
+    CF_ASSERT(id >= 0 && id < llm_speech_rows(&m->shape));
     return m->speech_table + (size_t)id * (size_t)m->shape.hidden;
 }
 
@@ -309,9 +311,9 @@ static const float *prompt_row(const llm_model *m, const llm_prompt *p, int32_t 
     const size_t hidden = (size_t)m->shape.hidden;
     const int32_t text_rows = p->prompt_text_tokens + p->text_tokens;
     if (i == 0)
-        return llm_speech_row(m, TOKEN_SOS);
+        return llm_speech_row(m, TOKEN_SOS(m->shape.speech_codes));
     if (i == text_rows + 1)
-        return llm_speech_row(m, TOKEN_TASK);
+        return llm_speech_row(m, TOKEN_TASK(m->shape.speech_codes));
     if (i > text_rows)
         return llm_speech_row(m, p->speech[i - text_rows - 2]);
     if (p->text_embeds)

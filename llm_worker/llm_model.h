@@ -28,10 +28,10 @@ typedef struct llm_model {
     llm_shape shape;
     llm_layer *layers;         /* owned, [L] */
     tensor norm_out;           /* [H] */
-    weight *head;              /* [SPEECH_ROWS, H], decode tiles only */
+    weight *head;              /* [speech rows, H], decode tiles only */
     tensor rope_cos, rope_sin; /* [SEQUENCE_TOKENS_MAX, 32] */
     const float *text_table;   /* [text_rows, H] f32, in the mapping */
-    const float *speech_table; /* [SPEECH_ROWS, H] f32, in the mapping */
+    const float *speech_table; /* [speech rows, H] f32, in the mapping */
     struct weights *file;      /* owned: keeps the mapping */
     char path[256];            /* of the model file, its end when longer */
     char sha256[SHA256_HEX_BYTES];

@@ -15,10 +15,11 @@ static cf_err check_item(const llm_engine *e, const llm_replay_item *item)
     const cf_err err = llm_prompt_check(llm_engine_model(e), &item->prompt);
     if (err != CF_OK)
         return err;
+    const int32_t rows = llm_speech_rows(&llm_engine_model(e)->shape);
     for (int32_t k = 0; k < item->forced_tokens; k++)
-        if (item->forced[k] < 0 || item->forced[k] >= SPEECH_ROWS)
+        if (item->forced[k] < 0 || item->forced[k] >= rows)
             return err_set(CF_ERR_INVALID, "forced id %d at position %d: expected 0..%d", (int)item->forced[k], (int)k,
-                           SPEECH_ROWS - 1);
+                           (int)rows - 1);
     return CF_OK;
 }
 
@@ -26,7 +27,8 @@ static cf_err check_item(const llm_engine *e, const llm_replay_item *item)
 static void keep_row(const llm_engine *e, const llm_replay_item *item, int32_t k, int32_t result_idx)
 {
     const size_t hidden = (size_t)llm_engine_model(e)->shape.hidden;
-    memcpy(item->logits + (size_t)k * SPEECH_ROWS, llm_engine_logits(e, result_idx), SPEECH_ROWS * sizeof(float));
+    const size_t rows = (size_t)llm_speech_rows(&llm_engine_model(e)->shape);
+    memcpy(item->logits + (size_t)k * rows, llm_engine_logits(e, result_idx), rows * sizeof(float));
     if (item->hidden)
         memcpy(item->hidden + (size_t)k * hidden, llm_engine_hidden(e, result_idx), hidden * sizeof(float));
 }

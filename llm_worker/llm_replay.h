@@ -15,7 +15,7 @@ typedef struct llm_replay_item {
     llm_prompt prompt;
     const int32_t *forced; /* [forced_tokens] speech ids, borrowed */
     int32_t forced_tokens;
-    float *logits; /* caller's, [forced_tokens + 1, SPEECH_ROWS]: row 0 after the prompt, row k after forced[k-1] */
+    float *logits; /* caller's, [forced_tokens + 1, speech rows]: row 0 after the prompt, row k after forced[k-1] */
     float *hidden; /* caller's, [forced_tokens + 1, H], behind the final norm; NULL: not wanted */
 } llm_replay_item;
 

@@ -29,8 +29,6 @@ extern "C" {
  * 2 + 22 + 80 + 750 + 20 * 80 = 2454 tokens, takes 39. The pool never has less than one longest sequence. */
 #define LLM_PAGES_PER_ROW 40
 
-CF_STATIC_ASSERT(TOKEN_TASK < SPEECH_ROWS && TOKEN_SOS == SPEECH_CODES, "control ids are rows of the speech table");
-
 typedef struct llm_shape {
     int32_t hidden;       /* H */
     int32_t layers;       /* L */
@@ -38,9 +36,16 @@ typedef struct llm_shape {
     int32_t kv_heads;     /* each serves heads / kv_heads query heads */
     int32_t intermediate; /* I */
     int32_t text_rows;    /* rows of the text table */
+    int32_t speech_codes; /* N, at most SPEECH_CODES */
     double rope_theta;
     float rms_eps;
 } llm_shape;
+
+/* Rows of the speech table and of the head: codes, then control ids. */
+static inline int32_t llm_speech_rows(const llm_shape *s)
+{
+    return s->speech_codes + SPEECH_CONTROLS;
+}
 
 /* Channels of the fused projection: all query heads, then key heads, then value heads. */
 static inline int32_t llm_qkv_channels(const llm_shape *s)

@@ -257,20 +257,21 @@ static void row_advance(stage *st, llm_row *row, const float *logits)
     const bool below_min = row->hist_count < row->lengths.min_tokens;
     const ras_mask mask = !below_min ? RAS_MASK_NONE : st->strict_head ? RAS_MASK_SOS : RAS_MASK_STOP;
     int32_t token;
-    const cf_err err = ras_sample(logits, row->hist, row->hist_count, mask,
+    const int32_t codes = llm_engine_model(st->engine)->shape.speech_codes;
+    const cf_err err = ras_sample(logits, codes, row->hist, row->hist_count, mask,
                                   rng_uniform(row->seed, row->segment_idx, position, RAS_DRAW_NUCLEUS),
                                   rng_uniform(row->seed, row->segment_idx, position, RAS_DRAW_FALLBACK), &token);
     if (err != CF_OK) {
         row_end(st, row, err);
         return;
     }
-    if (token >= SPEECH_CODES) {
+    if (token >= codes) {
         row->stopped = true;
         row_end(st, row, row->hist_count > 0 ? CF_OK : err_set(CF_ERR_INVALID, "stop at the first step: no speech"));
         return;
     }
     row->hist[row->hist_count++] = token;
-    if (!llm_silence_drops(token, &row->silence_run))
+    if (codes != SPEECH_CODES || !llm_silence_drops(token, &row->silence_run)) /* the list is the released vocabulary's */
         row->out[row->out_count++] = token;
     row->state = ROW_RUNNING;
     if (row->hist_count < row->lengths.max_tokens)

@@ -23,26 +23,27 @@
 
 #include "common/base/check.h"
 
-static bool is_masked(ras_mask mask, int32_t id)
+static bool is_masked(ras_mask mask, int32_t codes, int32_t id)
 {
-    return mask == RAS_MASK_STOP ? id >= SPEECH_CODES : mask == RAS_MASK_SOS && id == TOKEN_SOS;
+    return mask == RAS_MASK_STOP ? id >= codes : mask == RAS_MASK_SOS && id == TOKEN_SOS(codes);
 }
 
 /* Softmax over all ids that are neither masked nor `excluded` (-1: none); those get 0. Logits are finite. */
-static void softmax_of(const float *logits, ras_mask mask, int32_t excluded, float *ret_p)
+static void softmax_of(const float *logits, int32_t codes, ras_mask mask, int32_t excluded, float *ret_p)
 {
+    const int32_t rows = codes + SPEECH_CONTROLS;
     float top = -INFINITY;
-    for (int32_t id = 0; id < SPEECH_ROWS; id++)
-        if (logits[id] > top && id != excluded && !is_masked(mask, id))
+    for (int32_t id = 0; id < rows; id++)
+        if (logits[id] > top && id != excluded && !is_masked(mask, codes, id))
             top = logits[id];
     double sum = 0;
-    for (int32_t id = 0; id < SPEECH_ROWS; id++) {
-        const bool open = id != excluded && !is_masked(mask, id);
+    for (int32_t id = 0; id < rows; id++) {
+        const bool open = id != excluded && !is_masked(mask, codes, id);
         ret_p[id] = open ? expf(logits[id] - top) : 0.0f;
         sum += (double)ret_p[id];
     }
     const float total = (float)sum; /* >= 1: the largest contributes exp(0) */
-    for (int32_t id = 0; id < SPEECH_ROWS; id++)
+    for (int32_t id = 0; id < rows; id++)
         ret_p[id] /= total;
 }
 
@@ -97,21 +98,23 @@ static bool in_window(const int32_t *hist, int32_t hist_count, int32_t id)
     return false;
 }
 
-cf_err ras_sample(const float *logits, const int32_t *hist, int32_t hist_count, ras_mask mask, float nucleus_uniform,
-                  float fallback_uniform, int32_t *ret_id)
+cf_err ras_sample(const float *logits, int32_t codes, const int32_t *hist, int32_t hist_count, ras_mask mask,
+                  float nucleus_uniform, float fallback_uniform, int32_t *ret_id)
 {
+    const int32_t rows = codes + SPEECH_CONTROLS;
+    CF_ASSERT(codes >= 1 && codes <= SPEECH_CODES);
     float p[SPEECH_ROWS];
     int32_t nucleus[RAS_TOP_K];
-    for (int32_t id = 0; id < SPEECH_ROWS; id++)
+    for (int32_t id = 0; id < rows; id++)
         if (!isfinite(logits[id]))
             return err_set(CF_ERR_NUMERIC, "logit of speech id %d after %d tokens is %f: expected a finite number",
                            (int)id, (int)hist_count, (double)logits[id]);
-    softmax_of(logits, mask, -1, p);
-    const int32_t count = ras_nucleus(p, SPEECH_ROWS, nucleus);
+    softmax_of(logits, codes, mask, -1, p);
+    const int32_t count = ras_nucleus(p, rows, nucleus);
     int32_t id = draw(p, nucleus, count, nucleus_uniform);
     if (in_window(hist, hist_count, id)) {
-        softmax_of(logits, mask, id, p);
-        id = draw(p, NULL, SPEECH_ROWS, fallback_uniform);
+        softmax_of(logits, codes, mask, id, p);
+        id = draw(p, NULL, rows, fallback_uniform);
     }
     *ret_id = id;
     return CF_OK;

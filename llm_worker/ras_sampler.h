@@ -27,9 +27,9 @@ extern "C" {
 
 /* Which control ids cannot be drawn. */
 typedef enum ras_mask {
-    RAS_MASK_NONE, /* all 6761 ids */
-    RAS_MASK_SOS,  /* not id 6561: what upstream's HEAD does below the minimum length */
-    RAS_MASK_STOP  /* none of 6561..6760: the minimum length is kept */
+    RAS_MASK_NONE, /* all ids */
+    RAS_MASK_SOS,  /* not sos, id `codes`: what upstream's HEAD does below the minimum length */
+    RAS_MASK_STOP  /* no control id: the minimum length is kept */
 } ras_mask;
 
 /*
@@ -40,10 +40,10 @@ typedef enum ras_mask {
 int32_t ras_nucleus(const float *p, int32_t count, int32_t *ret_ids);
 
 /*
- * Draws an id. logits: [SPEECH_ROWS]; hist: [hist_count] ids of this request, oldest first, never prompt ids;
+ * Draws an id. logits: [codes + SPEECH_CONTROLS], codes at most SPEECH_CODES; hist: [hist_count] ids of this request, oldest first, never prompt ids;
  * uniforms in [0, 1). CF_ERR_NUMERIC when a logit is NaN or infinite.
  */
-CF_MUST_CHECK cf_err ras_sample(const float *logits, const int32_t *hist, int32_t hist_count, ras_mask mask,
+CF_MUST_CHECK cf_err ras_sample(const float *logits, int32_t codes, const int32_t *hist, int32_t hist_count, ras_mask mask,
                                 float nucleus_uniform, float fallback_uniform, int32_t *ret_id);
 
 #ifdef __cplusplus

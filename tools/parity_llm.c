@@ -59,7 +59,7 @@ static cf_err read_case(const llm_model *m, const parity_case *c, llm_replay_ite
     p->speech_tokens = (int32_t)speech;
     item->forced_tokens = (int32_t)forced;
     TRY(llm_prompt_check(m, p));
-    TRY(mem_alloc((size_t)(forced + 1) * SPEECH_ROWS, sizeof *item->logits, &item->logits));
+    TRY(mem_alloc((size_t)(forced + 1) * (size_t)llm_speech_rows(&m->shape), sizeof *item->logits, &item->logits));
     TRY(mem_alloc((size_t)(forced + 1) * (size_t)m->shape.hidden, sizeof *item->hidden, &item->hidden));
 out:
     return err;
@@ -72,7 +72,7 @@ static cf_err emit_case(const llm_model *m, const llm_replay_item *item, size_t 
     const int32_t rows = llm_prompt_rows(&item->prompt);
     const int64_t input_dims[] = {rows, m->shape.hidden};
     const int64_t hidden_dims[] = {item->forced_tokens + 1, m->shape.hidden};
-    const int64_t logits_dims[] = {item->forced_tokens + 1, SPEECH_ROWS};
+    const int64_t logits_dims[] = {item->forced_tokens + 1, llm_speech_rows(&m->shape)};
     TRY(mem_alloc((size_t)rows * (size_t)m->shape.hidden, sizeof *input, &input));
     llm_prompt_copy(m, &item->prompt, 0, rows, input);
     TRY(parity_emit(sink, case_idx, "lm_input", 2, input_dims, input));

@@ -13,13 +13,15 @@
 #define MEL_BINS          80
 #define SPEAKER_VALUES    192
 
-/* Speech vocabulary (llm.md 3). */
-#define SPEECH_CODES 6561
-#define SPEECH_ROWS  6761
-#define TOKEN_SOS    6561
-#define TOKEN_EOS    6562
-#define TOKEN_TASK   6563
-/* Codes of silence and breath (llm.md 9). */
+/* Speech vocabulary (llm.md 3): the released one, and the largest. A model of fewer rows has codes 0..N-1 and its
+ * control ids behind them, N = rows - SPEECH_CONTROLS. */
+#define SPEECH_CODES       6561
+#define SPEECH_CONTROLS    200
+#define SPEECH_ROWS        (SPEECH_CODES + SPEECH_CONTROLS)
+#define TOKEN_SOS(codes)   (codes)
+#define TOKEN_EOS(codes)   ((codes) + 1)
+#define TOKEN_TASK(codes)  ((codes) + 2)
+/* Codes of silence and breath (llm.md 9) of the released vocabulary; no other one has a list. */
 #define SPEECH_SILENT 1, 2, 28, 29, 55, 248, 494, 2241, 2242, 2322, 2323
 
 /* The fixed noise table has 15000 frames: 300 s with the prompt (flow.md 4.1). */

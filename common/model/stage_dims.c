@@ -75,6 +75,7 @@ out:
     return err;
 }
 
+#define SPEECH "speech_embedding.weight"
 #define EMBED  "llm.model.model.embed_tokens.weight"
 #define LAYER0 "llm.model.model.layers.0."
 
@@ -85,17 +86,21 @@ cf_err llm_dims_derive(const weights *w, const model_config *config, llm_dims *r
     int64_t q[2];
     int64_t k[2];
     int64_t gate[2];
+    int64_t speech[2];
     llm_dims d = {0};
     TRY(weights_dims(w, EMBED, 2, embed));
     TRY(weights_dims(w, LAYER0 "self_attn.q_proj.weight", 2, q));
     TRY(weights_dims(w, LAYER0 "self_attn.k_proj.weight", 2, k));
     TRY(weights_dims(w, LAYER0 "mlp.gate_proj.weight", 2, gate));
+    TRY(weights_dims(w, SPEECH, 2, speech));
     TRY(check_dim(w, EMBED, "rows", embed[0], 1, TEXT_ROWS_MAX));
     TRY(check_dim(w, EMBED, "columns", embed[1], 1, WIDTH_MAX));
     TRY(check_dim(w, LAYER0 "self_attn.q_proj.weight", "rows", q[0], MODEL_HEAD_DIM, WIDTH_MAX));
     TRY(check_dim(w, LAYER0 "self_attn.k_proj.weight", "rows", k[0], MODEL_HEAD_DIM, WIDTH_MAX));
     TRY(check_dim(w, LAYER0 "mlp.gate_proj.weight", "rows", gate[0], 1, 4 * WIDTH_MAX));
+    TRY(check_dim(w, SPEECH, "rows less 200 control rows", speech[0] - SPEECH_CONTROLS, 1, SPEECH_CODES));
     d.text_rows = embed[0];
+    d.speech_codes = speech[0] - SPEECH_CONTROLS;
     d.hidden = embed[1];
     d.heads = q[0] / MODEL_HEAD_DIM;
     d.kv_heads = k[0] / MODEL_HEAD_DIM;
@@ -112,6 +117,7 @@ out:
 }
 
 #define TIME_MLP  "decoder.estimator.time_embed.time_mlp.2.weight"
+#define CODES     "input_embedding.weight"
 #define LOOKAHEAD "pre_lookahead_layer.conv1.weight"
 
 cf_err flow_dims_derive(const weights *w, flow_dims *ret_dims)
@@ -119,14 +125,18 @@ cf_err flow_dims_derive(const weights *w, flow_dims *ret_dims)
     cf_err err;
     int64_t time_mlp[2];
     int64_t lookahead[3];
+    int64_t codes[2];
     flow_dims d = {0};
     TRY(weights_dims(w, TIME_MLP, 2, time_mlp));
     TRY(weights_dims(w, LOOKAHEAD, 3, lookahead));
+    TRY(weights_dims(w, CODES, 2, codes));
     TRY(check_dim(w, TIME_MLP, "rows", time_mlp[0], MODEL_HEAD_DIM, WIDTH_MAX));
     TRY(check_dim(w, LOOKAHEAD, "channels", lookahead[0], 1, WIDTH_MAX));
+    TRY(check_dim(w, CODES, "rows", codes[0], 1, SPEECH_CODES));
     d.dim = time_mlp[0];
     d.heads = d.dim / MODEL_HEAD_DIM;
     d.lookahead_channels = lookahead[0];
+    d.speech_codes = codes[0];
     TRY(count_blocks(w, "decoder.estimator.transformer_blocks.", ".attn.to_q.weight", &d.depth));
     *ret_dims = d;
 out:

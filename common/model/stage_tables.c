@@ -137,8 +137,8 @@ cf_err stage_table_llm(const llm_dims *dims, stage_table *ret_table)
     set_prefix(&b, "llm.model.model.");
     row(&b, "norm.weight", d1(H), 1.0, 0.3);
     set_prefix(&b, "%s", "");
-    row(&b, "speech_embedding.weight", d2(SPEECH_ROWS, H), 0.0, 0.8);
-    row(&b, "llm_decoder.weight", d2(SPEECH_ROWS, H), 0.0, by_fan_in(H, 3.0));
+    row(&b, "speech_embedding.weight", d2(dims->speech_codes + SPEECH_CONTROLS, H), 0.0, 0.8);
+    row(&b, "llm_decoder.weight", d2(dims->speech_codes + SPEECH_CONTROLS, H), 0.0, by_fan_in(H, 3.0));
     return finish(&b, ret_table);
 }
 
@@ -146,7 +146,7 @@ static void flow_front(builder *b, const flow_dims *dims)
 {
     const int64_t D = dims->dim;
     const int64_t L = dims->lookahead_channels;
-    row(b, "input_embedding.weight", d2(SPEECH_CODES, MEL_BINS), 0.0, 1.0);
+    row(b, "input_embedding.weight", d2(dims->speech_codes, MEL_BINS), 0.0, 1.0);
     row(b, "spk_embed_affine_layer.weight", d2(MEL_BINS, SPEAKER_VALUES), 0.0, by_fan_in(SPEAKER_VALUES, 6.0));
     row(b, "spk_embed_affine_layer.bias", d1(MEL_BINS), 0.0, 0.1);
     row(b, "pre_lookahead_layer.conv1.weight", d3(L, MEL_BINS, 4), 0.0, by_fan_in(320, 1.4));

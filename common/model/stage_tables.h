@@ -41,6 +41,7 @@ typedef struct llm_dims {
     int64_t kv_heads;
     int64_t intermediate;
     int64_t text_rows;
+    int64_t speech_codes; /* N: rows of the speech tables less SPEECH_CONTROLS */
 } llm_dims;
 
 typedef struct flow_dims {
@@ -48,6 +49,7 @@ typedef struct flow_dims {
     int64_t depth;
     int64_t heads; /* dim / 64 */
     int64_t lookahead_channels;
+    int64_t speech_codes; /* rows of the embedding */
 } flow_dims;
 
 typedef struct hift_dims {

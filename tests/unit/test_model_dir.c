@@ -412,6 +412,35 @@ static void test_refuses_shapes_and_types(void **state)
     refuse_edits(CASES, CF_COUNT(CASES));
 }
 
+/* 1024 codes and 200 control rows: an ordinary model. */
+static void test_a_small_vocabulary(void **state)
+{
+    (void)state;
+    static const tensor_edit embedding = {.tensor = "speech_embedding.weight", SHAPE(ENTRY_F32, 1224, 128)};
+    static const tensor_edit head = {.tensor = "llm_decoder.weight", SHAPE(ENTRY_F32, 1224, 128)};
+    static const tensor_edit codes = {.tensor = "input_embedding.weight", SHAPE(ENTRY_F32, 1024, 80)};
+    const char *dir = model_link(tiny_model());
+    char path[IO_PATH_BYTES];
+    weights *w = NULL;
+    llm_dims llm;
+    flow_dims flow;
+    model_rewrite(dir, "llm.safetensors", &embedding);
+    model_rewrite(dir, "llm.safetensors", &head);
+    model_rewrite(dir, "flow.safetensors", &codes);
+    snprintf(path, sizeof path, "%s/llm.safetensors", dir);
+    assert_ok(weights_open(path, &w));
+    assert_ok(llm_dims_derive(w, NULL, &llm));
+    assert_ok(stage_check(w, MODEL_LLM, NULL));
+    assert_int_equal(llm.speech_codes, 1024);
+    weights_close(w);
+    snprintf(path, sizeof path, "%s/flow.safetensors", dir);
+    assert_ok(weights_open(path, &w));
+    assert_ok(flow_dims_derive(w, &flow));
+    assert_ok(stage_check(w, MODEL_FLOW, NULL));
+    assert_int_equal(flow.speech_codes, 1024);
+    weights_close(w);
+}
+
 static void test_refuses_shapes_of_other_models(void **state)
 {
     (void)state;
@@ -420,6 +449,14 @@ static void test_refuses_shapes_of_other_models(void **state)
          CF_ERR_MISMATCH,
          "tensor llm_decoder.weight: expected [6761, 128] f32, found [6561, 128]",
          {.tensor = "llm_decoder.weight", SHAPE(ENTRY_F32, 6561, 128)}},
+        {MODEL_LLM,
+         CF_ERR_MISMATCH,
+         "tensor speech_embedding.weight: rows less 200 control rows: expected a multiple of 1, found 0",
+         {.tensor = "speech_embedding.weight", SHAPE(ENTRY_F32, 200, 128)}},
+        {MODEL_LLM,
+         CF_ERR_LIMIT,
+         "tensor speech_embedding.weight: rows less 200 control rows: 6562, at most 6561",
+         {.tensor = "speech_embedding.weight", SHAPE(ENTRY_F32, 6762, 128)}},
         {MODEL_LLM,
          CF_ERR_UNSUPPORTED,
          "llm.safetensors: a CosyVoice 2 model (speech_embedding.weight has 6564 rows",
@@ -593,6 +630,7 @@ int main(void)
         cmocka_unit_test(test_accepts_names_of_converters),
         cmocka_unit_test(test_refuses_missing_and_extra),
         cmocka_unit_test(test_refuses_shapes_and_types),
+        cmocka_unit_test(test_a_small_vocabulary),
         cmocka_unit_test(test_refuses_shapes_of_other_models),
         cmocka_unit_test(test_refuses_too_many_blocks),
         cmocka_unit_test(test_names_foreign_files),

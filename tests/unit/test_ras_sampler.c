@@ -13,7 +13,7 @@
 static int32_t sample(const float *logits, const int32_t *hist, int32_t hist_count, ras_mask mask, float u0, float u1)
 {
     int32_t id = -1;
-    assert_ok(ras_sample(logits, hist, hist_count, mask, u0, u1, &id));
+    assert_ok(ras_sample(logits, SPEECH_CODES, hist, hist_count, mask, u0, u1, &id));
     return id;
 }
 
@@ -240,6 +240,29 @@ static void test_masks(void **state)
     assert_true(sample(logits, NULL, 0, RAS_MASK_STOP, 0x1.fffffep-1f, 0.5f) < 6561);
 }
 
+/* Of a model with 1024 codes nothing behind row 1223 is looked at, and ids from 1024 on are control ids. */
+static void test_a_small_vocabulary(void **state)
+{
+    (void)state;
+    enum { CODES = 1024 };
+    static float logits[SPEECH_ROWS];
+    static const int32_t hist[] = {7};
+    int32_t id = -1;
+    memset(logits, 0, sizeof logits);
+    logits[CODES + SPEECH_CONTROLS] = NAN;
+    logits[7] = 40;
+    logits[CODES] = 60;
+    logits[CODES + SPEECH_CONTROLS - 1] = 50;
+    assert_ok(ras_sample(logits, CODES, NULL, 0, RAS_MASK_NONE, 0.5f, 0.5f, &id));
+    assert_int_equal(id, CODES);
+    assert_ok(ras_sample(logits, CODES, NULL, 0, RAS_MASK_SOS, 0.5f, 0.5f, &id));
+    assert_int_equal(id, CODES + SPEECH_CONTROLS - 1);
+    assert_ok(ras_sample(logits, CODES, NULL, 0, RAS_MASK_STOP, 0.5f, 0.5f, &id));
+    assert_int_equal(id, 7);
+    assert_ok(ras_sample(logits, CODES, hist, 1, RAS_MASK_STOP, 0.5f, 0x1.fffffep-1f, &id));
+    assert_int_equal(id, CODES - 1);
+}
+
 static void test_refuses_what_is_not_a_number(void **state)
 {
     (void)state;
@@ -252,7 +275,7 @@ static void test_refuses_what_is_not_a_number(void **state)
         logits[where[i]] = bad[i];
         char part[64];
         snprintf(part, sizeof part, "speech id %d", (int)where[i]);
-        assert_err(CF_ERR_NUMERIC, part, ras_sample(logits, NULL, 0, RAS_MASK_NONE, 0.5f, 0.5f, &id));
+        assert_err(CF_ERR_NUMERIC, part, ras_sample(logits, SPEECH_CODES, NULL, 0, RAS_MASK_NONE, 0.5f, 0.5f, &id));
         assert_int_equal(id, -7);
     }
 }
@@ -268,6 +291,7 @@ int main(void)
         cmocka_unit_test(test_window),
         cmocka_unit_test(test_fallback_when_one_id_has_all_mass),
         cmocka_unit_test(test_masks),
+        cmocka_unit_test(test_a_small_vocabulary),
         cmocka_unit_test(test_refuses_what_is_not_a_number),
     };
     return cmocka_run_group_tests_name("ras_sampler", tests, NULL, NULL);
