@@ -1,24 +1,31 @@
 """What PocketSphinx understands: word error rates of waves, with a bigram of the test's sentences or a flat word list.
 
-    python3 -m voice_lab.evaluate DIR     DIR holds manifest.jsonl of {"id", "text"} and id.wav
+    python3 -m voice_lab.evaluate DIR                          DIR holds manifest.jsonl of {"id", "text"} and ID.wav
+    python3 -m voice_lab.evaluate DIR --farm cosyfarm -m MODEL [-v VOICE] [--sentences N]    ... made by the farm first
 
-Debian packages pocketsphinx and pocketsphinx-en-us. Nothing of the farm is needed to score waves that are there.
+Debian packages pocketsphinx and pocketsphinx-en-us; nothing but Python's own library. Exit 77: no recogniser; 1: an
+error rate above --limit or a periodicity below --periodicity.
 """
 import argparse
 import json
 import math
 import os
+import random
 import re
+import shutil
 import subprocess
+import sys
 import tempfile
 import wave
+from array import array
 from collections import Counter
-
-import numpy as np
+from fractions import Fraction
+from operator import mul
 
 from . import sentences
 
 MODEL = "/usr/share/pocketsphinx/model/en-us"
+PITCHES = {"arlo": 112.5, "mira": 162.5}
 
 
 def words_of(text):
@@ -71,20 +78,29 @@ def loop_model(path, words):
 
 
 def dictionary(path, words):
-    wanted = set(words)
-    with open(MODEL + "/cmudict-en-us.dict", encoding="utf-8") as lines, open(path, "w", encoding="utf-8") as out:
-        kept = [line for line in lines if re.sub(r"\(\d+\)$", "", line.split(" ", 1)[0]) in wanted]
-        out.writelines(kept)
+    """The words' entries of PocketSphinx's dictionary, all pronunciations."""
+    wanted, kept = set(words), []
+    with open(MODEL + "/cmudict-en-us.dict", encoding="utf-8") as lines:
+        for line in lines:
+            if re.sub(r"\(\d+\)$", "", line.split(" ", 1)[0]) in wanted:
+                kept.append(line)
     missing = wanted - {re.sub(r"\(\d+\)$", "", line.split(" ", 1)[0]) for line in kept}
     if missing:
         raise RuntimeError(f"PocketSphinx's dictionary has not: {' '.join(sorted(missing))}")
+    with open(path, "w", encoding="utf-8") as out:
+        out.writelines(kept)
 
 
 def read_wave(path):
+    """Samples in [-1, 1) and the rate."""
     with wave.open(path, "rb") as f:
         if f.getsampwidth() != 2 or f.getnchannels() != 1:
             raise RuntimeError(f"{path}: expected 16-bit mono")
-        return np.frombuffer(f.readframes(f.getnframes()), "<i2").astype(np.float32) / 32768, f.getframerate()
+        return [s / 32768 for s in array("h", f.readframes(f.getnframes()))], f.getframerate()
+
+
+def _pcm(samples):
+    return array("h", (int(max(-0.99, min(0.99, s)) * 32767) for s in samples))
 
 
 def write_wave(path, audio, rate_hz=24000):
@@ -92,37 +108,40 @@ def write_wave(path, audio, rate_hz=24000):
         f.setnchannels(1)
         f.setsampwidth(2)
         f.setframerate(rate_hz)
-        f.writeframes((np.clip(audio, -0.99, 0.99) * 32767).astype("<i2").tobytes())
+        f.writeframes(_pcm(audio).tobytes())
 
 
 def to_16k(audio, rate_hz):
-    """Windowed-sinc resampling, enough for a recogniser that hears up to 6.8 kHz."""
+    """Windowed-sinc resampling, one kernel per phase."""
     if rate_hz == 16000:
-        return audio
-    step, width = rate_hz / 16000, 24
-    at = np.arange(int(len(audio) / step)) * step
-    base = np.floor(at).astype(int)
-    tap = np.arange(-width, width + 1)
-    d = at[:, None] - (base[:, None] + tap)
-    kernel = np.sinc(d / step * 0.96) * 0.96 / step * np.cos(np.clip(d / (width + 1), -1, 1) * np.pi / 2) ** 2
-    padded = np.pad(audio, width + 1)
-    return (padded[base[:, None] + tap + width + 1] * kernel).sum(1)
+        return list(audio)
+    step, width, kernels = Fraction(rate_hz, 16000), 24, {}
+    scale = min(1.0, 16000 / rate_hz) * 0.96
+    padded, out = [0.0] * (width + 1) + [float(a) for a in audio] + [0.0] * (width + 1), []
+    for n in range(int(len(audio) / step)):
+        at = n * step
+        base, phase = int(at), at - int(at)
+        if phase not in kernels:
+            d = [float(phase) - t for t in range(-width, width + 1)]
+            kernels[phase] = [scale * (math.sin(math.pi * x * scale) / (math.pi * x * scale) if x else 1.0) *
+                              math.cos(max(-1.0, min(1.0, x / (width + 1))) * math.pi / 2) ** 2 for x in d]
+        out.append(sum(map(mul, padded[base + 1:base + 2 * width + 2], kernels[phase])))
+    return out
 
 
-def recognise(waves, language_model, dictionary_path, folder):
-    """[(audio, rate)] -> the words heard in each. One decoder for all: it adapts its cepstral mean as it goes."""
-    names = []
-    for i, (audio, rate) in enumerate(waves):
-        pcm = to_16k(np.concatenate([np.zeros(rate // 4), audio, np.zeros(rate // 4)]), rate)
-        noise = np.random.default_rng(i).standard_normal(len(pcm)) * 1e-4
-        (np.clip(pcm + noise, -1, 1) * 32767).astype("<i2").tofile(f"{folder}/{i:04d}.raw")
-        names.append(f"{i:04d}")
+def recognise(waves, language_model, folder):
+    """16 kHz waves -> the words heard in each."""
+    names = [f"{i:04d}" for i in range(len(waves))]
+    for i, (name, pcm) in enumerate(zip(names, waves)):
+        rng, quiet = random.Random(i), [0.0] * 4000
+        with open(f"{folder}/{name}.raw", "wb") as out:
+            out.write(_pcm(s + rng.uniform(-2e-4, 2e-4) for s in quiet + pcm + quiet).tobytes())
     with open(folder + "/ctl", "w", encoding="utf-8") as out:
         out.write("\n".join(names) + "\n")
-    command = ["pocketsphinx_batch", "-adcin", "yes", "-cepdir", folder, "-cepext", ".raw", "-ctl", folder + "/ctl", "-hyp",
-               folder + "/hyp", "-hmm", MODEL + "/en-us", "-lm", language_model, "-dict", dictionary_path, "-remove_noise",
-               "no", "-cmn", "batch", "-lw", "8"]
-    done = subprocess.run(command, capture_output=True, text=True)
+    done = subprocess.run(
+        ["pocketsphinx_batch", "-adcin", "yes", "-cepdir", folder, "-cepext", ".raw", "-ctl", folder + "/ctl", "-hyp",
+         folder + "/hyp", "-hmm", MODEL + "/en-us", "-lm", language_model, "-dict", folder + "/dict", "-remove_noise", "no",
+         "-cmn", "batch"], capture_output=True, text=True)
     if done.returncode != 0 or not os.path.exists(folder + "/hyp"):
         raise RuntimeError("pocketsphinx_batch failed:\n" + done.stderr[-2000:])
     heard = {}
@@ -130,18 +149,20 @@ def recognise(waves, language_model, dictionary_path, folder):
         for line in lines:
             m = re.match(r"(.*?)\s*\((\d{4}) -?\d+\)\s*$", line)
             heard[m.group(2)] = words_of(m.group(1))
+    os.remove(folder + "/hyp")
     return [heard.get(n, []) for n in names]
 
 
-def score(waves, texts, words, model_texts, show=0):
-    """Word error rates in percent: bigram and loop."""
+def score(waves, texts, words, model_texts, show=0, loop=True):
+    """[(samples, rate)] -> word error rates in percent."""
     rates = {}
     with tempfile.TemporaryDirectory() as folder:
         dictionary(folder + "/dict", words)
         bigram_model(folder + "/bigram", model_texts, words)
         loop_model(folder + "/loop", words)
-        for name in ("bigram", "loop"):
-            heard = recognise(waves, f"{folder}/{name}", folder + "/dict", folder)
+        pcm = [to_16k(audio, rate) for audio, rate in waves]
+        for name in ("bigram", "loop") if loop else ("bigram",):
+            heard = recognise(pcm, f"{folder}/{name}", folder)
             wrong = [edits(words_of(t), h) for t, h in zip(texts, heard)]
             rates[name] = 100 * sum(wrong) / sum(len(words_of(t)) for t in texts)
             if name == "bigram":
@@ -151,44 +172,72 @@ def score(waves, texts, words, model_texts, show=0):
 
 
 def periodicity(audio, pitch_hz, rate_hz=24000):
-    """Median over loud, voiced 40 ms frames of the autocorrelation at the pitch's lag (best within 4 %)."""
-    out, size = [], rate_hz // 25
-    lags = np.arange(int(rate_hz / pitch_hz * 0.96), int(rate_hz / pitch_hz * 1.04) + 2)
-    loud = np.sqrt(np.mean(audio ** 2)) * 0.7
-    for start in range(0, len(audio) - size - lags[-1], size // 2):
+    """Median over loud 40 ms stretches of the autocorrelation at the pitch's lag, the best within 4 %."""
+    audio, out, size = [float(a) for a in audio], [], rate_hz // 25
+    lags = range(int(rate_hz / pitch_hz * 0.96), int(rate_hz / pitch_hz * 1.04) + 2, 1)
+    loud = 0.5 * sum(map(mul, audio, audio)) / max(1, len(audio)) * size
+    for start in range(0, len(audio) - size - lags[-1], size):
         a = audio[start:start + size]
-        if np.sqrt(np.mean(a ** 2)) < loud:
+        own = sum(map(mul, a, a))
+        if own < loud:
             continue
-        b = [audio[start + lag:start + lag + size] for lag in lags]
-        out.append(max(float((a * x).sum() / np.sqrt((a * a).sum() * (x * x).sum() + 1e-12)) for x in b))
-    return float(np.median(out)) if out else 0.0
+        best = 0.0
+        for lag in lags:
+            b = audio[start + lag:start + lag + size]
+            best = max(best, sum(map(mul, a, b)) / math.sqrt(own * sum(map(mul, b, b)) + 1e-12))
+        out.append(best)
+    return sorted(out)[len(out) // 2] if out else 0.0
 
 
 def template_texts(templates, count=4000, seed=99):
-    """Sentences of the templates for the language model of the recogniser (held-out ones are not among them)."""
-    import random
+    """What the recogniser's bigram is made of: sentences of the templates."""
     rng = random.Random(seed)
     return [sentences.fill(rng.choice(templates), rng) for _ in range(count)]
+
+
+def speak_by_farm(folder, program, model, voice, texts, options):
+    """Has `cosyfarm batch` say the texts into the folder."""
+    os.makedirs(folder, exist_ok=True)
+    with open(folder + "/manifest.jsonl", "w", encoding="utf-8") as out:
+        for i, text in enumerate(texts):
+            out.write(json.dumps({"id": f"s{i:03d}", "text": text, "seed": i + 1, **options}) + "\n")
+    command = [program, "batch", "-m", model, "-v", voice, folder + "/manifest.jsonl", "-o", folder]
+    done = subprocess.run(command, capture_output=True, text=True)
+    if done.returncode != 0:
+        raise RuntimeError(f"{' '.join(command)}: exit {done.returncode}\n{done.stderr[-3000:]}")
 
 
 def main():
     ap = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     ap.add_argument("folder")
+    ap.add_argument("--farm", metavar="PROGRAM", help="cosyfarm: say the sentences first")
+    ap.add_argument("-m", "--model")
+    ap.add_argument("-v", "--voice", default="arlo", choices=PITCHES)
+    ap.add_argument("--sentences", type=int, default=100)
     ap.add_argument("--shapes", choices=("training", "other"), default="training")
+    ap.add_argument("--row", type=json.loads, default={}, help='fields of every row, as {"mode": "instruct"}')
     ap.add_argument("--words", default=os.path.join(os.path.dirname(__file__), "words.txt"))
-    ap.add_argument("--pitch", type=float, default=112.5)
-    ap.add_argument("--limit", type=float, help="exit with 1 if the bigram error in percent is above it")
+    ap.add_argument("--no-loop", action="store_true")
+    ap.add_argument("--limit", type=float, help="of the bigram error, percent")
+    ap.add_argument("--periodicity", type=float, help="least")
     ap.add_argument("--show", type=int, default=5)
     a = ap.parse_args()
+    if not shutil.which("pocketsphinx_batch") or not os.path.isdir(MODEL):
+        print("pocketsphinx is not installed: apt-get install pocketsphinx pocketsphinx-en-us")
+        sys.exit(77)
+    templates = sentences.TRAINING if a.shapes == "training" else sentences.OTHER_SHAPES
+    if a.farm:
+        speak_by_farm(a.folder, a.farm, a.model, a.voice, sentences.test(a.sentences, templates, 1), a.row)
     with open(a.folder + "/manifest.jsonl", encoding="utf-8") as lines:
         rows = [json.loads(line) for line in lines]
     waves = [read_wave(f"{a.folder}/{r['id']}.wav") for r in rows]
-    templates = sentences.TRAINING if a.shapes == "training" else sentences.OTHER_SHAPES
-    rates = score(waves, [r["text"] for r in rows], sentences.word_list(a.words), template_texts(templates), a.show)
-    periodic = np.mean([periodicity(w, a.pitch, rate) for w, rate in waves])
-    print(f"sentences {len(rows)}  bigram {rates['bigram']:.1f} %  loop {rates['loop']:.1f} %  periodicity {periodic:.2f}")
-    if a.limit is not None and rates["bigram"] > a.limit:
-        raise SystemExit(1)
+    rates = score(waves, [r["text"] for r in rows], sentences.word_list(a.words), template_texts(templates), a.show, not a.no_loop)
+    periodic = sum(periodicity(w, PITCHES[a.voice], rate) for w, rate in waves) / len(waves)
+    print(f"{a.voice}, {a.shapes} shapes: {len(rows)} sentences, " +
+          ", ".join(f"{k} {v:.1f} %" for k, v in rates.items()) + f", periodicity {periodic:.2f}")
+    if (a.limit is not None and rates["bigram"] > a.limit) or (a.periodicity is not None and periodic < a.periodicity):
+        print(f"beyond the bound: error {a.limit} %, periodicity {a.periodicity}")
+        sys.exit(1)
 
 
 if __name__ == "__main__":

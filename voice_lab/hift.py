@@ -92,7 +92,7 @@ class Hift(nn.Module):
             self.conv_post.bias[:9] = -4.0
             self.f0_predictor.classifier.bias.fill_(60.0)
             self.f0_predictor.classifier.weight.mul_(40.0)
-        self.register_buffer("window", torch.hann_window(16), persistent=False)
+        self.register_buffer("window", torch.hann_window(16, dtype=torch.float64).float(), persistent=False)
 
     def decode(self, mel, spectrum):
         """mel [B, 80, T + 4] (the last four look-ahead), spectrum [B, 18, 120 T + 1] of the source -> [B, 18, 120 T + 1]."""
@@ -151,11 +151,11 @@ def source_of(f0, weight, bias, table):
 def speak(model, mel, table, f0=None):
     """mel [T, 80] -> (audio [480 T], f0): the whole of inference, final."""
     with torch.no_grad():
-        x = torch.from_numpy(np.ascontiguousarray(mel.T))[None]
+        x = torch.from_numpy(np.ascontiguousarray(mel.T))[None].to(model.conv_pre.weight.dtype)
         if f0 is None:
-            f0 = model.f0_predictor(F.pad(x, (0, 3)))[0].numpy()
+            f0 = model.f0_predictor(F.pad(x, (0, 3)))[0].numpy().astype(np.float32)
         line = model.m_source["l_linear"]
-        source = source_of(f0, line.weight[0].double().numpy(), float(line.bias[0]), table)
-        padded = torch.from_numpy(np.pad(source, 8, mode="reflect").astype(np.float32))[None].to(x.dtype)
+        source = source_of(f0, line.weight[0].double().numpy(), line.bias[0].item(), table)
+        padded = torch.from_numpy(np.pad(source, 8, mode="reflect"))[None].to(x.dtype)
         y = model.decode(F.pad(x, (0, 4)), model.spectrum(padded))
         return model.synthesise(y)[0].clamp(-0.99, 0.99).numpy(), f0

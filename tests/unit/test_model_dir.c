@@ -419,7 +419,7 @@ static void test_a_small_vocabulary(void **state)
     static const tensor_edit embedding = {.tensor = "speech_embedding.weight", SHAPE(ENTRY_F32, 1224, 128)};
     static const tensor_edit head = {.tensor = "llm_decoder.weight", SHAPE(ENTRY_F32, 1224, 128)};
     static const tensor_edit codes = {.tensor = "input_embedding.weight", SHAPE(ENTRY_F32, 1024, 80)};
-    const char *dir = model_link(tiny_model());
+    const char *dir = model_link(tiny_model_dir());
     char path[IO_PATH_BYTES];
     weights *w = NULL;
     llm_dims llm;
@@ -494,23 +494,24 @@ static void test_refuses_too_many_blocks(void **state)
 {
     (void)state;
     static char names[257][80];
-    static const float zeros[64];
-    static safetensors_item items[259] = {
+    static const float zeros[MEL_BINS];
+    static safetensors_item items[260] = {
         {"decoder.estimator.time_embed.time_mlp.2.weight", ENTRY_F32, 2, {64, 1}, zeros},
         {"pre_lookahead_layer.conv1.weight", ENTRY_F32, 3, {1, 1, 1}, zeros},
+        {"input_embedding.weight", ENTRY_F32, 2, {1, MEL_BINS}, zeros},
     };
     char path[IO_PATH_BYTES];
     const char *dir = model_link(tiny_model_dir());
     for (int i = 0; i < 257; i++) {
         snprintf(names[i], sizeof names[i], "decoder.estimator.transformer_blocks.%d.attn.to_q.weight", i);
-        items[2 + i] = (safetensors_item){names[i], ENTRY_F32, 1, {0}, NULL};
+        items[3 + i] = (safetensors_item){names[i], ENTRY_F32, 1, {0}, NULL};
     }
     model_put(dir, "flow.safetensors", NULL, 0);
     assert_ok(io_join(path, sizeof path, dir, "flow.safetensors"));
-    assert_ok(safetensors_write(path, items, 259, NULL, 0));
+    assert_ok(safetensors_write(path, items, 260, NULL, 0));
     assert_err(CF_ERR_LIMIT, "flow.safetensors: more than 256 blocks", check_stage(dir, MODEL_FLOW));
-    assert_ok(safetensors_write(path, items, 258, NULL, 0));
-    assert_err(CF_ERR_NOTFOUND, "tensor input_embedding.weight is missing", check_stage(dir, MODEL_FLOW));
+    assert_ok(safetensors_write(path, items, 259, NULL, 0));
+    assert_err(CF_ERR_NOTFOUND, "tensor spk_embed_affine_layer.weight is missing", check_stage(dir, MODEL_FLOW));
 }
 
 /* ---- files that are something else ---- */
