@@ -12,7 +12,8 @@
 extern "C" {
 #endif
 
-/* What is rendered. Pointers are borrowed. Ids lie below the model's speech_codes; negative ones count as 0, as upstream clamps. */
+/* What is rendered. Pointers are borrowed. Ids lie below the model's speech_codes; negative ones count as 0, as
+ * upstream clamps. */
 typedef struct flow_inputs {
     const int32_t *prompt_tokens;
     int32_t prompt_tokens_count;

@@ -123,7 +123,8 @@ static void staging_close(staging *st)
 /* The plan needs the model's shape, which is known only after the backend exists: the largest shape is assumed. */
 static size_t scratch_reserve(int32_t rows_max)
 {
-    const llm_shape largest = {.hidden = 2048, .heads = 32, .kv_heads = 32, .intermediate = 16384, .speech_codes = SPEECH_CODES};
+    const llm_shape largest = {
+        .hidden = 2048, .heads = 32, .kv_heads = 32, .intermediate = 16384, .speech_codes = SPEECH_CODES};
     return (size_t)llm_plan_scratch_bytes(&largest, rows_max) + SCRATCH_SLACK_BYTES;
 }
 
@@ -305,7 +306,7 @@ static cf_err run_head(llm_engine *e, const call *c, const activations *a)
     TRY(backend_take_2d(e->be, DTYPE_F32, heads, llm_speech_rows(&e->model->shape), &logits));
     TRY(op_embedding(e->be, &(op_embedding_args){.table = &a->x, .ids = &ids, .y = &last})); /* last:   [N, H] */
     TRY(rms_norm(e, &last, &e->model->norm_out, &hidden));                                   /* hidden: [N, H] */
-    TRY(linear(e, GEMM_DECODE, &hidden, e->model->head, NULL, &logits));                     /* logits: [N, speech rows] */
+    TRY(linear(e, GEMM_DECODE, &hidden, e->model->head, NULL, &logits));                     /* logits: [N, rows] */
     TRY(backend_download(e->be, &hidden, e->st.hidden));
     TRY(backend_download(e->be, &logits, e->st.logits));
 out:

@@ -183,7 +183,8 @@ static cf_err bind_all(backend *be, llm_model *m, precision operands)
     for (int32_t i = 0; i < m->shape.layers; i++)
         TRY(bind_layer(be, m, i, operands, matrix, bias));
     TRY(bind_vector(be, m->file, "llm.model.model.norm.weight", hidden, &m->norm_out));
-    TRY(pack_one(be, m->file, "llm_decoder.weight", llm_speech_rows(&m->shape), hidden, operands, GEMM_DECODE_BIT, &m->head));
+    TRY(pack_one(be, m->file, "llm_decoder.weight", llm_speech_rows(&m->shape), hidden, operands, GEMM_DECODE_BIT,
+                 &m->head));
     TRY(weights_f32(m->file, "llm.model.model.embed_tokens.weight", 2, (int64_t[]){m->shape.text_rows, hidden},
                     &m->text_table));
     TRY(weights_f32(m->file, "speech_embedding.weight", 2, (int64_t[]){llm_speech_rows(&m->shape), hidden},

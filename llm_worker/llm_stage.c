@@ -271,7 +271,8 @@ static void row_advance(stage *st, llm_row *row, const float *logits)
         return;
     }
     row->hist[row->hist_count++] = token;
-    if (codes != SPEECH_CODES || !llm_silence_drops(token, &row->silence_run)) /* the list is the released vocabulary's */
+    /* The list of silent codes is the released vocabulary's. */
+    if (codes != SPEECH_CODES || !llm_silence_drops(token, &row->silence_run))
         row->out[row->out_count++] = token;
     row->state = ROW_RUNNING;
     if (row->hist_count < row->lengths.max_tokens)

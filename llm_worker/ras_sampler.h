@@ -40,11 +40,11 @@ typedef enum ras_mask {
 int32_t ras_nucleus(const float *p, int32_t count, int32_t *ret_ids);
 
 /*
- * Draws an id. logits: [codes + SPEECH_CONTROLS], codes at most SPEECH_CODES; hist: [hist_count] ids of this request, oldest first, never prompt ids;
- * uniforms in [0, 1). CF_ERR_NUMERIC when a logit is NaN or infinite.
+ * Draws an id. logits: [codes + SPEECH_CONTROLS], codes at most SPEECH_CODES; hist: [hist_count] ids of this request,
+ * oldest first, never prompt ids; uniforms in [0, 1). CF_ERR_NUMERIC when a logit is NaN or infinite.
  */
-CF_MUST_CHECK cf_err ras_sample(const float *logits, int32_t codes, const int32_t *hist, int32_t hist_count, ras_mask mask,
-                                float nucleus_uniform, float fallback_uniform, int32_t *ret_id);
+CF_MUST_CHECK cf_err ras_sample(const float *logits, int32_t codes, const int32_t *hist, int32_t hist_count,
+                                ras_mask mask, float nucleus_uniform, float fallback_uniform, int32_t *ret_id);
 
 #ifdef __cplusplus
 }

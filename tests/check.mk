@@ -12,6 +12,7 @@
 #: make fuzz F=json TIME=60      one fuzz target with libFuzzer (needs clang); make fuzz-all runs each
 #: make check-systemd            boots the installed units under a real systemd, in namespaces; as root
 #: make check-slurm              the Slurm example on two nodes on loopback; as root, installs slurmctld slurmd munge
+#: make check-voice              the demo voice through the whole farm, understood by PocketSphinx (installs it)
 #: make tidy | format | format-check | headers | docs-check    one step of the check
 #: make install PREFIX=/usr/local [DESTDIR=...]                programs, units, configuration
 #: make compile_commands.json    for editors
@@ -72,6 +73,7 @@ step|headers|$(LIMIT_S)|$(MAKE) -s -k headers
 step|tidy self-test|$(LIMIT_S)|$(NEED_PYTHON) tools/tidy.py --self-test
 step|tidy|$(LIMIT_S)|$(NEED_PYTHON) tools/tidy.py
 step|format|$(LIMIT_S)|tools/format.sh --check
+step|voice_lab|$(LIMIT_S)|$(NEED_PYTHON) tests/voice_lab/test_voice_lab.py
 step|documents|$(LIMIT_S)|$(NEED_PYTHON) tools/docs_check.py
 )
 endef
@@ -124,6 +126,11 @@ check-systemd: all
 	tests/systemd/boot_test.sh $(B)/check-systemd
 check-slurm: all
 	tests/slurm/slurm_test.sh $(B)/check-slurm
+
+# The demo voice, understood by an independent recogniser.
+check-voice: all
+	tests/voice_lab/check_voice.sh $(B)/bin/cosyfarm $(or $(MODEL),models/demo) $(B)/check-voice
+.PHONY: check-voice
 
 # One target for TIME seconds, starting from the committed corpus; what it learns stays in build/fuzz/corpus.
 fuzz:

@@ -1,6 +1,6 @@
 """What PocketSphinx understands: word error rates of waves, with a bigram of the test's sentences or a flat word list.
 
-    python3 -m voice_lab.evaluate DIR                          DIR holds manifest.jsonl of {"id", "text"} and ID.wav
+    python3 -m voice_lab.evaluate DIR                          DIR holds manifest.jsonl of {"id", "text"} and audio/ID.wav
     python3 -m voice_lab.evaluate DIR --farm cosyfarm -m MODEL [-v VOICE] [--sentences N]    ... made by the farm first
 
 Debian packages pocketsphinx and pocketsphinx-en-us; nothing but Python's own library. Exit 77: no recogniser; 1: an
@@ -92,11 +92,12 @@ def dictionary(path, words):
 
 
 def read_wave(path):
-    """Samples in [-1, 1) and the rate."""
+    """Samples in [-1, 1) and the rate. A stream's header does not know the length: what is there counts."""
     with wave.open(path, "rb") as f:
         if f.getsampwidth() != 2 or f.getnchannels() != 1:
             raise RuntimeError(f"{path}: expected 16-bit mono")
-        return [s / 32768 for s in array("h", f.readframes(f.getnframes()))], f.getframerate()
+        data, rate = f.readframes(min(f.getnframes(), os.path.getsize(path) // 2)), f.getframerate()
+        return [s / 32768 for s in array("h", data[:len(data) // 2 * 2])], rate
 
 
 def _pcm(samples):
@@ -195,16 +196,24 @@ def template_texts(templates, count=4000, seed=99):
     return [sentences.fill(rng.choice(templates), rng) for _ in range(count)]
 
 
-def speak_by_farm(folder, program, model, voice, texts, options):
-    """Has `cosyfarm batch` say the texts into the folder."""
-    os.makedirs(folder, exist_ok=True)
+def _run(command, **options):
+    done = subprocess.run(command, stderr=subprocess.PIPE, **options)
+    if done.returncode != 0:
+        raise RuntimeError(f"{' '.join(command)}: exit {done.returncode}\n{done.stderr.decode()[-3000:]}")
+
+
+def speak_by_farm(folder, program, model, voice, texts, options, stream):
+    """Has `cosyfarm batch` say the texts into folder/audio; stream: `cosyfarm say -o -`, one farm a sentence."""
+    os.makedirs(folder + "/audio", exist_ok=True)
     with open(folder + "/manifest.jsonl", "w", encoding="utf-8") as out:
         for i, text in enumerate(texts):
             out.write(json.dumps({"id": f"s{i:03d}", "text": text, "seed": i + 1, **options}) + "\n")
-    command = [program, "batch", "-m", model, "-v", voice, folder + "/manifest.jsonl", "-o", folder]
-    done = subprocess.run(command, capture_output=True, text=True)
-    if done.returncode != 0:
-        raise RuntimeError(f"{' '.join(command)}: exit {done.returncode}\n{done.stderr[-3000:]}")
+    if not stream:
+        _run([program, "batch", "-q", "-m", model, "-v", voice, folder + "/manifest.jsonl", "-o", folder])
+        return
+    for i, text in enumerate(texts):
+        with open(f"{folder}/audio/s{i:03d}.wav", "wb") as out:
+            _run([program, "say", "-q", "-m", model, "-v", voice, "--seed", str(i + 1), "-o", "-", text], stdout=out)
 
 
 def main():
@@ -213,6 +222,7 @@ def main():
     ap.add_argument("--farm", metavar="PROGRAM", help="cosyfarm: say the sentences first")
     ap.add_argument("-m", "--model")
     ap.add_argument("-v", "--voice", default="arlo", choices=PITCHES)
+    ap.add_argument("--stream", action="store_true", help="as a stream: block-causal masks, one farm a sentence")
     ap.add_argument("--sentences", type=int, default=100)
     ap.add_argument("--shapes", choices=("training", "other"), default="training")
     ap.add_argument("--row", type=json.loads, default={}, help='fields of every row, as {"mode": "instruct"}')
@@ -227,10 +237,10 @@ def main():
         sys.exit(77)
     templates = sentences.TRAINING if a.shapes == "training" else sentences.OTHER_SHAPES
     if a.farm:
-        speak_by_farm(a.folder, a.farm, a.model, a.voice, sentences.test(a.sentences, templates, 1), a.row)
+        speak_by_farm(a.folder, a.farm, a.model, a.voice, sentences.test(a.sentences, templates, 1), a.row, a.stream)
     with open(a.folder + "/manifest.jsonl", encoding="utf-8") as lines:
         rows = [json.loads(line) for line in lines]
-    waves = [read_wave(f"{a.folder}/{r['id']}.wav") for r in rows]
+    waves = [read_wave(f"{a.folder}/audio/{r['id']}.wav") for r in rows]
     rates = score(waves, [r["text"] for r in rows], sentences.word_list(a.words), template_texts(templates), a.show, not a.no_loop)
     periodic = sum(periodicity(w, PITCHES[a.voice], rate) for w, rate in waves) / len(waves)
     print(f"{a.voice}, {a.shapes} shapes: {len(rows)} sentences, " +

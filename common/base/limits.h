@@ -15,12 +15,12 @@
 
 /* Speech vocabulary (llm.md 3): the released one, and the largest. A model of fewer rows has codes 0..N-1 and its
  * control ids behind them, N = rows - SPEECH_CONTROLS. */
-#define SPEECH_CODES       6561
-#define SPEECH_CONTROLS    200
-#define SPEECH_ROWS        (SPEECH_CODES + SPEECH_CONTROLS)
-#define TOKEN_SOS(codes)   (codes)
-#define TOKEN_EOS(codes)   ((codes) + 1)
-#define TOKEN_TASK(codes)  ((codes) + 2)
+#define SPEECH_CODES      6561
+#define SPEECH_CONTROLS   200
+#define SPEECH_ROWS       (SPEECH_CODES + SPEECH_CONTROLS)
+#define TOKEN_SOS(codes)  (codes)
+#define TOKEN_EOS(codes)  ((codes) + 1)
+#define TOKEN_TASK(codes) ((codes) + 2)
 /* Codes of silence and breath (llm.md 9) of the released vocabulary; no other one has a list. */
 #define SPEECH_SILENT 1, 2, 28, 29, 55, 248, 494, 2241, 2242, 2322, 2323
 

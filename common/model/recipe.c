@@ -25,8 +25,10 @@ static const struct {
     double f0_bias;
 } SIZES[] = {
     [RECIPE_TINY] = {"tiny", {128, 2, 2, 1, 320, 832, SPEECH_CODES}, {128, 2, 2, 64, SPEECH_CODES}, {64, 32}, 130.0},
-    [RECIPE_SMALL] = {"small", {256, 4, 4, 2, 1024, 832, SPEECH_CODES}, {256, 4, 4, 128, SPEECH_CODES}, {128, 96}, 110.0},
-    [RECIPE_FULL] = {"full", {896, 24, 14, 2, 4864, 151936, SPEECH_CODES}, {1024, 22, 16, 1024, SPEECH_CODES}, {512, 512}, 60.0},
+    [RECIPE_SMALL] =
+        {"small", {256, 4, 4, 2, 1024, 832, SPEECH_CODES}, {256, 4, 4, 128, SPEECH_CODES}, {128, 96}, 110.0},
+    [RECIPE_FULL] =
+        {"full", {896, 24, 14, 2, 4864, 151936, SPEECH_CODES}, {1024, 22, 16, 1024, SPEECH_CODES}, {512, 512}, 60.0},
 };
 
 const char *recipe_size_name(recipe_size size)

@@ -621,22 +621,14 @@ static void test_knows_the_released_files(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_detects_the_model),
-        cmocka_unit_test(test_ranks_the_files),
-        cmocka_unit_test(test_says_what_is_missing),
-        cmocka_unit_test(test_refuses_configurations),
-        cmocka_unit_test(test_refuses_configured_values),
-        cmocka_unit_test(test_accepts_good_files),
-        cmocka_unit_test(test_accepts_files_of_torch),
-        cmocka_unit_test(test_accepts_names_of_converters),
-        cmocka_unit_test(test_refuses_missing_and_extra),
-        cmocka_unit_test(test_refuses_shapes_and_types),
-        cmocka_unit_test(test_a_small_vocabulary),
-        cmocka_unit_test(test_refuses_shapes_of_other_models),
-        cmocka_unit_test(test_refuses_too_many_blocks),
-        cmocka_unit_test(test_names_foreign_files),
-        cmocka_unit_test(test_refuses_truncated_files),
-        cmocka_unit_test(test_refuses_swapped_stages),
+        cmocka_unit_test(test_detects_the_model),         cmocka_unit_test(test_ranks_the_files),
+        cmocka_unit_test(test_says_what_is_missing),      cmocka_unit_test(test_refuses_configurations),
+        cmocka_unit_test(test_refuses_configured_values), cmocka_unit_test(test_accepts_good_files),
+        cmocka_unit_test(test_accepts_files_of_torch),    cmocka_unit_test(test_accepts_names_of_converters),
+        cmocka_unit_test(test_refuses_missing_and_extra), cmocka_unit_test(test_refuses_shapes_and_types),
+        cmocka_unit_test(test_a_small_vocabulary),        cmocka_unit_test(test_refuses_shapes_of_other_models),
+        cmocka_unit_test(test_refuses_too_many_blocks),   cmocka_unit_test(test_names_foreign_files),
+        cmocka_unit_test(test_refuses_truncated_files),   cmocka_unit_test(test_refuses_swapped_stages),
         cmocka_unit_test(test_knows_the_released_files),
     };
     return cmocka_run_group_tests_name("model_dir", tests, NULL, NULL);

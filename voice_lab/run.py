@@ -1,0 +1,77 @@
+"""The whole pipeline, from nothing to a model directory, on two cores and a budget of hours.
+
+    python3 -m voice_lab.run --hours 2.5 --out DIR
+
+One process a core: data first, then one core trains HiFT and Flow while the other trains the LLM; then export and the
+gates. Everything is resumable: the same command goes on where it stopped. Ends with OUT/demo (the model directory),
+OUT/gates*.log (error rates) and OUT/*.svg.
+"""
+import argparse
+import os
+import subprocess
+import sys
+import time
+
+# Shares of the wall time: data before anything else, gates behind everything.
+DATA, GATES = 0.07, 0.09
+HIFT, F0, FLOW = 0.63, 0.03, 0.34         # of one core's training time; the LLM has the other core
+
+
+def wait(out, **processes):
+    for name, process in processes.items():
+        if process.wait() != 0:
+            raise SystemExit(f"{name} failed: see {out}/{name}.log")
+
+
+def start(out, name, *commands):
+    """Modules of voice_lab one after the other, on one thread, as one process; what they print goes to OUT/name.log."""
+    script = ("import subprocess, sys\nfor c in " + repr([list(c) for c in commands]) +
+              ":\n    print('#', *c, flush=True)\n    subprocess.run([sys.executable, '-m', *c], check=True)\n")
+    environment = {**os.environ, **{f"{p}_NUM_THREADS": "1" for p in ("OMP", "OPENBLAS", "MKL")},
+                   "TORCHINDUCTOR_COMPILE_THREADS": "1", "PYTHONUNBUFFERED": "1"}
+    print(f"{time.strftime('%H:%M:%S')} {name}: " + "; ".join(" ".join(c) for c in commands), flush=True)
+    with open(f"{out}/{name}.log", "a", encoding="utf-8") as log:
+        return subprocess.Popen([sys.executable, "-c", script], stdout=log, stderr=log, env=environment)
+
+
+def main():
+    ap = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    ap.add_argument("--hours", type=float, default=2.5)
+    ap.add_argument("--out", required=True)
+    ap.add_argument("--rendered", type=int, default=2000, help="sentences with sound, each in both voices")
+    ap.add_argument("--features", type=int, default=30000, help="sentences of codes alone, for the LLM")
+    ap.add_argument("--seed", type=int, default=1)
+    ap.add_argument("--no-compile", action="store_true", help="without g++")
+    a = ap.parse_args()
+    os.makedirs(a.out, exist_ok=True)
+    minutes = a.hours * 60 * (1 - DATA - GATES)
+    seed, data = ["--seed", str(a.seed)], a.out + "/data"
+
+    wait(a.out, features=start(a.out, "features", ["voice_lab.make_data", data, "--features",
+                                                        str(min(8000, a.features)), *seed]))
+    if not os.path.exists(a.out + "/codes.npz"):
+        wait(a.out, tokens=start(a.out, "tokens", ["voice_lab.tokens", a.out, *seed]))
+    sound = start(
+        a.out, "sound",
+        ["voice_lab.make_data", data, "--rendered", str(a.rendered), *seed],
+        ["voice_lab.train_hift", a.out, "--minutes", f"{minutes * HIFT:.1f}", "--f0-minutes", f"{minutes * F0:.1f}", *seed] +
+        ([] if a.no_compile else ["--compile"]),
+        ["voice_lab.train_flow", a.out, "--minutes", f"{minutes * FLOW:.1f}", *seed])
+    words = start(
+        a.out, "words",
+        ["voice_lab.make_data", data, "--features", str(a.features), *seed],
+        ["voice_lab.train_llm", a.out, "--minutes", f"{minutes:.1f}", *seed])
+    wait(a.out, sound=sound, words=words)
+    wait(a.out, export=start(a.out, "export", ["voice_lab.export", a.out, a.out + "/demo"]))
+    wait(a.out, plot=start(a.out, "plot", ["voice_lab.plot", a.out, a.out]))
+    arlo = start(a.out, "gates", ["voice_lab.gate", a.out, "--sentences", "40"])
+    mira = start(a.out, "gates-mira", ["voice_lab.gate", a.out, "--sentences", "40", "--voice", "mira", "--stages",
+                                       "hift,flow,chain"])
+    wait(a.out, gates=arlo, **{"gates-mira": mira})
+    for name in ("gates", "gates-mira"):
+        with open(f"{a.out}/{name}.log", encoding="utf-8") as log:
+            print(log.read())
+
+
+if __name__ == "__main__":
+    main()
