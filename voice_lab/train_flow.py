@@ -10,8 +10,8 @@ import torch
 from . import flow, make_data, mel, tokens, vocoder
 from .train import Loop
 
-BATCH, UNCONDITIONAL = 8, 0.15
-CROPS = (50, 60, 75, 100)                  # codes
+CODES_PER_STEP, UNCONDITIONAL = 600, 0.15
+CROPS = (50, 75, 100, 150)                 # codes
 SIGMA_MIN = 1e-6
 
 
@@ -36,7 +36,7 @@ def load(folder, codes):
 def batch_of(by_voice, rng):
     """Runs of utterances of one voice, cut to a common length: a prompt is what comes before."""
     length, codes, mels, who, given = CROPS[rng.integers(len(CROPS))], [], [], [], []
-    for _ in range(BATCH):
+    for _ in range(CODES_PER_STEP // length):
         data = by_voice[rng.integers(len(by_voice))]
         parts, have = [], 0
         while have < length + 3:

@@ -21,7 +21,7 @@ def load(folder, limit=None):
     for arrays in make_data.load(folder)[:limit]:
         for voice in vocoder.VOICES:
             for audio, f0 in zip(make_data.split(arrays, voice.name + "_audio"), make_data.split(arrays, voice.name + "_f0")):
-                if len(f0) >= FRAMES + AHEAD:
+                if len(f0) >= FRAMES:
                     out.append((mel.log_mel(audio / 32767.0), audio, f0, hift.sines(f0)[:, 0].astype(np.float32)))
     return out
 
@@ -56,13 +56,15 @@ class Losses:
 
 
 def batch_of(data, table, generator, weight):
-    """mel [B, 80, FRAMES + AHEAD], source [B, 480 FRAMES + 16], audio [B, 480 FRAMES]."""
-    mels, sources, waves = [], [], []
+    """mel [B, 80, FRAMES + AHEAD], source [B, 480 FRAMES + 16], audio [B, 480 FRAMES], counted samples [B, 480 FRAMES].
+
+    An utterance's end has zeros for look-ahead, as at inference; its beginning counts from the first sample.
+    """
+    mels, sources, waves, counted = [], [], [], []
     for k in torch.randint(len(data), (BATCH,), generator=generator).tolist():
         m, audio, f0, sine = data[k]
-        first = int(torch.randint(-SKIP, len(m) - FRAMES - AHEAD + 1, (1,), generator=generator))
-        first = max(first, 0)
-        frame = np.arange(first, first + FRAMES + 1).clip(max=len(f0) - 1)
+        first = int(torch.randint(-SKIP, len(m) - FRAMES + SKIP + 1, (1,), generator=generator))
+        first = min(max(first, 0), len(m) - FRAMES)
         n = np.arange(first * 480 - 8, (first + FRAMES) * 480 + 8)
         n = np.abs(n)
         n = np.where(n >= len(audio), 2 * (len(audio) - 1) - n, n)
@@ -70,10 +72,12 @@ def batch_of(data, table, generator, weight):
         voiced = f0 > 10
         level = np.where(voiced, 0.003, 0.1 / 3)[j]
         source = np.tanh(weight * ((sine * voiced)[j] + level * table[n]))
-        mels.append(m[first:first + FRAMES + AHEAD].T)
+        m = m[first:first + FRAMES + AHEAD].T
+        mels.append(np.pad(m, ((0, 0), (0, FRAMES + AHEAD - m.shape[1]))))
         sources.append(source.astype(np.float32))
         waves.append(audio[first * 480:(first + FRAMES) * 480] / np.float32(32767))
-    return [torch.from_numpy(np.stack(x).astype(np.float32)) for x in (mels, sources, waves)]
+        counted.append(np.repeat([first == 0, True], [SKIP * 480, (FRAMES - SKIP) * 480]))
+    return [torch.from_numpy(np.stack(x).astype(np.float32)) for x in (mels, sources, waves, counted)]
 
 
 def train_decoder(out, folder, minutes, seed, compiled):
@@ -92,9 +96,8 @@ def train_decoder(out, folder, minutes, seed, compiled):
     step = torch.compile(model) if compiled else model
     model.train()
     while loop.going():
-        mels, sources, waves = batch_of(data, table, loop.generator, vocoder.SOURCE_WEIGHT)
-        audio = step(mels, sources)
-        loss, figures = losses(audio[:, SKIP * 480:], waves[:, SKIP * 480:])
+        mels, sources, waves, counted = batch_of(data, table, loop.generator, vocoder.SOURCE_WEIGHT)
+        loss, figures = losses(step(mels, sources) * counted, waves * counted)
         loop.update(loss, figures)
     loop.finish()
     return model, data
@@ -111,15 +114,16 @@ def train_f0(out, model, data, minutes, seed):
         mels, wanted = [], []
         for k in torch.randint(len(data), (16,), generator=loop.generator).tolist():
             m, _, f0, _ = data[k]
-            first = int(torch.randint(0, len(m) - FRAMES - 3 + 1, (1,), generator=loop.generator))
-            mels.append(m[first:first + FRAMES + 3].T)
+            first = int(torch.randint(0, len(m) - FRAMES + 1, (1,), generator=loop.generator))
+            m = m[first:first + FRAMES + 3].T
+            mels.append(np.pad(m, ((0, 0), (0, FRAMES + 3 - m.shape[1]))))
             wanted.append(np.where(f0 > 10, f0, 0)[first:first + FRAMES])
         x = torch.from_numpy(np.stack(mels))
         x = x + torch.randn(x.shape, generator=loop.generator) * 0.15 * torch.rand((16, 1, 1), generator=loop.generator)
         want = torch.from_numpy(np.stack(wanted).astype(np.float32))
-        error = (predictor(x) - want).abs()[:, 8:]
-        want = want[:, 8:]
-        wrong = ((predictor(x)[:, 8:] > 10) != (want > 10)).float().mean()
+        got, want = predictor(x)[:, 8:], want[:, 8:]
+        error = (got - want).abs()
+        wrong = ((got.detach() > 10) != (want > 10)).float().mean()
         loop.update(error.mean(), {"hz": error.detach().mean(), "voicing": wrong})
     loop.finish()
 
