@@ -16,14 +16,14 @@
 
 #define ANGLES (2 * FLOW_ROPE_PAIRS) /* cos, sin of a frame */
 
-static double bytes_per_value(const stage_tensor *t, size_t operand_bytes)
+static double bytes_per_value(const stage_tensor *t, const stage_config *cfg)
 {
     if (strstr(t->name, "attn_norm") || strstr(t->name, "norm_out") || strstr(t->name, "time_embed") ||
         strstr(t->name, "spk_embed") || t->kind == STAGE_INV_FREQ)
         return 0;
     if (strncmp(t->name, "input_embedding", 15) == 0 || strncmp(t->name, "pre_lookahead", 13) == 0)
         return sizeof(float);
-    return t->rank >= 2 ? (double)operand_bytes : sizeof(float);
+    return t->rank >= 2 ? (double)backend_value_bytes(cfg->device, cfg->operands, GEMM_BULK_BIT) : sizeof(float);
 }
 
 cf_err flow_plan(const stage_config *cfg, stage_memory *ret_memory)
@@ -41,7 +41,7 @@ cf_err flow_plan(const stage_config *cfg, stage_memory *ret_memory)
     const uint64_t state_values = 2 * MEL_BINS * (3 * frames + (uint64_t)cfg->rows_max); /* flow_pack.c: both sides */
     const uint64_t table_values =
         (uint64_t)FRAMES_MAX * (ANGLES + MEL_BINS + 1) + (uint64_t)CFM_STEPS * (uint64_t)modulation_line_values(&dims);
-    *ret_memory = (stage_memory){.weights_bytes = memory_of_table(&table, bytes_per_value, cfg->operands),
+    *ret_memory = (stage_memory){.weights_bytes = memory_of_table(&table, bytes_per_value, cfg),
                                  .tables_bytes = (state_values + table_values) * sizeof(float),
                                  .scratch_bytes = flow_model_scratch_bytes(&dims, cfg->frames_max),
                                  .library_bytes = backend_library_bytes(cfg->device)};

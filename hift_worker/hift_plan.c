@@ -12,8 +12,9 @@
 #include "hift_worker/hift_model.h"
 #include "hift_worker/hift_shapes.h"
 
-static double bytes_per_value(const stage_tensor *t, size_t operand_bytes)
+static double bytes_per_value(const stage_tensor *t, const stage_config *cfg)
 {
+    const double operand_bytes = (double)backend_value_bytes(cfg->device, cfg->operands, GEMM_BULK_BIT);
     if (t->kind == STAGE_NORM_G)
         return 0; /* folded into the direction */
     if (strncmp(t->name, "f0_predictor", 12) == 0)
@@ -21,9 +22,9 @@ static double bytes_per_value(const stage_tensor *t, size_t operand_bytes)
     if (strncmp(t->name, "ups.", 4) == 0) {
         const hift_rung *rung = &HIFT_LADDER[strtol(t->name + 4, NULL, 10) % HIFT_RUNGS];
         return t->rank < 2 ? (double)rung->rate * sizeof(float)
-                           : (double)operand_bytes * (double)(rung->rate * HIFT_UPS_TAPS) / (double)rung->ups_kernel;
+                           : operand_bytes * (double)(rung->rate * HIFT_UPS_TAPS) / (double)rung->ups_kernel;
     }
-    return t->rank >= 2 ? (double)operand_bytes : sizeof(float);
+    return t->rank >= 2 ? operand_bytes : sizeof(float);
 }
 
 cf_err hift_plan(const stage_config *cfg, stage_memory *ret_memory)
@@ -38,8 +39,10 @@ cf_err hift_plan(const stage_config *cfg, stage_memory *ret_memory)
     TRY(weights_open(path, &w));
     TRY(hift_dims_derive(w, &dims));
     TRY(stage_table_hift(&dims, 0, &table));
-    const precision operands = library_bytes == 0 ? PRECISION_F32 : cfg->operands; /* of a CPU always f32 */
-    *ret_memory = (stage_memory){.weights_bytes = memory_of_table(&table, bytes_per_value, operands),
+    stage_config kept = *cfg;
+    if (library_bytes == 0) /* a CPU */
+        kept.operands = PRECISION_F32;
+    *ret_memory = (stage_memory){.weights_bytes = memory_of_table(&table, bytes_per_value, &kept),
                                  .tables_bytes = HIFT_NOISE_SAMPLES * sizeof(float),
                                  .scratch_bytes = hift_model_scratch_bytes(&dims, cfg->frames_max, cfg->rows_max),
                                  .library_bytes = library_bytes};

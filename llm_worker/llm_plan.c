@@ -1,7 +1,6 @@
 /*
- * llm_plan.c - memory of a llm worker: matrices with the operands' width, vectors in f32, rope tables, the cache. A
- * CPU packs the matrices of the layers twice, for wide tiles of prefill and for those of decoding. Embeddings stay in
- * the file's mapping. Any thread. Fails: as model_dir, weights and llm_dims_derive.
+ * llm_plan.c - memory of a llm worker: matrices as the device packs them, vectors in f32, rope tables, the cache.
+ * Embeddings stay in the file's mapping. Any thread. Fails: as model_dir, weights and llm_dims_derive.
  */
 #include "llm_worker/llm_plan.h"
 
@@ -11,17 +10,14 @@
 #include "common/worker/memory_plan.h"
 #include "llm_worker/llm_forward.h"
 
-static double bytes_per_value(const stage_tensor *t, size_t operand_bytes)
+static double bytes_per_value(const stage_tensor *t, const stage_config *cfg)
 {
     if (strstr(t->name, "embed_tokens") || strstr(t->name, "lm_head") || strstr(t->name, "speech_embedding"))
         return 0;
-    return t->rank >= 2 ? (double)operand_bytes : sizeof(float);
-}
-
-static double bytes_on_cpu(const stage_tensor *t, size_t operand_bytes)
-{
-    const bool in_layer = t->rank >= 2 && strstr(t->name, ".layers.");
-    return bytes_per_value(t, operand_bytes) * (in_layer ? 2 : 1);
+    if (t->rank < 2)
+        return sizeof(float);
+    const unsigned kinds = strstr(t->name, ".layers.") ? GEMM_BULK_BIT | GEMM_DECODE_BIT : GEMM_DECODE_BIT;
+    return (double)backend_value_bytes(cfg->device, cfg->operands, kinds);
 }
 
 cf_err llm_plan(const stage_config *cfg, stage_memory *ret_memory)
@@ -44,12 +40,11 @@ cf_err llm_plan(const stage_config *cfg, stage_memory *ret_memory)
                              .intermediate = (int32_t)dims.intermediate};
     const uint64_t library_bytes = backend_library_bytes(cfg->device);
     const kv_cache_config cache = llm_cache_config(&shape, cfg->rows_max);
-    *ret_memory = (stage_memory){
-        .weights_bytes = memory_of_table(&table, library_bytes == 0 ? bytes_on_cpu : bytes_per_value, cfg->operands),
-        .tables_bytes =
-            kv_cache_plan_bytes(&cache) + 2 * sizeof(float) * (uint64_t)SEQUENCE_TOKENS_MAX * LLM_ROPE_PAIRS,
-        .scratch_bytes = llm_plan_scratch_bytes(&shape, cfg->rows_max),
-        .library_bytes = library_bytes};
+    *ret_memory = (stage_memory){.weights_bytes = memory_of_table(&table, bytes_per_value, cfg),
+                                 .tables_bytes = kv_cache_plan_bytes(&cache) +
+                                                 2 * sizeof(float) * (uint64_t)SEQUENCE_TOKENS_MAX * LLM_ROPE_PAIRS,
+                                 .scratch_bytes = llm_plan_scratch_bytes(&shape, cfg->rows_max),
+                                 .library_bytes = library_bytes};
 out:
     stage_table_done(&table);
     weights_close(w);

@@ -5,8 +5,8 @@
 #ifndef CF_BASE_PROCESS_H
 #define CF_BASE_PROCESS_H
 
-#include <signal.h>
 #include <pthread.h>
+#include <signal.h>
 #include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>

@@ -65,6 +65,14 @@ uint64_t backend_library_bytes(const char *device)
     return device_parse(device, &number) == CF_OK && number != DEVICE_CPU ? BACKEND_CUDA_LIBRARY_BYTES : 0;
 }
 
+size_t backend_value_bytes(const char *device, precision operands, unsigned kinds)
+{
+    int number;
+    if (device_parse(device, &number) == CF_OK && number == DEVICE_CPU)
+        return cpu_value_bytes(operands, kinds);
+    return operands == PRECISION_F32 ? sizeof(float) : sizeof(uint16_t);
+}
+
 void backend_close(backend *be)
 {
     if (!be)

@@ -46,6 +46,9 @@ CF_MUST_CHECK cf_err backend_memory(const char *device, uint64_t *ret_free_bytes
 /* What a backend of the device takes besides the memory it is asked for: workspace of the products, ends of pieces. */
 uint64_t backend_library_bytes(const char *device);
 
+/* Bytes that a packed value of a weight takes, padding aside. kinds: GEMM_*_BIT, as for backend_pack_linear. */
+size_t backend_value_bytes(const char *device, precision operands, unsigned kinds);
+
 /* "cpu fast avx2 f32 threads=2": what was found, for the READY line. */
 const char *backend_describe(const backend *be);
 int backend_threads(const backend *be);

@@ -84,7 +84,11 @@ struct backend {
 CF_MUST_CHECK cf_err backend_keep_bytes(backend *be, size_t bytes, void *ret_ptr);
 
 /* Fills ops, device, impl, threads and describe of a zeroed backend. */
-CF_MUST_CHECK cf_err backend_cpu_open(const backend_config *cfg, backend *be);
+CF_MUST_CHECK /* backend_value_bytes on a CPU: as the fast backend opens on this machine. */
+    size_t
+    cpu_value_bytes(precision operands, unsigned kinds);
+
+cf_err backend_cpu_open(const backend_config *cfg, backend *be);
 
 /* The same for CUDA device `device`. CF_ERR_UNSUPPORTED: no such device, no driver, a build without CUDA. */
 CF_MUST_CHECK cf_err backend_cuda_open(const backend_config *cfg, int device, backend *be);

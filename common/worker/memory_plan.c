@@ -8,7 +8,7 @@
 
 #define GIB 1073741824.0
 
-uint64_t memory_of_table(const stage_table *table, memory_rule rule, precision operands)
+uint64_t memory_of_table(const stage_table *table, memory_rule rule, const stage_config *cfg)
 {
     double bytes = 0;
     for (size_t i = 0; i < table->count; i++) {
@@ -16,7 +16,7 @@ uint64_t memory_of_table(const stage_table *table, memory_rule rule, precision o
         double count = 1;
         for (int d = 0; d < t->rank; d++)
             count *= (double)t->shape[d];
-        bytes += count * rule(t, operands == PRECISION_F32 ? 4 : 2);
+        bytes += count * rule(t, cfg);
     }
     return (uint64_t)bytes;
 }

@@ -12,11 +12,11 @@
 extern "C" {
 #endif
 
-/* Bytes of one element of a tensor as the stage keeps it on its device; 0: not there. operand: of a matrix. */
-typedef double (*memory_rule)(const stage_tensor *t, size_t operand_bytes);
+/* Bytes of one element of a tensor as the stage of that configuration keeps it on its device; 0: not there. */
+typedef double (*memory_rule)(const stage_tensor *t, const stage_config *cfg);
 
 /* Sum over a stage's tensors. */
-uint64_t memory_of_table(const stage_table *table, memory_rule rule, precision operands);
+uint64_t memory_of_table(const stage_table *table, memory_rule rule, const stage_config *cfg);
 
 uint64_t memory_total(const stage_memory *m); /* with what the device's libraries take */
 

@@ -182,6 +182,20 @@ static void describe_fast(backend *be)
              cpu->use_dnnl ? "onednn avx512" : cpu->kernels->name, be->threads, bf16);
 }
 
+size_t cpu_value_bytes(precision operands, unsigned kinds)
+{
+    const bool use_dnnl = onednn_has_fast_f32();
+    const cpu_state best = {.use_amx = use_dnnl && amx_usable(), .tiles = use_dnnl ? tile_kernels_choose() : NULL};
+    const weight w = {.form = WEIGHT_LINEAR, .operands = operands, .kinds = kinds};
+    const size_t narrow = operands == PRECISION_BF16_PAIR ? 2 * sizeof(uint16_t) : sizeof(uint16_t);
+    if (gemm_amx_take(&best, &w) || gemm_tiles_take(&best, &w))
+        return narrow;
+    if (!use_dnnl)
+        return operands == PRECISION_F32 ? sizeof(float) : narrow;
+    const size_t copies = (kinds & GEMM_BULK_BIT ? 1 : 0) + (kinds & GEMM_DECODE_BIT ? 1 : 0);
+    return copies * (operands == PRECISION_BF16 && onednn_has_fast_bf16() ? sizeof(uint16_t) : sizeof(float));
+}
+
 cf_err cpu_fast_open(backend *be, int threads, bool use_dnnl)
 {
     cf_err err;
