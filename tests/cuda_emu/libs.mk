@@ -18,8 +18,8 @@ MUTANT_LINK := $(CC) $(LDFLAGS) $(E)/obj/tests/cuda_emu/check/backend.o OBJECTS 
     $(patsubst %,$(E)/lib/%.a,tests_harness common_compute common_base) -Wl,--end-group -ldnnl -lgomp -lstdc++ $(EXT_BASE) -lcmocka
 define emu_plan
 step|emu mutants|200|tests/cuda_emu/check/mutants.sh $(E) '$(MUTANT_LINK)'
-step|emu farm|$(LIMIT_S)|tests/cuda_emu/check/farm.sh $(E) build/$(CONFIG) kills
-step|emu exchange|$(LIMIT_S)|tests/cuda_emu/check/farm.sh $(E) build/$(CONFIG) exchange
+step|emu farm|400|tests/cuda_emu/check/farm.sh $(E) build/$(CONFIG) kills
+step|emu exchange|400|tests/cuda_emu/check/farm.sh $(E) build/$(CONFIG) exchange
 step|emu plan|$(LIMIT_S)|tests/e2e/plan_test.sh $(E) 2
 step|emu parity f32|$(LIMIT_S)|tests/cuda_emu/check/parity.sh $(E) f32
 step|emu parity bf16|$(LIMIT_S)|tests/cuda_emu/check/parity.sh $(E) bf16

@@ -6,7 +6,7 @@ set -u
 command -v python3 >/dev/null || { echo "python3 is not installed"; exit 77; }
 emu=$1/bin cpu=$2/bin
 if [[ $3 == kills ]]; then # each program while it works
-    exec python3 tests/e2e/kill_test.py --bin "$emu" --rows 4 --words 1 --interval 1.5 --set device=cuda:0 --set threads=1 \
+    exec python3 tests/e2e/kill_test.py --bin "$emu" --rows 3 --words 1 --interval 1.2 --set device=cuda:0 --set threads=1 \
         --victims flow_worker,exchange_keeper,hift_worker,exchange_keeper,llm_worker --log '!exchange.host' --log +worker.memory
 fi
 dir=$(mktemp -d) || exit 1
