@@ -78,11 +78,12 @@ void process_name_thread(const char *name)
 }
 
 /* Fair scheduling lets a computing thread finish its slice, on some kernels until the next tick, 4 ms: too long for a
- * hand-over of six wake-ups. Such threads work for microseconds, and the kernel's throttling bounds one that does not. */
+ * hand-over of six wake-ups. Threads that ask for this work for microseconds; the kernel's throttling bounds one that
+ * does not. */
 bool process_thread_goes_first(void)
 {
-    return sched_setscheduler(0, SCHED_RR, &(struct sched_param){.sched_priority = sched_get_priority_min(SCHED_RR)}) ==
-           0;
+    const struct sched_param lowest = {.sched_priority = sched_get_priority_min(SCHED_RR)};
+    return sched_setscheduler(0, SCHED_RR, &lowest) == 0;
 }
 
 void process_thread_gives_way(void)

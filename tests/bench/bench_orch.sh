@@ -4,9 +4,11 @@
 #   tests/bench/bench_orch.sh BIN_DIR NULL_WORKER OUT_DIR ROWS
 #
 # A folder of programs in which the workers compute nothing; a batch of ROWS rows through it. Prints rows/s, and the
-# resident memory of orchestrator and batch after a tenth of the rows and at the end.
+# resident memory of orchestrator and batch at each tenth of the rows. With 100000 rows and more (before, it is still
+# warming up) memory that grows by more than GROWTH_MAX percent after the first tenth is a failure, status 1.
 set -eu
 bin=$1 null=$2 out=$3 rows=$4
+GROWTH_MAX=5
 rm -rf "$out"
 mkdir -p "$out/bin"
 cp "$bin/cosyfarm" "$bin/orchestrator" "$bin/exchange_keeper" "$out/bin/"
@@ -20,19 +22,29 @@ cpu() { awk '{ print ($14 + $15) / 100 }' "/proc/$1/stat" 2>/dev/null || true; }
 COSYFARM_RUN_DIR="$out/none" "$out/bin/cosyfarm" batch -m "$out/model" "$out/rows.jsonl" -v echo -o "$out/dir" --config "$out/config.json" -q &
 batch=$!
 trap 'kill $batch 2>/dev/null || true' EXIT
-started=$EPOCHREALTIME early_orch='' early_batch='' late_orch='' late_batch='' orch='' cpu_s=''
+started=$EPOCHREALTIME orch='' cpu_s=0 samples='' tenth=1
 while kill -0 $batch 2>/dev/null; do
     sleep 0.2
     done_rows=$(wc -l <"$out/dir/ledger.jsonl" 2>/dev/null || echo 0)
     [[ -n $orch ]] || orch=$(for p in $(cat "/proc/$batch/task/$batch/children" 2>/dev/null); do [[ $(cat "/proc/$p/comm") == orchestrator ]] && echo "$p"; done || true)
     [[ -n $orch ]] || continue
     o=$(rss "$orch") b=$(rss "$batch") c=$(cpu "$orch")
-    [[ -z $o || -z $b ]] || { late_orch=$o late_batch=$b cpu_s=$c; }
-    if [[ -z $early_orch ]] && ((done_rows * 10 >= rows)); then early_orch=$o early_batch=$b; fi
+    [[ -n $o && -n $b && -n $c ]] || continue
+    cpu_s=$c last="$done_rows $o $b"
+    if ((done_rows * 10 >= tenth * rows)); then
+        samples+="$last"$'\n'
+        tenth=$((done_rows * 10 / rows + 1))
+    fi
 done
 wait $batch
 trap - EXIT
-awk -v a="$started" -v b="$EPOCHREALTIME" -v n="$rows" -v c="${cpu_s:-0}" -v eo="${early_orch:-0}" -v lo="${late_orch:-0}" -v eb="${early_batch:-0}" -v lb="${late_batch:-0}" 'BEGIN {
-    printf "%d rows in %.1f s: %.0f rows/s; orchestrator %.1f s of CPU, %.0f us a row\n", n, b - a, n / (b - a), c, 1e6 * c / n
-    printf "resident KiB after a tenth and at the end: orchestrator %d and %d, batch %d and %d\n", eo, lo, eb, lb }'
+ended=$EPOCHREALTIME
 rm -rf "$out"
+awk -v a="$started" -v b="$ended" -v n="$rows" -v c="$cpu_s" 'BEGIN {
+    printf "%d rows in %.1f s: %.0f rows/s; orchestrator %.1f s of CPU, %.0f us a row\n", n, b - a, n / (b - a), c, 1e6 * c / n }'
+printf '%s%s\n' "$samples" "$last" | awk -v n="$rows" -v max="$GROWTH_MAX" '
+    NR == 1 { o = $2; b = $3 }
+    { printf "after %7d rows: orchestrator %d KiB, batch %d KiB\n", $1, $2, $3; grown = $2 / o > $3 / b ? $2 / o : $3 / b }
+    END {
+        printf "resident memory grew by %.1f %% (at most %d %%%s)\n", 100 * grown - 100, max, n < 100000 ? "; not judged below 100000 rows" : ""
+        exit n >= 100000 && 100 * grown - 100 > max }'

@@ -1,5 +1,5 @@
 /*
- * test_kill.c - kill -9 of every process while ten rows are in flight: every row's file appears, with the bytes of an
+ * test_kill.c - kill -9 of every process while eight rows are in flight: every row's file appears, with the bytes of an
  * undisturbed run. Some deaths come from outside, at a row's end; others at an exact place inside, by a fault point.
  * [P-06], [P-13], [P-16].
  */
@@ -14,7 +14,7 @@
 #include "common/base/sha256.h"
 #include "tests/harness/farm.h"
 
-#define ROWS 10
+#define ROWS 8
 
 static farm_row undisturbed[ROWS];
 

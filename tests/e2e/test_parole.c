@@ -82,7 +82,7 @@ static void test_batch_goes_on_after_a_parole(void **state)
     (void)state;
     const char *dir = test_temp_dir();
     make_worker(4);
-    run(0, "8 done", dir, ",\"parole_s\":1,\"parole_max_s\":2");
+    run(0, "6 done", dir, ",\"parole_s\":1,\"parole_max_s\":2");
     batch_expect_undisturbed(dir);
     assert_true(
         batch_has_text(dir, "farm.log", "ev=member.barred unit=orchestrator role=llm instance=0 deaths=3 pause_s=1"));
@@ -99,7 +99,7 @@ static void test_batch_gives_up_after_paroles(void **state)
     run(75, "none has been fed for 2 s (parole_s + barred_s)", dir,
         ",\"parole_s\":1,\"parole_max_s\":60,\"barred_s\":1");
     assert_true(batch_has_text(dir, "farm.log", "ev=member.parole"));
-    batch_expect(0, "8 done", dir);
+    batch_expect(0, "6 done", dir);
     batch_expect_undisturbed(dir);
 }
 

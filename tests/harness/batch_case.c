@@ -160,23 +160,21 @@ void batch_expect(int code, const char *part, const char *dir)
 
 int batch_cases_begin(void **state)
 {
-    static const char *const texts[] = {"The lamp went out.", "It rained.",
-                                        "She said yes, and then nothing for an hour.",
-                                        "A quick boat crossed the bay before the tide turned."};
+    static const char *const texts[] = {"It rained.", "Yes.", "No rain.", "The lamp went out."};
     char text[BATCH_ROWS * 200];
     size_t n = 0;
     (void)state;
     const char *dir = test_temp_dir();
     for (int i = 0; i < BATCH_ROWS; i++)
         n += (size_t)snprintf(text + n, sizeof text - n, "{\"id\":\"set/%02d\",\"text\":\"%s\"%s}\n", i, texts[i % 4],
-                              i % 3 == 0 ? ",\"voice\":\"vale\"" : "");
+                              i == 3 ? ",\"voice\":\"vale\"" : "");
     snprintf(manifest_path, sizeof manifest_path, "%s/rows.jsonl", dir);
     snprintf(config_path, sizeof config_path, "%s/config.json", dir);
     batch_write_text(manifest_path, text);
     batch_write_text(config_path, "{\"llm_rows\":3,\"flow_rows\":2,\"hift_rows\":2,\"utterances_max\":4}");
     setenv("COSYFARM_RUN_DIR", test_temp_dir(), 1); /* no farm runs there: each batch has its own */
     dir = test_temp_dir();
-    batch_expect(0, "8 done", dir);
+    batch_expect(0, "6 done", dir);
     batch_read_ledger(dir, "ledger.jsonl", &undisturbed);
     return undisturbed.count == BATCH_ROWS ? 0 : -1;
 }

@@ -10,7 +10,7 @@
 
 #include "tests/harness/tiny_model.h"
 
-#define BATCH_ROWS       8
+#define BATCH_ROWS       6
 #define BATCH_LINE_BYTES 512
 
 typedef struct batch_outcome {

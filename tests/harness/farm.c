@@ -221,10 +221,11 @@ static client_stop on_tick(void *ctx, const wire_msg *status)
     return CLIENT_GO_ON;
 }
 
+/* Short ones: what is proved is who does what after which death, and each second of speech costs a core 0.1 s. */
 static const char *const texts[] = {
     "The lamp went out.",
-    "A quick boat crossed the bay before the tide turned. Nobody saw it come back.",
-    "She said yes, and then she said nothing more for an hour.",
+    "A boat crossed the bay. Nobody saw it.",
+    "She said yes.",
     "It rained.",
 };
 
