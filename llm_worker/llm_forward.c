@@ -142,8 +142,10 @@ cf_err llm_engine_open(const llm_engine_config *cfg, llm_engine **ret_engine)
                                    .threads = cfg->threads,
                                    .scratch_bytes = scratch_reserve(cfg->rows_max)};
     TRY(backend_open(&be_cfg, &e->be));
-    const llm_model_config model_cfg = {
-        .model_dir = cfg->model_dir, .base_weights = cfg->base_weights, .operands = cfg->operands};
+    const llm_model_config model_cfg = {.model_dir = cfg->model_dir,
+                                        .base_weights = cfg->base_weights,
+                                        .operands = cfg->operands,
+                                        .int8_weights = cfg->int8_weights};
     TRY(llm_model_open(e->be, &model_cfg, &e->model));
     const llm_shape *s = &e->model->shape;
     const kv_cache_config cache_cfg = llm_cache_config(s, cfg->rows_max);

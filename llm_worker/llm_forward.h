@@ -21,6 +21,7 @@ extern "C" {
 typedef struct llm_engine_config {
     const char *model_dir, *device;
     precision operands;
+    bool int8_weights; /* with bf16 operands */
     int threads;       /* 0: as many as the process may use */
     bool naive;        /* the reference backend */
     bool base_weights; /* llm.pt although llm.rl.pt exists */

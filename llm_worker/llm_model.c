@@ -132,9 +132,15 @@ static cf_err pack_one(backend *be, weights *w, const char *name, int64_t n_out,
     return err == CF_OK ? backend_pack_linear(be, values, n_out, k_in, operands, kinds, ret_weight) : err;
 }
 
-#define BOTH_KINDS (GEMM_BULK_BIT | GEMM_DECODE_BIT)
+llm_packing llm_packing_of(precision operands, bool int8_weights)
+{
+    const unsigned int8 = int8_weights ? GEMM_INT8_BIT : 0;
+    return (llm_packing){.operands = operands,
+                         .layer_kinds = GEMM_BULK_BIT | GEMM_DECODE_BIT | int8,
+                         .head_kinds = GEMM_DECODE_BIT | int8};
+}
 
-static cf_err bind_layer(backend *be, llm_model *m, int32_t idx, precision operands, float *matrix, float *bias)
+static cf_err bind_layer(backend *be, llm_model *m, int32_t idx, const llm_packing *how, float *matrix, float *bias)
 {
     cf_err err;
     const int64_t hidden = m->shape.hidden, inter = m->shape.intermediate;
@@ -148,7 +154,7 @@ static cf_err bind_layer(backend *be, llm_model *m, int32_t idx, precision opera
     s.parts[1] = (stack_part){"self_attn.k_proj", kv_rows};
     s.parts[2] = (stack_part){"self_attn.v_proj", kv_rows};
     TRY(stack_gather(m->file, &s));
-    TRY(backend_pack_linear(be, matrix, llm_qkv_channels(&m->shape), hidden, operands, BOTH_KINDS, &l->qkv));
+    TRY(backend_pack_linear(be, matrix, llm_qkv_channels(&m->shape), hidden, how->operands, how->layer_kinds, &l->qkv));
     TRY(keep_vector(be, bias, llm_qkv_channels(&m->shape), &l->qkv_bias));
 
     s.bias = NULL;
@@ -156,12 +162,12 @@ static cf_err bind_layer(backend *be, llm_model *m, int32_t idx, precision opera
     s.parts[0] = (stack_part){"mlp.gate_proj", inter};
     s.parts[1] = (stack_part){"mlp.up_proj", inter};
     TRY(stack_gather(m->file, &s));
-    TRY(backend_pack_linear(be, matrix, 2 * inter, hidden, operands, BOTH_KINDS, &l->gate_up));
+    TRY(backend_pack_linear(be, matrix, 2 * inter, hidden, how->operands, how->layer_kinds, &l->gate_up));
 
     snprintf(name, sizeof name, "%sself_attn.o_proj.weight", s.prefix);
-    TRY(pack_one(be, m->file, name, hidden, q_rows, operands, BOTH_KINDS, &l->o));
+    TRY(pack_one(be, m->file, name, hidden, q_rows, how->operands, how->layer_kinds, &l->o));
     snprintf(name, sizeof name, "%smlp.down_proj.weight", s.prefix);
-    TRY(pack_one(be, m->file, name, hidden, inter, operands, BOTH_KINDS, &l->down));
+    TRY(pack_one(be, m->file, name, hidden, inter, how->operands, how->layer_kinds, &l->down));
     snprintf(name, sizeof name, "%sinput_layernorm.weight", s.prefix);
     TRY(bind_vector(be, m->file, name, hidden, &l->norm_in));
     snprintf(name, sizeof name, "%spost_attention_layernorm.weight", s.prefix);
@@ -170,7 +176,7 @@ out:
     return err;
 }
 
-static cf_err bind_all(backend *be, llm_model *m, precision operands)
+static cf_err bind_all(backend *be, llm_model *m, const llm_packing *how)
 {
     cf_err err;
     float *matrix = NULL, *bias = NULL;
@@ -181,9 +187,9 @@ static cf_err bind_all(backend *be, llm_model *m, precision operands)
     TRY(mem_alloc((size_t)llm_qkv_channels(&m->shape), sizeof *bias, &bias));
     TRY(mem_alloc((size_t)m->shape.layers, sizeof *m->layers, &m->layers));
     for (int32_t i = 0; i < m->shape.layers; i++)
-        TRY(bind_layer(be, m, i, operands, matrix, bias));
+        TRY(bind_layer(be, m, i, how, matrix, bias));
     TRY(bind_vector(be, m->file, "llm.model.model.norm.weight", hidden, &m->norm_out));
-    TRY(pack_one(be, m->file, "llm_decoder.weight", llm_speech_rows(&m->shape), hidden, operands, GEMM_DECODE_BIT,
+    TRY(pack_one(be, m->file, "llm_decoder.weight", llm_speech_rows(&m->shape), hidden, how->operands, how->head_kinds,
                  &m->head));
     TRY(weights_f32(m->file, "llm.model.model.embed_tokens.weight", 2, (int64_t[]){m->shape.text_rows, hidden},
                     &m->text_table));
@@ -234,6 +240,7 @@ cf_err llm_model_open(backend *be, const llm_model_config *cfg, llm_model **ret_
     hash_job hash = {.err = CF_OK};
     bool hashing = false;
     char path[IO_PATH_BYTES];
+    const llm_packing how = llm_packing_of(cfg->operands, cfg->int8_weights);
     TRY(mem_alloc(1, sizeof *m, &m));
     TRY(model_dir_detect(cfg->model_dir));
     TRY(model_dir_stage_file(cfg->model_dir, MODEL_LLM, cfg->base_weights, path));
@@ -244,7 +251,7 @@ cf_err llm_model_open(backend *be, const llm_model_config *cfg, llm_model **ret_
     hashing = pthread_create(&hash.thread, NULL, hash_run, &hash) == 0;
     if (!hashing)
         FAIL(CF_ERR_SYS, "%s: no thread to hash the file", path);
-    err = bind_all(be, m, cfg->operands);
+    err = bind_all(be, m, &how);
     if (err != CF_OK) {
         err = err_context(err, "%s", path);
         goto out;

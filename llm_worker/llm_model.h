@@ -37,10 +37,19 @@ typedef struct llm_model {
     char sha256[SHA256_HEX_BYTES];
 } llm_model;
 
+/* How the matrices of a model are packed; kinds: GEMM_*_BIT. */
+typedef struct llm_packing {
+    precision operands;
+    unsigned layer_kinds, head_kinds;
+} llm_packing;
+
+llm_packing llm_packing_of(precision operands, bool int8_weights);
+
 typedef struct llm_model_config {
     const char *model_dir;
     bool base_weights; /* take llm.pt although llm.rl.pt exists */
     precision operands;
+    bool int8_weights; /* of the matrices; operands are bf16 then */
 } llm_model_config;
 
 /* Finds, maps, checks, hashes and packs the model. Errors name the file and the tensor or the configuration key.

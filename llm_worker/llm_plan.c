@@ -9,6 +9,7 @@
 #include "common/model/model_dir.h"
 #include "common/worker/memory_plan.h"
 #include "llm_worker/llm_forward.h"
+#include "llm_worker/llm_model.h"
 
 static double bytes_per_value(const stage_tensor *t, const stage_config *cfg)
 {
@@ -16,8 +17,9 @@ static double bytes_per_value(const stage_tensor *t, const stage_config *cfg)
         return 0;
     if (t->rank < 2)
         return sizeof(float);
-    const unsigned kinds = strstr(t->name, ".layers.") ? GEMM_BULK_BIT | GEMM_DECODE_BIT : GEMM_DECODE_BIT;
-    return (double)backend_value_bytes(cfg->device, cfg->operands, kinds);
+    const llm_packing how = llm_packing_of(cfg->operands, cfg->int8_weights);
+    return (double)backend_value_bytes(cfg->device, cfg->operands,
+                                       strstr(t->name, ".layers.") ? how.layer_kinds : how.head_kinds);
 }
 
 cf_err llm_plan(const stage_config *cfg, stage_memory *ret_memory)

@@ -53,12 +53,12 @@ static inline int32_t llm_qkv_channels(const llm_shape *s)
     return (s->heads + 2 * s->kv_heads) * LLM_HEAD_DIM;
 }
 
-/* Bytes of weights that one decode step multiplies by, whatever the rows: matrices of all layers and the head. */
-static inline uint64_t llm_step_bytes(const llm_shape *s, precision operands)
+/* Weights that one decode step multiplies by, whatever the rows: matrices of all layers and the head. */
+static inline uint64_t llm_step_values(const llm_shape *s)
 {
     const uint64_t hidden = (uint64_t)s->hidden, q = (uint64_t)s->heads * LLM_HEAD_DIM;
     const uint64_t layer = (uint64_t)llm_qkv_channels(s) + q + 3 * (uint64_t)s->intermediate;
-    return ((uint64_t)s->layers * layer + SPEECH_ROWS) * hidden * (operands == PRECISION_F32 ? 4 : 2);
+    return ((uint64_t)s->layers * layer + SPEECH_ROWS) * hidden;
 }
 
 #ifdef __cplusplus

@@ -53,7 +53,7 @@ typedef struct llm_row {
 
 typedef struct stage {
     llm_engine *engine; /* owned */
-    precision operands;
+    int value_bytes;    /* of a weight */
     bool strict_head;
     int32_t rows_max;
     llm_row *rows;              /* owned, [rows_max] */
@@ -112,13 +112,14 @@ static cf_err open_stage(const stage_config *cfg, void **ret_stage)
     const llm_engine_config engine = {.model_dir = cfg->model_dir,
                                       .device = cfg->device,
                                       .operands = cfg->operands,
+                                      .int8_weights = cfg->int8_weights,
                                       .threads = cfg->threads,
                                       .naive = cfg->naive,
                                       .base_weights = cfg->base_weights,
                                       .rows_max = cfg->rows_max};
     TRY(mem_alloc(1, sizeof *st, &st));
     TRY(llm_engine_open(&engine, &st->engine));
-    st->operands = cfg->operands;
+    st->value_bytes = cfg->int8_weights ? 1 : cfg->operands == PRECISION_F32 ? 4 : 2;
     st->strict_head = cfg->strict_head;
     st->rows_max = cfg->rows_max;
     const size_t rows = (size_t)cfg->rows_max;
@@ -150,7 +151,7 @@ static void facts_of(void *ctx, stage_facts *ret_facts)
     ret_facts->weights_bytes = backend_weight_bytes(be);
     ret_facts->kept_bytes = backend_kept_bytes(be);
     ret_facts->scratch_bytes = llm_engine_scratch_bytes(st->engine);
-    ret_facts->step_bytes = llm_step_bytes(&m->shape, st->operands);
+    ret_facts->step_bytes = llm_step_values(&m->shape) * (uint64_t)st->value_bytes;
 }
 
 static bool has_id(const int32_t *ids, int32_t count, int32_t id)

@@ -140,7 +140,7 @@ cf_err bench_llm(const stage_config *cfg, const int32_t *rows, int count, bench_
     }
     TRY(open_bench(cfg, rows_max, &b, &o));
     TRY(time_prefill(&b, &o.prefill));
-    const double values = (double)o.step_bytes / (cfg->operands == PRECISION_F32 ? 4 : 2);
+    const double values = (double)o.step_bytes / (cfg->int8_weights ? 1 : cfg->operands == PRECISION_F32 ? 4 : 2);
     o.prefill_gflops = 2 * values * BENCH_PROMPT_ROWS / o.prefill.median_s / 1e9; /* 2 % are the head's: once only */
     for (int i = 0; i < count; i++) {
         bench_llm_rate r = {.rows = rows[i]};

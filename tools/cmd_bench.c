@@ -57,6 +57,7 @@ static cf_err stage_config_of(const config *cfg, const char *stage, char device[
     *ret_cfg = (stage_config){.model_dir = cfg->model,
                               .device = device,
                               .operands = stage_precision(cfg->precision),
+                              .int8_weights = stage_int8_weights(cfg->precision),
                               .threads = cfg->threads,
                               .naive = cfg->naive,
                               .base_weights = cfg->base_weights};

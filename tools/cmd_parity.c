@@ -23,7 +23,7 @@ static const char HELP[] =
     "\n"
     "  -m, --model DIR       model directory (or COSYFARM_MODEL)\n"
     "      --device DEV      cpu (default) or cuda:N\n"
-    "      --precision P     f32 (default), bf16 or fp16; each has its own bounds\n"
+    "      --precision P     f32 (default), bf16, int8 (the LLM's weights) or fp16; each has its bounds\n"
     "      --naive           the plain loops that are the truth of the op suite\n"
     "      --json            one JSON object per comparison on stdout; the last line goes to stderr\n"
     "      --capture DIR     also write what was computed, as case files for others to compare with\n"
@@ -45,8 +45,12 @@ static int usage(const char *what)
     return EXIT_USAGE;
 }
 
-static bool parse_precision(const char *text, precision *ret_operands)
+/* int8: the LLM's weights, beside bf16 operands. */
+static bool parse_precision(const char *text, precision *ret_operands, bool *ret_int8)
 {
+    *ret_int8 = strcmp(text, "int8") == 0;
+    if (*ret_int8)
+        text = "bf16";
     static const char *const names[] = {"f32", "bf16", "fp16"};
     static const precision values[] = {PRECISION_F32, PRECISION_BF16, PRECISION_FP16};
     for (size_t i = 0; i < CF_COUNT(names); i++)
@@ -82,8 +86,8 @@ static int parse_arguments(int argc, char **argv, arguments *ret_args)
             a.options.device = optarg;
             break;
         case OPT_PRECISION:
-            if (!parse_precision(optarg, &a.options.operands))
-                return usage("--precision: expected f32, bf16 or fp16");
+            if (!parse_precision(optarg, &a.options.operands, &a.options.int8_weights))
+                return usage("--precision: expected f32, bf16, int8 or fp16");
             break;
         case OPT_NAIVE:
             a.options.naive = true;

@@ -101,6 +101,7 @@ static stage_config config_of(const plan *p, int stage)
     return (stage_config){.model_dir = cfg->model,
                           .device = p->devices[0],
                           .operands = stage_precision(cfg->precision),
+                          .int8_weights = stage_int8_weights(cfg->precision),
                           .threads = cfg->threads,
                           .naive = cfg->naive,
                           .base_weights = cfg->base_weights,

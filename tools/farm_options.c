@@ -165,9 +165,9 @@ cf_err farm_options_check(farm_options *o)
     bool cuda;
     TRY(check_devices(&o->cfg, &cuda));
     if (strcmp(o->cfg.precision, "f32") != 0 && strcmp(o->cfg.precision, "bf16") != 0 &&
-        (!cuda || strcmp(o->cfg.precision, "fp16") != 0))
-        FAIL(CF_ERR_UNSUPPORTED, "precision \"%s\": expected f32 or bf16%s", o->cfg.precision,
-             cuda ? " or fp16" : " on cpu");
+        strcmp(o->cfg.precision, cuda ? "fp16" : "int8") != 0)
+        FAIL(CF_ERR_UNSUPPORTED, "precision \"%s\": expected f32, bf16 or %s", o->cfg.precision,
+             cuda ? "fp16" : "int8 on cpu");
     if (!realpath(o->cfg.model, absolute))
         FAIL(CF_ERR_NOTFOUND, "%s: no such model directory", o->cfg.model);
     TRY(model_dir_detect(absolute));

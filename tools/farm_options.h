@@ -21,14 +21,14 @@
         "naive", no_argument, NULL, 1009                                                         \
     }
 #define FARM_SHORT_OPTIONS "m:"
-#define FARM_OPTIONS_HELP                                                                           \
-    "  -m, --model DIR       model directory (or COSYFARM_MODEL)\n"                                 \
-    "      --config FILE     configuration, JSON; options win over its keys, wherever they stand\n" \
-    "      --device LIST     cpu (default) or cuda:N,... where workers compute, in turn\n"          \
-    "      --precision P     f32 (default), bf16, or fp16 (cuda)\n"                                 \
-    "      --threads N       compute threads of each worker (default: all it may run on)\n"         \
-    "      --llm N --flow N --hift N   workers of each stage (default 1)\n"                         \
-    "      --base-weights    llm.pt although llm.rl.pt exists\n"                                    \
+#define FARM_OPTIONS_HELP                                                                                  \
+    "  -m, --model DIR       model directory (or COSYFARM_MODEL)\n"                                        \
+    "      --config FILE     configuration, JSON; options win over its keys, wherever they stand\n"        \
+    "      --device LIST     cpu (default) or cuda:N,... where workers compute, in turn\n"                 \
+    "      --precision P     f32 (default), bf16, fp16 (cuda), or int8 (cpu): bf16, LLM weights in int8\n" \
+    "      --threads N       compute threads of each worker (default: all it may run on)\n"                \
+    "      --llm N --flow N --hift N   workers of each stage (default 1)\n"                                \
+    "      --base-weights    llm.pt although llm.rl.pt exists\n"                                           \
     "      --naive           plain reference loops (slow)\n"
 
 #define FARM_KEY_OPTIONS 9 /* of them are keys of the configuration */

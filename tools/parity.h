@@ -15,6 +15,7 @@
 typedef struct parity_options {
     const char *model_dir, *device;
     precision operands;
+    bool int8_weights; /* llm */
     bool naive;
 } parity_options;
 

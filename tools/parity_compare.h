@@ -42,6 +42,9 @@ typedef enum bound_profile {
 const bound *bound_find(const char *stage, const char *name, precision operands, bound_profile profile,
                         const char **ret_why);
 
+/* The bound of a tensor that the LLM's weights in int8 reach; NULL: the one of bf16 holds. */
+const bound *bound_find_int8(const char *stage, const char *name);
+
 /* "rel <= 1e-05", "snr >= 90 dB", ... */
 #define BOUND_TEXT_BYTES 64
 void bound_text(const bound *b, char ret_text[BOUND_TEXT_BYTES]);

@@ -121,7 +121,9 @@ static cf_err compare_tensor(const stage_group *g, size_t idx, const case_tensor
     memcpy(line.dims, want->dims, sizeof line.dims);
     TRY(mem_alloc(want->count, 1, &flags));
     const size_t flipped = mark_flips(c, &g->alone[idx], want->name, want->count, flags);
-    line.rule = bound_find(g->stage->stage, want->name, g->run->options->operands, parity_case_profile(c), NULL);
+    line.rule = g->run->options->int8_weights ? bound_find_int8(g->stage->stage, want->name) : NULL;
+    if (!line.rule)
+        line.rule = bound_find(g->stage->stage, want->name, g->run->options->operands, parity_case_profile(c), NULL);
     CF_ASSERT(line.rule);
     const size_t cols = want->rank > 0 ? (size_t)want->dims[want->rank - 1] : 0, rows = cols ? want->count / cols : 0;
     if (line.rule->kind == BOUND_FLOOR)

@@ -21,6 +21,7 @@ static cf_err open_adapter(const parity_options *opt, void **ret_ctx)
     const llm_engine_config cfg = {.model_dir = opt->model_dir,
                                    .device = opt->device,
                                    .operands = opt->operands,
+                                   .int8_weights = opt->int8_weights,
                                    .naive = opt->naive,
                                    .rows_max = BATCH_CASES_MAX};
     const cf_err err = llm_engine_open(&cfg, &e);

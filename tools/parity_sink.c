@@ -100,8 +100,8 @@ static size_t capture_texts(const parity_case *c, const parity_options *opt, cha
     static const char *const keys[] = {"model", "streaming", "finalize", "speed", "calls", "wav"};
     static const char *const operands[] = {"f32", "bf16", "fp16"};
     size_t count = 0;
-    snprintf(made_by, 128, "cosyfarm %s %s %s%s", CF_VERSION, opt->device, operands[opt->operands],
-             opt->naive ? " naive" : "");
+    snprintf(made_by, 128, "cosyfarm %s %s %s%s", CF_VERSION, opt->device,
+             opt->int8_weights ? "int8" : operands[opt->operands], opt->naive ? " naive" : "");
     texts[count++] = (table_text){"stage", parity_case_stage(c)};
     texts[count++] = (table_text){"made_by", made_by};
     for (size_t i = 0; i < CF_COUNT(keys); i++) {

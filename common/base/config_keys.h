@@ -12,7 +12,8 @@
     X(STR, llm_device, "", 0, 255, "the same of llm workers alone; empty: device")                                 \
     X(STR, flow_device, "", 0, 255, "the same of flow workers alone; empty: device")                               \
     X(STR, hift_device, "", 0, 255, "the same of hift workers alone; empty: device")                               \
-    X(STR, precision, "f32", 0, 7, "GEMM operands: f32, bf16, fp16 (cuda)")                                        \
+    X(STR, precision, "f32", 0, 7,                                                                                 \
+      "GEMM operands: f32, bf16, fp16 (cuda), int8 (cpu): bf16 with the LLM's weights in int8")                    \
     X(BOOL, base_weights, 0, 0, 1, "take llm.pt although llm.rl.pt exists")                                        \
     X(BOOL, strict_head, 0, 0, 1, "below the minimum length mask id 6561 alone, as upstream's HEAD does")          \
     X(BOOL, naive, 0, 0, 1, "plain reference loops instead of the fast backend")                                   \

@@ -283,7 +283,13 @@ cf_err backend_pack_linear(backend *be, const float *w, int64_t n_out, int64_t k
                           .operands = operands,
                           .kinds = kinds};
 
-    CF_ASSERT(kinds != 0 && (kinds & ~(GEMM_BULK_BIT | GEMM_DECODE_BIT)) == 0);
+    CF_ASSERT((kinds & (GEMM_BULK_BIT | GEMM_DECODE_BIT)) != 0);
+    CF_ASSERT((kinds & ~(GEMM_BULK_BIT | GEMM_DECODE_BIT | GEMM_INT8_BIT)) == 0);
+    if (kinds & GEMM_INT8_BIT) {
+        CF_ASSERT(kinds & GEMM_DECODE_BIT && operands == PRECISION_BF16);
+        if (!backend_has_int8(be))
+            FAIL(CF_ERR_UNSUPPORTED, "weights in int8: expected a CPU with AVX-512, found %s", backend_describe(be));
+    }
     TRY(weight_new(be, &shape, &packed));
     TRY(weight_finish(be, be->device->pack_linear(be, w, packed), packed, ret_weight));
 out:
@@ -405,6 +411,11 @@ cf_err backend_map_conv(backend *be, const void *w, int64_t c_out, int64_t c_in,
 size_t backend_kept_bytes(const backend *be)
 {
     return be->weight_bytes + be->table_bytes;
+}
+
+bool backend_has_int8(const backend *be)
+{
+    return be->device->has_int8 && be->device->has_int8(be);
 }
 
 size_t backend_weight_bytes(const backend *be)

@@ -104,6 +104,11 @@ typedef enum gemm_kind { GEMM_BULK, GEMM_DECODE } gemm_kind; /* 128 rows; 16 row
 
 #define GEMM_BULK_BIT   1u
 #define GEMM_DECODE_BIT 2u
+/* With the two above and bf16 operands: weights are kept as int8 with one scale for each output channel. */
+#define GEMM_INT8_BIT 4u
+
+/* Whether this backend multiplies by such weights. */
+bool backend_has_int8(const backend *be);
 
 /* Packs y = x W^T: w is [n_out, k_in] f32 on the host, not needed afterwards. `kinds` says with which tiles it will
  * run. The weight lives until the backend closes. */

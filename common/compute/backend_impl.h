@@ -4,6 +4,8 @@
 #ifndef CF_COMPUTE_BACKEND_IMPL_H
 #define CF_COMPUTE_BACKEND_IMPL_H
 
+#include <math.h>
+
 #include "common/base/mem.h"
 #include "common/compute/backend.h"
 #include "common/compute/ops.h"
@@ -30,9 +32,10 @@ struct weight {
     precision operands;
     unsigned kinds; /* GEMM_*_BIT: tiles a linear may run with */
     size_t bytes;
-    void *data; /* in the backend's kept memory */
-    void *impl; /* the device's own; freed by weight_close */
-    bool tiled; /* CPU: data is in tiles (cpu/tile_kernels.h) */
+    void *data;    /* in the backend's kept memory */
+    void *impl;    /* the device's own; freed by weight_close */
+    bool tiled;    /* CPU: data is in tiles (cpu/tile_kernels.h) */
+    float *scales; /* [n_out], kept memory: data holds int8, value = scale * int8; NULL: it does not */
     /* Of mapped weights; part_count 0: packed. */
     weight_part parts[WEIGHT_PARTS_MAX]; /* data borrowed until the backend closes */
     int part_count;
@@ -58,6 +61,7 @@ typedef struct backend_device {
     cf_err (*take)(backend *be, size_t bytes, void **ret_dev);
     void (*scratch_reset)(backend *be, size_t mark); /* before the host's arena is reset */
     cf_err (*list)(backend *be, const void *values, size_t bytes, const void **ret_dev); /* in scratch */
+    bool (*has_int8)(const backend *be);                                                 /* NULL: no */
 } backend_device;
 
 /* Kept memory comes in big pieces of address space; pages are used when touched. */
@@ -82,6 +86,20 @@ struct backend {
 
 /* Zeroed, 64-byte aligned memory that lives as long as the backend. */
 CF_MUST_CHECK cf_err backend_keep_bytes(backend *be, size_t bytes, void *ret_ptr);
+
+/* Symmetrical int8 of an output channel: value = scale * [-127, 127]. A channel of zeros has scale 0. */
+static inline float int8_scale(const float *values, int64_t count)
+{
+    float max = 0;
+    for (int64_t k = 0; k < count; k++)
+        max = fabsf(values[k]) > max ? fabsf(values[k]) : max;
+    return max / 127.0f;
+}
+
+static inline int8_t int8_from_f32(float value, float scale)
+{
+    return scale > 0 ? (int8_t)lrintf(value / scale) : (int8_t)0;
+}
 
 /* Fills ops, device, impl, threads and describe of a zeroed backend. */
 CF_MUST_CHECK /* backend_value_bytes on a CPU: as the fast backend opens on this machine. */

@@ -16,5 +16,10 @@ precision stage_precision(const char *word)
 {
     if (strcmp(word, "fp16") == 0)
         return PRECISION_FP16;
-    return strcmp(word, "bf16") == 0 ? PRECISION_BF16 : PRECISION_F32;
+    return strcmp(word, "bf16") == 0 || stage_int8_weights(word) ? PRECISION_BF16 : PRECISION_F32;
+}
+
+bool stage_int8_weights(const char *word)
+{
+    return strcmp(word, "int8") == 0;
 }

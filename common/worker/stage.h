@@ -26,14 +26,17 @@ typedef enum stage_kind { STAGE_LLM, STAGE_FLOW, STAGE_HIFT, STAGE_COUNT } stage
 
 const char *stage_name(stage_kind kind); /* "llm", "flow", "hift" */
 
-/* Of the configuration's word: f32, bf16, fp16; anything else is f32. */
+/* Of the configuration's word: f32, bf16, fp16, or int8, which is bf16 with the LLM's weights in int8; anything else is
+ * f32. */
 precision stage_precision(const char *word);
+bool stage_int8_weights(const char *word);
 
 typedef struct stage_config {
     const char *model_dir;
     const char *voice_store; /* folder of voices made from recordings; NULL: none */
     const char *device;
     precision operands;
+    bool int8_weights; /* llm: matrices in int8, one scale for each output channel; operands are bf16 then */
     int threads;
     bool naive;        /* the reference backend */
     bool base_weights; /* llm: take llm.pt although llm.rl.pt exists */

@@ -118,6 +118,7 @@ static cf_err start_engine(worker *w)
         .voice_store = w->cfg.voice_store,
         .device = device,
         .operands = stage_precision(w->cfg.precision),
+        .int8_weights = stage_int8_weights(w->cfg.precision),
         .threads = w->cfg.threads,
         .naive = w->cfg.naive,
         .base_weights = w->cfg.base_weights,

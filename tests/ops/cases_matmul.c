@@ -106,6 +106,25 @@ static const linear_case linear_cases[] = {
      .k_in = 4864,
      .n_out = 70,
      .both_kinds = true},
+    {.head = {"one value, int8", SEQS(1), .bound = CHAIN_NARROW, .bf16 = true, .int8 = true},
+     .k_in = 1,
+     .n_out = 1,
+     .kind = GEMM_DECODE},
+    {.head = {"odd sizes, int8", SEQS(1, 15, 1, 17, 1), .bound = CHAIN_SHORT, .bf16 = true, .int8 = true},
+     .k_in = 289,
+     .n_out = 97,
+     .bias = true,
+     .kind = GEMM_DECODE},
+    {.head = {"rows in bulk, int8", SEQS(9, 32, 33, 101), .bound = CHAIN_SHORT, .bf16 = true, .int8 = true},
+     .k_in = 160,
+     .n_out = 63,
+     .bias = true,
+     .act = ACT_SILU,
+     .both_kinds = true},
+    {.head = {"blocks of rows, int8", SEQS(1, 300, 7), .bound = CHAIN_LONG, .bf16 = true, .int8 = true, .heavy = true},
+     .k_in = 4864,
+     .n_out = 70,
+     .both_kinds = true},
     {.head = {"one column", SEQS(3, 8), .bound = CHAIN_NARROW}, .k_in = 100, .n_out = 1, .bias = true},
     {.head = {"leaky", SEQS(2, 5), .bound = CHAIN_ACT},
      .k_in = 48,
@@ -228,8 +247,9 @@ static cf_err linear_pack(const suite_case *c, backend *be, const void *values, 
 {
     const linear_case *l = linear(c);
     const unsigned kind = l->kind == GEMM_BULK ? GEMM_BULK_BIT : GEMM_DECODE_BIT;
-    return backend_pack_linear(be, values, l->n_out, l->k_in, c->bf16 ? PRECISION_BF16 : PRECISION_F32,
-                               l->both_kinds ? GEMM_BULK_BIT | GEMM_DECODE_BIT : kind, ret_weight);
+    return backend_pack_linear(
+        be, values, l->n_out, l->k_in, c->bf16 ? PRECISION_BF16 : PRECISION_F32,
+        (l->both_kinds ? GEMM_BULK_BIT | GEMM_DECODE_BIT : kind) | (c->int8 ? GEMM_INT8_BIT : 0u), ret_weight);
 }
 
 static cf_err linear_call(const op_run *run)
@@ -263,6 +283,16 @@ static double linear_given(const op_run *run, int64_t row, int64_t col, double v
            value_at(table, run->aux[b] * table->dims[1] + l->gate_off + col) * v;
 }
 
+/* Value k of a channel after int8 with the channel's scale, its largest magnitude being 127. */
+static double whole_value(const float *channel, int64_t count, int64_t k)
+{
+    float max = 0.0f;
+    for (int64_t i = 0; i < count; i++)
+        max = fmaxf(max, fabsf(channel[i]));
+    const float scale = max / 127.0f; /* in f32, as a backend stores it: a tie may round either way otherwise */
+    return max > 0.0f ? nearbyint((double)(channel[k] / scale)) * (double)scale : 0.0;
+}
+
 static void linear_direct(const op_run *run, double *const *ret)
 {
     const linear_case *l = linear(run->c);
@@ -274,7 +304,8 @@ static void linear_direct(const op_run *run, double *const *ret)
         x[i] = operand_value((float)value_at(&run->t[0], i), run->c->bf16);
     for (int64_t n = 0; n < l->n_out; n++) {
         for (int64_t k = 0; k < l->k_in; k++)
-            w[k] = operand_value(tensor_f32(&run->t[1])[n * l->k_in + k], run->c->bf16);
+            w[k] = run->c->int8 ? whole_value(tensor_f32(&run->t[1]) + n * l->k_in, l->k_in, k)
+                                : operand_value(tensor_f32(&run->t[1])[n * l->k_in + k], run->c->bf16);
         for (int64_t r = 0; r < rows; r++) {
             double sum = 0.0;
             for (int64_t k = 0; k < l->k_in; k++)

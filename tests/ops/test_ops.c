@@ -64,8 +64,9 @@ static opened open_for(const subject *on, int threads)
         if (q->role != PORT_WEIGHT)
             continue;
         assert_ok(now.data.d->pack(now.c, o.be, now.data.host[p], &o.w));
-        /* What a worker's memory plan counts: no form of a weight is smaller than two bytes a value. */
-        assert_true(backend_weight_bytes(o.be) >= (size_t)(q->table_rows * q->width) * sizeof(uint16_t));
+        /* What a worker's memory plan counts: no form of a weight is smaller than that. */
+        const size_t least = now.c->int8 ? sizeof(int8_t) : sizeof(uint16_t);
+        assert_true(backend_weight_bytes(o.be) >= (size_t)(q->table_rows * q->width) * least);
     }
     return o;
 }
@@ -285,7 +286,8 @@ static size_t list_items(item *items, struct CMUnitTest *tests)
         for (const op_driver *d = tables[t]; d->cases; d++)
             for (int32_t k = 0; k < d->case_count; k++)
                 for (int i = 0; i < subject_count; i++)
-                    if (present[i] && (!subjects[i].bf16_only || driver_case(d, k)->bf16))
+                    if (present[i] && (!subjects[i].bf16_only || driver_case(d, k)->bf16) &&
+                        (!driver_case(d, k)->int8 || backend_has_int8(present[i])))
                         add_item(items, tests, &count, check_case,
                                  &(item){.d = d,
                                          .c = driver_case(d, k),

@@ -20,11 +20,11 @@ static const struct variant {
     bool naive;
     precision operands;
     int32_t company; /* rows in one packed batch: 16 where it does not take seconds */
+    bool int8_weights;
 } VARIANTS[] = {
-    {"naive f32", true, PRECISION_F32, 4},
-    {"naive bf16", true, PRECISION_BF16, 4},
-    {"fast f32", false, PRECISION_F32, COMPANY_MAX},
-    {"fast bf16", false, PRECISION_BF16, COMPANY_MAX},
+    {"naive f32", true, PRECISION_F32, 4, false},           {"naive bf16", true, PRECISION_BF16, 4, false},
+    {"fast f32", false, PRECISION_F32, COMPANY_MAX, false}, {"fast bf16", false, PRECISION_BF16, COMPANY_MAX, false},
+    {"naive int8", true, PRECISION_BF16, 4, true},          {"fast int8", false, PRECISION_BF16, COMPANY_MAX, true},
 };
 #define VARIANT_COUNT (sizeof VARIANTS / sizeof VARIANTS[0])
 
@@ -42,7 +42,11 @@ static void report(void *ctx, const parity_line *line)
 static size_t run_cases(const struct variant *v, const char *model, const char *const *paths, size_t count)
 {
     static const parity_stage *const stages[] = {&parity_llm, NULL};
-    const parity_options options = {.model_dir = model, .device = "cpu", .operands = v->operands, .naive = v->naive};
+    const parity_options options = {.model_dir = model,
+                                    .device = "cpu",
+                                    .operands = v->operands,
+                                    .int8_weights = v->int8_weights,
+                                    .naive = v->naive};
     size_t tensors = 0;
     const parity_run run = {.options = &options, .stages = stages, .report = report, .ctx = &tensors};
     parity_case *cases[8];
@@ -124,6 +128,7 @@ static llm_engine *open_engine(const struct variant *v, int threads)
     const llm_engine_config cfg = {.model_dir = tiny_model_dir(),
                                    .device = "cpu",
                                    .operands = v->operands,
+                                   .int8_weights = v->int8_weights,
                                    .threads = threads,
                                    .naive = v->naive,
                                    .rows_max = COMPANY_MAX};

@@ -123,6 +123,22 @@ static void test_just_inside_and_just_outside(void **test)
     }
 }
 
+/* int8 is wider than bf16 where weights show, and has no bound of its own where they do not. */
+static void test_int8_bounds(void **test)
+{
+    (void)test;
+    static const char *const names[] = {"logits", "hidden"};
+    for (size_t i = 0; i < sizeof names / sizeof names[0]; i++) {
+        const bound *b = bound_find_int8("llm", names[i]);
+        const bound *narrower = bound_find("llm", names[i], PRECISION_BF16, BOUND_PLAIN, NULL);
+        assert_non_null(b);
+        assert_int_equal(b->kind, narrower->kind);
+        assert_true(b->limit > narrower->limit);
+    }
+    assert_null(bound_find_int8("llm", "lm_input"));
+    assert_null(bound_find_int8("flow", "mel"));
+}
+
 static void test_logits_mean_counts(void **test)
 {
     (void)test;
@@ -215,6 +231,7 @@ int main(void)
         cmocka_unit_test(test_table_is_the_specification),
         cmocka_unit_test(test_unknown_names_have_no_bound),
         cmocka_unit_test(test_just_inside_and_just_outside),
+        cmocka_unit_test(test_int8_bounds),
         cmocka_unit_test(test_logits_mean_counts),
         cmocka_unit_test(test_bits_tell_zeros_apart),
         cmocka_unit_test(test_nothing_finite_passes_no_bound),

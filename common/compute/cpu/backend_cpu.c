@@ -63,6 +63,17 @@ static cf_err cpu_check_operands(const backend *be, precision operands)
     return CF_OK;
 }
 
+static bool naive_has_int8(const backend *be)
+{
+    (void)be;
+    return true;
+}
+
+static bool fast_has_int8(const backend *be)
+{
+    return cpu_of(be)->tiles != NULL;
+}
+
 static void naive_close(backend *be)
 {
     (void)be;
@@ -95,6 +106,7 @@ static const backend_device naive_device = {
     .pack_conv = naive_pack,
     .pack_conv_f64 = naive_pack_conv_f64,
     .close = naive_close,
+    .has_int8 = naive_has_int8,
 };
 
 static const backend_device fast_device = {
@@ -110,6 +122,7 @@ static const backend_device fast_device = {
     .map = gemm_map,
     .weight_close = fast_weight_close,
     .close = fast_close,
+    .has_int8 = fast_has_int8,
 };
 
 static const backend_ops naive_ops = {
@@ -188,6 +201,8 @@ size_t cpu_value_bytes(precision operands, unsigned kinds)
     const cpu_state best = {.use_amx = use_dnnl && amx_usable(), .tiles = use_dnnl ? tile_kernels_choose() : NULL};
     const weight w = {.form = WEIGHT_LINEAR, .operands = operands, .kinds = kinds};
     const size_t narrow = operands == PRECISION_BF16_PAIR ? 2 * sizeof(uint16_t) : sizeof(uint16_t);
+    if (kinds & GEMM_INT8_BIT)
+        return sizeof(int8_t);
     if (gemm_amx_take(&best, &w) || gemm_tiles_take(&best, &w))
         return narrow;
     if (!use_dnnl)

@@ -24,10 +24,19 @@ cf_err naive_pack(backend *be, const float *w, weight *out)
 
     out->bytes = (size_t)(out->n_out * inner * out->kernel) * sizeof *packed;
     TRY(backend_keep_bytes(be, out->bytes, &packed));
-    for (int64_t o = 0; o < out->n_out; o++)
+    if (out->kinds & GEMM_INT8_BIT)
+        TRY(backend_keep_bytes(be, (size_t)out->n_out * sizeof *out->scales, &out->scales));
+    for (int64_t o = 0; o < out->n_out; o++) {
+        const float *row = w + o * inner * out->kernel;
+        if (out->scales)
+            out->scales[o] = int8_scale(row, inner);
         for (int64_t i = 0; i < inner; i++)
-            for (int64_t k = 0; k < out->kernel; k++)
-                packed[(k * inner + i) * out->n_out + o] = operand(w[(o * inner + i) * out->kernel + k], out->operands);
+            for (int64_t k = 0; k < out->kernel; k++) {
+                const float v = row[i * out->kernel + k];
+                packed[(k * inner + i) * out->n_out + o] =
+                    out->scales ? (float)int8_from_f32(v, out->scales[o]) : operand(v, out->operands);
+            }
+    }
     out->data = packed;
 out:
     return err;
@@ -56,14 +65,17 @@ cf_err naive_linear(backend *be, const op_linear_args *a)
             while (r >= a->gate->rows->offs[b + 1])
                 b++;
         for (int64_t n = 0; n < n_out; n++)
-            sum[n] = a->bias ? (double)tensor_f32(a->bias)[n] : 0.0;
+            sum[n] = 0.0;
         for (int64_t k = 0; k < k_in; k++) {
             const double xk = (double)operand(load_value(a->x, r * k_in + k), a->w->operands);
             for (int64_t n = 0; n < n_out; n++)
                 sum[n] += xk * (double)w[k * n_out + n];
         }
-        for (int64_t n = 0; n < n_out; n++)
-            linear_store(a, b, r, n, act_f64(sum[n], a->act, a->slope));
+        for (int64_t n = 0; n < n_out; n++) {
+            const double scaled = a->w->scales ? sum[n] * (double)a->w->scales[n] : sum[n];
+            const double y = a->bias ? scaled + (double)tensor_f32(a->bias)[n] : scaled;
+            linear_store(a, b, r, n, act_f64(y, a->act, a->slope));
+        }
     }
 out:
     backend_scratch_reset(be, mark);

@@ -10,6 +10,7 @@
 #ifndef CF_COMPUTE_CPU_TILE_KERNELS_H
 #define CF_COMPUTE_CPU_TILE_KERNELS_H
 
+#include <stdbool.h>
 #include <stdint.h>
 
 #define TILE_ROWS   16
@@ -24,10 +25,13 @@ typedef struct tile_kernels {
     void (*end)(void);
     /* rows <= 16 rows of f32, x_pitch values apart, rounded to bf16 into one row tile of depth_tiles tiles. */
     void (*narrow)(int rows, int64_t depth, const float *x, int64_t x_pitch, uint16_t *tiles);
-    /* c[r][n] = sum_k a[r][k] b[k][n], r < rows <= 32, c: [rows rounded up to 16][TILE_COLS]. a2: the second row tile's
-     * operand, read when rows > 16. `stream`: the panel comes from memory and the next one follows it. */
+    /* depth_tiles tiles of half the bytes, int8 in the same order, to bf16, which holds such numbers exactly. */
+    void (*widen)(int64_t depth_tiles, const int8_t *from, uint16_t *to);
+    /* c[r][n] (+)= sum_k a[r][k] b[k][n], r < rows <= 32, c: [rows rounded up to 16][TILE_COLS]; fresh: c starts at
+     * zero. a2: the second row tile's operand, read when rows > 16. stream: b comes from memory, and what follows it is
+     * next. */
     void (*multiply)(int rows, int64_t depth_tiles, const uint16_t *a, const uint16_t *a2, const uint16_t *b,
-                     int stream, float *c);
+                     bool stream, bool fresh, float *c);
 } tile_kernels;
 
 extern const tile_kernels tile_kernels_amx;    /* AMX with bf16; asks the system for the tiles when chosen */

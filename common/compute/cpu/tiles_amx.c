@@ -59,11 +59,16 @@ static void amx_narrow(int rows, int64_t depth, const float *x, int64_t x_pitch,
         }
 }
 
-static void one_row_tile(int64_t depth_tiles, const uint16_t *a, const uint16_t *b, int stream, float *c)
+static void one_row_tile(int64_t depth_tiles, const uint16_t *a, const uint16_t *b, bool stream, bool fresh, float *c)
 {
     const char *ahead = (const char *)b + STREAM_BYTES;
-    _tile_zero(0);
-    _tile_zero(1);
+    if (fresh) {
+        _tile_zero(0);
+        _tile_zero(1);
+    } else {
+        _tile_loadd(0, c, C_BYTES);
+        _tile_loadd(1, c + TILE_COLS / 2, C_BYTES);
+    }
     for (int64_t d = 0; d < depth_tiles; d++) {
         for (int line = 0; stream && line < 2 * TILE_BYTES; line += LINE_BYTES)
             _mm_prefetch(ahead + d * 2 * TILE_BYTES + line, _MM_HINT_T0);
@@ -77,14 +82,22 @@ static void one_row_tile(int64_t depth_tiles, const uint16_t *a, const uint16_t 
     _tile_stored(1, c + TILE_COLS / 2, C_BYTES);
 }
 
-static void two_row_tiles(int64_t depth_tiles, const uint16_t *a, const uint16_t *a2, const uint16_t *b, int stream,
-                          float *c)
+static void two_row_tiles(int64_t depth_tiles, const uint16_t *a, const uint16_t *a2, const uint16_t *b, bool stream,
+                          bool fresh, float *c)
 {
     const char *ahead = (const char *)b + STREAM_BYTES;
-    _tile_zero(0);
-    _tile_zero(1);
-    _tile_zero(2);
-    _tile_zero(3);
+    float *c2 = c + TILE_ROWS * TILE_COLS;
+    if (fresh) {
+        _tile_zero(0);
+        _tile_zero(1);
+        _tile_zero(2);
+        _tile_zero(3);
+    } else {
+        _tile_loadd(0, c, C_BYTES);
+        _tile_loadd(1, c + TILE_COLS / 2, C_BYTES);
+        _tile_loadd(2, c2, C_BYTES);
+        _tile_loadd(3, c2 + TILE_COLS / 2, C_BYTES);
+    }
     for (int64_t d = 0; d < depth_tiles; d++) {
         for (int line = 0; stream && line < 2 * TILE_BYTES; line += LINE_BYTES)
             _mm_prefetch(ahead + d * 2 * TILE_BYTES + line, _MM_HINT_T0);
@@ -99,21 +112,39 @@ static void two_row_tiles(int64_t depth_tiles, const uint16_t *a, const uint16_t
     }
     _tile_stored(0, c, C_BYTES);
     _tile_stored(1, c + TILE_COLS / 2, C_BYTES);
-    _tile_stored(2, c + TILE_ROWS * TILE_COLS, C_BYTES);
-    _tile_stored(3, c + TILE_ROWS * TILE_COLS + TILE_COLS / 2, C_BYTES);
+    _tile_stored(2, c2, C_BYTES);
+    _tile_stored(3, c2 + TILE_COLS / 2, C_BYTES);
+}
+
+static void amx_widen(int64_t depth_tiles, const int8_t *from, uint16_t *to)
+{
+    for (int64_t i = 0; i < depth_tiles * 2 * TILE_VALUES; i += LINE_BYTES) {
+        _mm_prefetch((const char *)from + i + STREAM_BYTES, _MM_HINT_T0);
+        for (int64_t k = i; k < i + LINE_BYTES; k += TILE_DEPTH) {
+            const __m128i low = _mm_loadu_si128((const __m128i *)(const void *)(from + k));
+            const __m128i high = _mm_loadu_si128((const __m128i *)(const void *)(from + k + TILE_DEPTH / 2));
+            const __m512bh both = _mm512_cvtne2ps_pbh(_mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(high)),
+                                                      _mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(low)));
+            memcpy(to + k, &both, sizeof both);
+        }
+    }
 }
 
 static void amx_multiply(int rows, int64_t depth_tiles, const uint16_t *a, const uint16_t *a2, const uint16_t *b,
-                         int stream, float *c)
+                         bool stream, bool fresh, float *c)
 {
     if (rows > TILE_ROWS)
-        two_row_tiles(depth_tiles, a, a2, b, stream, c);
+        two_row_tiles(depth_tiles, a, a2, b, stream, fresh, c);
     else
-        one_row_tile(depth_tiles, a, b, stream, c);
+        one_row_tile(depth_tiles, a, b, stream, fresh, c);
 }
 
-const tile_kernels tile_kernels_amx = {
-    .name = "amx", .begin = amx_begin, .end = amx_end, .narrow = amx_narrow, .multiply = amx_multiply};
+const tile_kernels tile_kernels_amx = {.name = "amx",
+                                       .begin = amx_begin,
+                                       .end = amx_end,
+                                       .narrow = amx_narrow,
+                                       .widen = amx_widen,
+                                       .multiply = amx_multiply};
 
 #else
 

@@ -47,12 +47,14 @@ INLINE __m512 odd_values(__m512i pairs)
 }
 
 /* Rows [0, rows) of one row tile; a constant, so that the accumulators are registers. */
-INLINE void some_rows(const int rows, int64_t depth_tiles, const uint16_t *a, const uint16_t *b, float *c)
+INLINE void some_rows(const int rows, int64_t depth_tiles, const uint16_t *a, const uint16_t *b, bool fresh, float *c)
 {
     __m512 sum[ROWS_AT_ONCE][2];
 #pragma GCC unroll 8
-    for (int r = 0; r < rows; r++)
-        sum[r][0] = sum[r][1] = _mm512_setzero_ps();
+    for (int r = 0; r < rows; r++) {
+        sum[r][0] = fresh ? _mm512_setzero_ps() : _mm512_loadu_ps(c + r * TILE_COLS);
+        sum[r][1] = fresh ? _mm512_setzero_ps() : _mm512_loadu_ps(c + r * TILE_COLS + TILE_COLS / 2);
+    }
     for (int64_t d = 0; d < depth_tiles; d++)
         for (int p = 0; p < TILE_DEPTH / 2; p++) {
             const uint16_t *low = b + d * 2 * TILE_VALUES + p * 2 * (TILE_COLS / 2), *high = low + TILE_VALUES;
@@ -77,23 +79,38 @@ INLINE void some_rows(const int rows, int64_t depth_tiles, const uint16_t *a, co
     }
 }
 
+/* A whole number of 8 bits loses nothing with the lower half of its f32. */
+static void avx512_widen(int64_t depth_tiles, const int8_t *from, uint16_t *to)
+{
+    for (int64_t i = 0; i < depth_tiles * 2 * TILE_VALUES; i += 16) {
+        const __m512i whole = _mm512_cvtepi8_epi32(_mm_loadu_si128((const __m128i *)(const void *)(from + i)));
+        const __m512i bits = _mm512_srli_epi32(_mm512_castps_si512(_mm512_cvtepi32_ps(whole)), 16);
+        _mm256_storeu_si256((__m256i *)(void *)(to + i), _mm512_cvtepi32_epi16(bits));
+        _mm_prefetch((const char *)from + i + STREAM_BYTES, _MM_HINT_T0);
+    }
+}
+
 static void avx512_multiply(int rows, int64_t depth_tiles, const uint16_t *a, const uint16_t *a2, const uint16_t *b,
-                            int stream, float *c)
+                            bool stream, bool fresh, float *c)
 {
     (void)stream;
     for (int r = 0; r < rows; r += ROWS_AT_ONCE) {
         const uint16_t *tile = (r < TILE_ROWS ? a : a2) + r % TILE_ROWS * TILE_DEPTH;
         if (rows - r == 1)
-            some_rows(1, depth_tiles, tile, b, c + r * TILE_COLS);
+            some_rows(1, depth_tiles, tile, b, fresh, c + r * TILE_COLS);
         else if (rows - r <= 4)
-            some_rows(4, depth_tiles, tile, b, c + r * TILE_COLS);
+            some_rows(4, depth_tiles, tile, b, fresh, c + r * TILE_COLS);
         else
-            some_rows(ROWS_AT_ONCE, depth_tiles, tile, b, c + r * TILE_COLS);
+            some_rows(ROWS_AT_ONCE, depth_tiles, tile, b, fresh, c + r * TILE_COLS);
     }
 }
 
-const tile_kernels tile_kernels_avx512 = {
-    .name = "avx512", .begin = nothing, .end = nothing, .narrow = plain_narrow, .multiply = avx512_multiply};
+const tile_kernels tile_kernels_avx512 = {.name = "avx512",
+                                          .begin = nothing,
+                                          .end = nothing,
+                                          .narrow = plain_narrow,
+                                          .widen = avx512_widen,
+                                          .multiply = avx512_multiply};
 
 #else
 
