@@ -8,7 +8,7 @@
 ROWS ?= 2000
 NTH ?= 40
 INTERVAL ?= 0.5
-SEED ?= 1
+
 NULL_WORKER := $(B)/tests/bench/null_worker
 $(NULL_WORKER): $(B)/obj/tests/bench/null_worker.o $(STAGE_LIBS)
 	@mkdir -p $(@D)
@@ -19,9 +19,9 @@ bench-orch: $(PROG) $(NULL_WORKER)
 bench-durable: $(PROG)
 	tests/bench/bench_durable.sh $(B)/bin $(B)/bench-durable $(ROWS)
 kill-test: $(PROG)
-	$(NEED_PYTHON) tests/e2e/kill_test.py --bin $(B)/bin --rows $(ROWS) --interval $(INTERVAL) --seed $(SEED) --also-batch
+	$(NEED_PYTHON) tests/e2e/kill_test.py --bin $(B)/bin --rows $(ROWS) --interval $(INTERVAL) --seed $(or $(SEED),1) --also-batch
 soak: $(PROG)
-	@end=$$(($$(date +%s) + $(TIME))); seed=$(SEED); while [ $$(date +%s) -lt $$end ]; do \
+	@end=$$(($$(date +%s) + $(TIME))); seed=$(or $(SEED),1); while [ $$(date +%s) -lt $$end ]; do \
 	    tests/e2e/kill_test.py --bin $(B)/bin --rows 300 --interval $(INTERVAL) --seed $$seed --also-batch || exit 1; \
 	    seed=$$((seed + 1)); done
 fault-sweep: $(PROG) $(B)/tests/e2e/test_faults
