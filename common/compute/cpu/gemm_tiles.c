@@ -57,7 +57,7 @@ typedef struct pack_job {
 } pack_job;
 
 /* Where value k of column n lies, counted from the panel. */
-static int64_t tile_idx(int64_t n, int64_t k)
+static int64_t value_idx(int64_t n, int64_t k)
 {
     const int64_t half_cols = TILE_COLS / 2, col = n % TILE_COLS, pair = k % TILE_DEPTH / 2;
     return (k / TILE_DEPTH * 2 + col / half_cols) * TILE_VALUES + (pair * half_cols + col % half_cols) * 2 + k % 2;
@@ -73,12 +73,12 @@ static void pack_panel(void *ctx, int32_t panel, int thread_idx)
         const float *values = job->values + n * w->k_in;
         if (!w->scales) {
             for (int64_t k = 0; k < w->k_in; k++)
-                ((uint16_t *)w->data)[first + tile_idx(n, k)] = bf16_from_f32(values[k]);
+                ((uint16_t *)w->data)[first + value_idx(n, k)] = bf16_from_f32(values[k]);
             continue;
         }
         w->scales[n] = int8_scale(values, w->k_in);
         for (int64_t k = 0; k < w->k_in; k++)
-            ((int8_t *)w->data)[first + tile_idx(n, k)] = int8_from_f32(values[k], w->scales[n]);
+            ((int8_t *)w->data)[first + value_idx(n, k)] = int8_from_f32(values[k], w->scales[n]);
     }
 }
 
@@ -140,16 +140,44 @@ static void run_panel(const tiles_job *tj, int64_t panel, int64_t first_row, int
     finish_rows(tj->job, c, first_row, end_row - first_row, panel * TILE_COLS);
 }
 
+/* Panels of a piece under a single row tile: little on the stack, since this is what memory is read for. */
+static void run_single(const tiles_job *tj, int64_t first_row, int64_t end_row, int64_t first_panel, int64_t end_panel)
+{
+    const weight *w = tj->job->w;
+    const int64_t tile_values = tj->depth_tiles * TILE_VALUES;
+    const uint16_t *a = tj->a + first_row / TILE_ROWS * tile_values;
+    _Alignas(64) float c[TILE_ROWS * TILE_COLS];
+
+    for (int64_t p = first_panel; p < end_panel; p++) {
+        if (w->scales)
+            tj->kernels->multiply_int8(tj->depth_tiles, a, (const int8_t *)w->data + p * 2 * tile_values, c);
+        else
+            tj->kernels->multiply((int)(end_row - first_row), tj->depth_tiles, a, a,
+                                  (const uint16_t *)w->data + p * 2 * tile_values, true, true, c);
+        finish_rows(tj->job, c, first_row, end_row - first_row, p * TILE_COLS);
+    }
+}
+
+static void run_block(const tiles_job *tj, int64_t first_row, int64_t end_row, int64_t first_panel, int64_t end_panel)
+{
+    _Alignas(64) uint16_t wide[WIDEN_DEPTH * 2 * TILE_VALUES];
+    _Alignas(64) float c[BLOCK_ROWS_MAX * TILE_COLS];
+
+    for (int64_t p = first_panel; p < end_panel; p++)
+        run_panel(tj, p, first_row, end_row, wide, c);
+}
+
 static void run_piece(const tiles_job *tj, int64_t piece)
 {
     const int64_t first_row = piece % tj->row_blocks * tj->block_rows;
     const int64_t end_row = min_i64(first_row + tj->block_rows, tj->job->rows);
     const int64_t first_panel = piece / tj->row_blocks * tj->piece_panels;
-    _Alignas(64) uint16_t wide[WIDEN_DEPTH * 2 * TILE_VALUES];
-    _Alignas(64) float c[BLOCK_ROWS_MAX * TILE_COLS];
+    const int64_t end_panel = min_i64(first_panel + tj->piece_panels, tj->panels);
 
-    for (int64_t p = first_panel; p < min_i64(first_panel + tj->piece_panels, tj->panels); p++)
-        run_panel(tj, p, first_row, end_row, wide, c);
+    if (end_row - first_row <= TILE_ROWS && (!tj->job->w->scales || tj->kernels->multiply_int8))
+        run_single(tj, first_row, end_row, first_panel, end_panel);
+    else
+        run_block(tj, first_row, end_row, first_panel, end_panel);
 }
 
 /* The thread's own run, then what is left of the others'. */

@@ -32,6 +32,8 @@ typedef struct tile_kernels {
      * next. */
     void (*multiply)(int rows, int64_t depth_tiles, const uint16_t *a, const uint16_t *a2, const uint16_t *b,
                      bool stream, bool fresh, float *c);
+    /* The two above for rows <= 16 at once, so that memory is read while the unit multiplies. NULL: not faster. */
+    void (*multiply_int8)(int64_t depth_tiles, const uint16_t *a, const int8_t *b, float *c);
 } tile_kernels;
 
 extern const tile_kernels tile_kernels_amx;    /* AMX with bf16; asks the system for the tiles when chosen */

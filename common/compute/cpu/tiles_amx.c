@@ -13,11 +13,12 @@
 #include <immintrin.h>
 #include <string.h>
 
-#define STREAM_BYTES 1024
-#define LINE_BYTES   64
-#define TILE_BYTES   1024
-#define ROW_BYTES    64 /* of a bf16 tile */
-#define C_BYTES      (TILE_COLS * (int)sizeof(float))
+#define STREAM_BYTES      1024
+#define STREAM_INT8_BYTES 2048
+#define LINE_BYTES        64
+#define TILE_BYTES        1024
+#define ROW_BYTES         64 /* of a bf16 tile */
+#define C_BYTES           (TILE_COLS * (int)sizeof(float))
 
 /* The instruction's operand. In memory that never changes: the compiler does not know that the instruction reads all
  * of it. */
@@ -59,6 +60,13 @@ static void amx_narrow(int rows, int64_t depth, const float *x, int64_t x_pitch,
         }
 }
 
+static inline void fetch_step(const char *from)
+{
+#pragma GCC unroll 32
+    for (int line = 0; line < 2 * TILE_BYTES; line += LINE_BYTES)
+        _mm_prefetch(from + line, _MM_HINT_T0);
+}
+
 static void one_row_tile(int64_t depth_tiles, const uint16_t *a, const uint16_t *b, bool stream, bool fresh, float *c)
 {
     const char *ahead = (const char *)b + STREAM_BYTES;
@@ -70,8 +78,8 @@ static void one_row_tile(int64_t depth_tiles, const uint16_t *a, const uint16_t 
         _tile_loadd(1, c + TILE_COLS / 2, C_BYTES);
     }
     for (int64_t d = 0; d < depth_tiles; d++) {
-        for (int line = 0; stream && line < 2 * TILE_BYTES; line += LINE_BYTES)
-            _mm_prefetch(ahead + d * 2 * TILE_BYTES + line, _MM_HINT_T0);
+        if (stream)
+            fetch_step(ahead + d * 2 * TILE_BYTES);
         _tile_loadd(4, a + d * TILE_VALUES, ROW_BYTES);
         _tile_loadd(6, b + d * 2 * TILE_VALUES, ROW_BYTES);
         _tile_loadd(7, b + d * 2 * TILE_VALUES + TILE_VALUES, ROW_BYTES);
@@ -99,8 +107,8 @@ static void two_row_tiles(int64_t depth_tiles, const uint16_t *a, const uint16_t
         _tile_loadd(3, c2 + TILE_COLS / 2, C_BYTES);
     }
     for (int64_t d = 0; d < depth_tiles; d++) {
-        for (int line = 0; stream && line < 2 * TILE_BYTES; line += LINE_BYTES)
-            _mm_prefetch(ahead + d * 2 * TILE_BYTES + line, _MM_HINT_T0);
+        if (stream)
+            fetch_step(ahead + d * 2 * TILE_BYTES);
         _tile_loadd(6, b + d * 2 * TILE_VALUES, ROW_BYTES);
         _tile_loadd(7, b + d * 2 * TILE_VALUES + TILE_VALUES, ROW_BYTES);
         _tile_loadd(4, a + d * TILE_VALUES, ROW_BYTES);
@@ -116,11 +124,12 @@ static void two_row_tiles(int64_t depth_tiles, const uint16_t *a, const uint16_t
     _tile_stored(3, c2 + TILE_COLS / 2, C_BYTES);
 }
 
-static void amx_widen(int64_t depth_tiles, const int8_t *from, uint16_t *to)
+/* One depth tile of a panel. */
+static inline void widen_step(const int8_t *from, uint16_t *to)
 {
-    for (int64_t i = 0; i < depth_tiles * 2 * TILE_VALUES; i += LINE_BYTES) {
-        _mm_prefetch((const char *)from + i + STREAM_BYTES, _MM_HINT_T0);
-        for (int64_t k = i; k < i + LINE_BYTES; k += TILE_DEPTH) {
+    for (int i = 0; i < 2 * TILE_VALUES; i += LINE_BYTES) {
+        _mm_prefetch((const char *)from + i + STREAM_INT8_BYTES, _MM_HINT_T0);
+        for (int k = i; k < i + LINE_BYTES; k += TILE_DEPTH) {
             const __m128i low = _mm_loadu_si128((const __m128i *)(const void *)(from + k));
             const __m128i high = _mm_loadu_si128((const __m128i *)(const void *)(from + k + TILE_DEPTH / 2));
             const __m512bh both = _mm512_cvtne2ps_pbh(_mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(high)),
@@ -128,6 +137,35 @@ static void amx_widen(int64_t depth_tiles, const int8_t *from, uint16_t *to)
             memcpy(to + k, &both, sizeof both);
         }
     }
+}
+
+static void amx_widen(int64_t depth_tiles, const int8_t *from, uint16_t *to)
+{
+    for (int64_t d = 0; d < depth_tiles; d++)
+        widen_step(from + d * 2 * TILE_VALUES, to + d * 2 * TILE_VALUES);
+}
+
+/* Widening runs two steps ahead: what a tile load reads has left the store buffer by then. */
+static void amx_multiply_int8(int64_t depth_tiles, const uint16_t *a, const int8_t *b, float *c)
+{
+    enum { RING = 4, AHEAD = 2 };
+    _Alignas(LINE_BYTES) uint16_t ring[RING][2 * TILE_VALUES];
+    _tile_zero(0);
+    _tile_zero(1);
+    for (int64_t d = -AHEAD; d < depth_tiles; d++) {
+        if (d + AHEAD < depth_tiles)
+            widen_step(b + (d + AHEAD) * 2 * TILE_VALUES, ring[(d + AHEAD) % RING]);
+        __asm__ volatile("" ::: "memory"); /* tile loads do not tell the compiler what they read */
+        if (d < 0)
+            continue;
+        _tile_loadd(4, a + d * TILE_VALUES, ROW_BYTES);
+        _tile_loadd(6, ring[d % RING], ROW_BYTES);
+        _tile_loadd(7, ring[d % RING] + TILE_VALUES, ROW_BYTES);
+        _tile_dpbf16ps(0, 4, 6);
+        _tile_dpbf16ps(1, 4, 7);
+    }
+    _tile_stored(0, c, C_BYTES);
+    _tile_stored(1, c + TILE_COLS / 2, C_BYTES);
 }
 
 static void amx_multiply(int rows, int64_t depth_tiles, const uint16_t *a, const uint16_t *a2, const uint16_t *b,
@@ -144,7 +182,8 @@ const tile_kernels tile_kernels_amx = {.name = "amx",
                                        .end = amx_end,
                                        .narrow = amx_narrow,
                                        .widen = amx_widen,
-                                       .multiply = amx_multiply};
+                                       .multiply = amx_multiply,
+                                       .multiply_int8 = amx_multiply_int8};
 
 #else
 
