@@ -22,6 +22,9 @@
 #define HIFT_NAME_BYTES   (HIFT_PREFIX_BYTES + 32)
 /* What ops take beside their operands, whatever the batch: inverse alphas, a frame's voiced parts. */
 #define OPS_SCRATCH_BYTES ((size_t)4 << 20)
+/* Rows of zeros around a sequence in a product's operand: taps and whole blocks of rows; and its least channels. */
+#define OPERAND_PAD_ROWS     ((size_t)128)
+#define OPERAND_CHANNELS_MIN ((size_t)32)
 /* The inverse transform may keep each frame's 16 points in double until they are added up. */
 #define ISTFT_LINE_BYTES (16 * sizeof(double))
 
@@ -241,8 +244,9 @@ static size_t larger(size_t a, size_t b)
 
 /*
  * Always live: mel, f0, source, audio, and 9 lists of offsets. Beside them either the f0 predictor (mel and two
- * layers in f64) or the decoder: both spectra, and five buffers of the widest rung, which is the last; these are
- * given back before the inverse transform (hift_decoder.c).
+ * layers in f64) or the decoder: both spectra, and six buffers of the widest rung, which is the last; these are
+ * given back before the inverse transform (hift_decoder.c). The sixth is a product's rounded operand, with the zeros
+ * around each sequence.
  */
 size_t hift_model_scratch_bytes(const hift_dims *dims, int64_t frames, int64_t rows)
 {
@@ -250,7 +254,9 @@ size_t hift_model_scratch_bytes(const hift_dims *dims, int64_t frames, int64_t r
     const size_t always = f * (MEL_BINS + 1 + 2 * SAMPLES_PER_FRAME) * sizeof(float) + 16 * (r + 64) * sizeof(int32_t);
     const size_t f0 = f * (size_t)(MEL_BINS + 2 * dims->f0_channels + 1) * sizeof(double);
     const size_t spectra = lines * 2 * HIFT_STFT_COLUMNS * sizeof(float);
-    const size_t buffers = lines * 5 * (size_t)(dims->base_channels >> HIFT_RUNGS) * sizeof(float);
+    const size_t padding = r * (OPERAND_PAD_ROWS << HIFT_RUNGS), widest = (size_t)(dims->base_channels >> HIFT_RUNGS);
+    const size_t buffers =
+        (lines * 6 + padding) * (widest < OPERAND_CHANNELS_MIN ? OPERAND_CHANNELS_MIN : widest) * sizeof(float);
     return always + larger(f0, spectra + larger(buffers, lines * ISTFT_LINE_BYTES)) + OPS_SCRATCH_BYTES;
 }
 
@@ -271,8 +277,9 @@ cf_err hift_engine_open(const hift_engine_config *cfg, hift_engine *ret_engine)
         .scratch_bytes = hift_model_scratch_bytes(&dims, cfg->frames_max, cfg->rows_max),
     };
     TRY(backend_open(&backend_cfg, &e.be));
-    if (cfg->operands != PRECISION_F32 && strcmp(cfg->device, "cpu") != 0)
-        e.operands = PRECISION_FP16;
+    /* bf16 alone would give 35 dB (hift.md 12). */
+    if (cfg->operands != PRECISION_F32)
+        e.operands = strcmp(cfg->device, "cpu") == 0 ? PRECISION_BF16_PAIR : PRECISION_FP16;
     TRY(hift_model_open(e.be, w, &dims, e.operands, &e.model));
     *ret_engine = e;
     e = (hift_engine){0};

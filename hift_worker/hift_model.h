@@ -70,7 +70,7 @@ typedef struct hift_engine {
 
 typedef struct hift_engine_config {
     const char *model_dir, *device;
-    precision operands; /* asked for: anything but f32 means fp16 on a device, and f32 on the CPU */
+    precision operands; /* asked for: anything but f32 means fp16 on a device, pairs of bf16 on the CPU */
     bool naive;
     int threads;
     int64_t frames_max; /* packed frames of one step; scratch is reserved for them */

@@ -89,7 +89,9 @@ static void queue_facts(void *stage, stage_facts *ret_facts)
     snprintf(ret_facts->model_file, sizeof ret_facts->model_file, "%.255s", slash ? slash + 1 : q->engine.path);
     memcpy(ret_facts->model_sha256, q->engine.sha256, sizeof ret_facts->model_sha256);
     snprintf(ret_facts->backend, sizeof ret_facts->backend, "%.100s vocoder %s", backend_describe(q->engine.be),
-             q->engine.operands == PRECISION_FP16 ? "fp16" : "f32");
+             q->engine.operands == PRECISION_FP16        ? "fp16"
+             : q->engine.operands == PRECISION_BF16_PAIR ? "bf16 pairs"
+                                                         : "f32");
 }
 
 static cf_err queue_accept(void *stage, const stage_job *job)

@@ -22,7 +22,7 @@ typedef struct backend backend;
 typedef struct weight weight; /* a matrix or filter bank in the backend's own layout */
 
 /* Of GEMM operands; sums are f32. A pair is bf16 of the value and bf16 of what that left: three products, errors of
- * 2^-16 of a row instead of 2^-8. Backends without a unit for it use f32, those without need of it refuse it. */
+ * 2^-16 of a row instead of 2^-8. Where there is no unit for it that is f32. */
 typedef enum precision { PRECISION_F32, PRECISION_BF16, PRECISION_FP16, PRECISION_BF16_PAIR } precision;
 
 typedef struct backend_config {

@@ -54,6 +54,12 @@ static int64_t conv_rows_out(const suite_case *c, int32_t seq)
         .row = 1e-14, .floor = 1e-15, .why = "an f64 chain in another order" \
     }
 
+/* Where pairs are f32 the chain's bound holds too. What low times low would add is left out: 2^-16 of each term. */
+#define PAIRS                                                                                              \
+    {                                                                                                      \
+        .row = 4e-5, .floor = 1e-5, .why = "products of pairs lack low times low", .nonfinite_alike = true \
+    }
+
 static const conv_case conv_cases[] = {
     {.head = {"one value", SEQS(1), .bound = CHAIN_ONE}, .c_in = 1, .c_out = 1, .kernel = 1},
     {.head = {"no rows", SEQS(0, 0), .bound = CHAIN_ONE},
@@ -226,6 +232,43 @@ static const conv_case conv_cases[] = {
      .pad_left = 14,
      .out_div = 15,
      .bias = true},
+    {.head = {"prime, causal, pairs", SEQS(1, 0, 2, 11), .bound = PAIRS, .pair = true},
+     .c_in = 7,
+     .c_out = 13,
+     .kernel = 3,
+     .pad_left = 2,
+     .bias = true},
+    {.head = {"dilated, rows over blocks, pairs", SEQS(3, 121, 32, 33, 1), .bound = PAIRS, .pair = true},
+     .c_in = 33,
+     .c_out = 40,
+     .kernel = 3,
+     .dilation = 5,
+     .pad_left = 10,
+     .act = ACT_LEAKY,
+     .slope = 0.1f},
+    {.head = {"repeated, groups, pairs", SEQS(5, 1, 20), .bound = PAIRS, .pair = true},
+     .c_in = 12,
+     .c_out = 66,
+     .kernel = 5,
+     .pad_left = 4,
+     .repeat = 3,
+     .groups = 2,
+     .bias = true},
+    {.head = {"vocoder 64, 11 taps by 5, pairs", SEQS(2, 261), .bound = PAIRS, .pair = true, .heavy = true},
+     .c_in = 64,
+     .c_out = 64,
+     .kernel = 11,
+     .dilation = 5,
+     .pad_left = 50,
+     .bias = true},
+    {.head = {"vocoder source down by 15, pairs", SEQS(121, 31), .bound = PAIRS, .pair = true, .heavy = true},
+     .c_in = 18,
+     .c_out = 256,
+     .kernel = 30,
+     .stride = 15,
+     .pad_left = 14,
+     .out_div = 15,
+     .bias = true},
     {.head = {"vocoder last", SEQS(1, 30), .bound = CHAIN},
      .c_in = 64,
      .c_out = 18,
@@ -298,7 +341,10 @@ static cf_err conv_pack(const suite_case *c, backend *be, const void *values, we
     if (k->wide)
         return backend_pack_conv_f64(be, values, k->c_out, k->c_in, k->kernel, ret_weight);
     return backend_pack_conv(be, values, k->c_out, k->c_in, k->kernel, or_one(k->groups),
-                             c->bf16 ? PRECISION_BF16 : PRECISION_F32, ret_weight);
+                             c->bf16   ? PRECISION_BF16
+                             : c->pair ? PRECISION_BF16_PAIR
+                                       : PRECISION_F32,
+                             ret_weight);
 }
 
 static cf_err conv_call(const op_run *run)

@@ -49,6 +49,7 @@ typedef struct suite_case {
     bound bound;                 /* of the fast variants against the plain loops */
     int in_place;                /* 1 + the input port whose memory the result takes; 0: its own */
     bool bf16;                   /* operands of products */
+    bool pair;                   /* operands of products are pairs of bf16 */
     bool narrow;                 /* activations of bf16 where the op takes them */
     bool int8;                   /* and the weights of those in int8; on backends that have it */
     bool heavy;                  /* real shapes: fewer thread counts and poisons */

@@ -38,6 +38,8 @@ static cf_err pack_values(backend *be, const float *values, int64_t count, weigh
 {
     cf_err err;
     void *host = NULL;
+    if (out->operands == PRECISION_BF16_PAIR)
+        out->operands = PRECISION_F32;
     out->bytes = (size_t)count * operand_bytes(out->operands);
     CUDA_TRY(cuda_keep(be, out->bytes, &out->data));
     CUDA_TRY(mem_alloc(out->bytes, 1, &host));
