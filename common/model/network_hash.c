@@ -11,6 +11,7 @@
 #include <inttypes.h>
 #include <stdio.h>
 #include <string.h>
+#include <sys/mman.h>
 #include <sys/stat.h>
 
 #include "common/base/io.h"
@@ -20,6 +21,7 @@
 #define MEMORY_FILE      "voices/.networks"
 #define MEMORY_BYTES_MAX 65536
 #define STAMP_BYTES      128
+#define CHUNK_BYTES      ((size_t)4 << 20)
 
 /* Changes whenever the file does: size, inode, times of contents and of the inode itself. */
 static cf_err file_stamp(const char *path, char ret_stamp[STAMP_BYTES])
@@ -95,6 +97,23 @@ out:
     return err;
 }
 
+/* Gives pages back behind itself: enrollment has the same file mapped for its weights, and a gigabyte would count twice. */
+static cf_err hash_pages(const io_map *map, char ret_hex[SHA256_HEX_BYTES])
+{
+    cf_err err;
+    sha256 *h = NULL;
+    TRY(sha256_open(&h));
+    for (size_t at = 0; at < map->data_bytes; at += CHUNK_BYTES) {
+        const size_t left = map->data_bytes - at, bytes = left < CHUNK_BYTES ? left : CHUNK_BYTES;
+        unsigned char *chunk = (unsigned char *)map->data + at;
+        sha256_update(h, chunk, bytes);
+        (void)madvise(chunk, bytes, MADV_DONTNEED); /* the file keeps them; without it they merely count longer */
+    }
+    sha256_finish(h, ret_hex);
+out:
+    return err;
+}
+
 cf_err network_sha256(const char *model_path, const char *file, char ret_hex[SHA256_HEX_BYTES])
 {
     cf_err err;
@@ -108,7 +127,7 @@ cf_err network_sha256(const char *model_path, const char *file, char ret_hex[SHA
     if (recall(memory, file, stamp, ret_hex))
         goto out;
     TRY(io_map_file(path, &map));
-    TRY(sha256_of(map.data, map.data_bytes, ret_hex));
+    TRY(hash_pages(&map, ret_hex));
     TRY(file_stamp(path, after));
     if (strcmp(stamp, after) == 0 && remember(model_path, memory_path, memory, file, stamp, ret_hex) != CF_OK)
         err = CF_OK; /* a read-only model directory: the answer stands, the next call asks again */

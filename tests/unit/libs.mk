@@ -57,3 +57,4 @@ EXT_test_enroll_networks := $(EXT_ENROLL) $(EXT_COMPUTE)
 LIBS_test_memory_plan := $(LLM) $(FLOW) $(HIFT) $(WORKER) $(MODEL) $(COMPUTE)
 EXT_test_memory_plan := $(EXT_COMPUTE)
 LIBS_test_plan_place := $(B)/obj/tools/plan_place.o
+LIBS_test_network_hash := $(MODEL)
