@@ -97,7 +97,8 @@ out:
     return err;
 }
 
-/* Gives pages back behind itself: enrollment has the same file mapped for its weights, and a gigabyte would count twice. */
+/* Gives pages back behind itself: enrollment has the same file mapped for its weights, and a gigabyte would count
+ * twice. */
 static cf_err hash_pages(const io_map *map, char ret_hex[SHA256_HEX_BYTES])
 {
     cf_err err;
