@@ -244,26 +244,33 @@ static size_t larger(size_t a, size_t b)
 
 /*
  * Always live: mel, f0, source, audio, and 9 lists of offsets. Beside them either the f0 predictor (mel and two
- * layers in f64) or the decoder: both spectra, and six buffers of the widest rung, which is the last; these are
- * given back before the inverse transform (hift_decoder.c). The sixth is a product's rounded operand, with the zeros
- * around each sequence.
+ * layers in f64) or the decoder: both spectra, five buffers of the widest rung, which is the last, and, unless
+ * products read f32, a rounded operand with the zeros around each sequence. These are given back before the inverse
+ * transform (hift_decoder.c).
  */
-size_t hift_model_scratch_bytes(const hift_dims *dims, int64_t frames, int64_t rows)
+size_t hift_model_scratch_bytes(const hift_dims *dims, int64_t frames, int64_t rows, precision operands)
 {
     const size_t f = (size_t)frames, r = (size_t)rows, lines = f * HIFT_LINES + r;
     const size_t always = f * (MEL_BINS + 1 + 2 * SAMPLES_PER_FRAME) * sizeof(float) + 16 * (r + 64) * sizeof(int32_t);
     const size_t f0 = f * (size_t)(MEL_BINS + 2 * dims->f0_channels + 1) * sizeof(double);
     const size_t spectra = lines * 2 * HIFT_STFT_COLUMNS * sizeof(float);
     const size_t padding = r * (OPERAND_PAD_ROWS << HIFT_RUNGS), widest = (size_t)(dims->base_channels >> HIFT_RUNGS);
-    const size_t buffers =
-        (lines * 6 + padding) * (widest < OPERAND_CHANNELS_MIN ? OPERAND_CHANNELS_MIN : widest) * sizeof(float);
+    const size_t operand = operands == PRECISION_F32 ? 0 : (lines + padding) * larger(widest, OPERAND_CHANNELS_MIN);
+    const size_t buffers = (lines * 5 * widest + operand) * sizeof(float);
     return always + larger(f0, spectra + larger(buffers, lines * ISTFT_LINE_BYTES)) + OPS_SCRATCH_BYTES;
+}
+
+precision hift_operands(const char *device, precision wanted)
+{
+    if (wanted == PRECISION_F32)
+        return PRECISION_F32;
+    return strcmp(device, "cpu") == 0 ? PRECISION_BF16_PAIR : PRECISION_FP16;
 }
 
 cf_err hift_engine_open(const hift_engine_config *cfg, hift_engine *ret_engine)
 {
     cf_err err;
-    hift_engine e = {0};
+    hift_engine e = {.operands = hift_operands(cfg->device, cfg->operands)};
     weights *w = NULL;
     hift_dims dims;
     TRY(model_dir_stage_file(cfg->model_dir, MODEL_HIFT, false, e.path));
@@ -274,12 +281,9 @@ cf_err hift_engine_open(const hift_engine_config *cfg, hift_engine *ret_engine)
         .device = cfg->device,
         .naive = cfg->naive,
         .threads = cfg->threads,
-        .scratch_bytes = hift_model_scratch_bytes(&dims, cfg->frames_max, cfg->rows_max),
+        .scratch_bytes = hift_model_scratch_bytes(&dims, cfg->frames_max, cfg->rows_max, e.operands),
     };
     TRY(backend_open(&backend_cfg, &e.be));
-    /* bf16 alone would give 35 dB (hift.md 12). */
-    if (cfg->operands != PRECISION_F32)
-        e.operands = strcmp(cfg->device, "cpu") == 0 ? PRECISION_BF16_PAIR : PRECISION_FP16;
     TRY(hift_model_open(e.be, w, &dims, e.operands, &e.model));
     *ret_engine = e;
     e = (hift_engine){0};

@@ -56,8 +56,12 @@ CF_MUST_CHECK cf_err hift_model_open(backend *be, weights *w, const hift_dims *d
                                      hift_model **ret_model);
 void hift_model_close(hift_model *m); /* NULL is fine; what lies on the backend dies with it */
 
-/* Address space of backend_take that one step with `frames` packed frames in `rows` utterances needs. */
-size_t hift_model_scratch_bytes(const hift_dims *dims, int64_t frames, int64_t rows);
+/* What the vocoder's products multiply where f32 is not `wanted`. bf16 alone would give 35 dB (hift.md 12). */
+precision hift_operands(const char *device, precision wanted);
+
+/* Address space of backend_take that one step with `frames` packed frames in `rows` utterances needs. operands: of
+ * hift_operands. */
+size_t hift_model_scratch_bytes(const hift_dims *dims, int64_t frames, int64_t rows, precision operands);
 
 /* A model directory's vocoder, ready to run on a backend of its own. */
 typedef struct hift_engine {

@@ -40,12 +40,12 @@ cf_err hift_plan(const stage_config *cfg, stage_memory *ret_memory)
     TRY(hift_dims_derive(w, &dims));
     TRY(stage_table_hift(&dims, 0, &table));
     stage_config kept = *cfg;
-    if (library_bytes == 0) /* a CPU */
-        kept.operands = PRECISION_F32;
-    *ret_memory = (stage_memory){.weights_bytes = memory_of_table(&table, bytes_per_value, &kept),
-                                 .tables_bytes = HIFT_NOISE_SAMPLES * sizeof(float),
-                                 .scratch_bytes = hift_model_scratch_bytes(&dims, cfg->frames_max, cfg->rows_max),
-                                 .library_bytes = library_bytes};
+    kept.operands = hift_operands(cfg->device, cfg->operands);
+    *ret_memory =
+        (stage_memory){.weights_bytes = memory_of_table(&table, bytes_per_value, &kept),
+                       .tables_bytes = HIFT_NOISE_SAMPLES * sizeof(float),
+                       .scratch_bytes = hift_model_scratch_bytes(&dims, cfg->frames_max, cfg->rows_max, kept.operands),
+                       .library_bytes = library_bytes};
 out:
     stage_table_done(&table);
     weights_close(w);

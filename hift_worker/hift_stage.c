@@ -84,7 +84,8 @@ static void queue_facts(void *stage, stage_facts *ret_facts)
     *ret_facts = (stage_facts){
         .weights_bytes = backend_weight_bytes(q->engine.be),
         .kept_bytes = backend_kept_bytes(q->engine.be),
-        .scratch_bytes = hift_model_scratch_bytes(&q->engine.model->dims, q->frames_max, q->rows_max),
+        .scratch_bytes =
+            hift_model_scratch_bytes(&q->engine.model->dims, q->frames_max, q->rows_max, q->engine.operands),
     };
     snprintf(ret_facts->model_file, sizeof ret_facts->model_file, "%.255s", slash ? slash + 1 : q->engine.path);
     memcpy(ret_facts->model_sha256, q->engine.sha256, sizeof ret_facts->model_sha256);
