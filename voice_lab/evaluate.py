@@ -175,6 +175,9 @@ def score(waves, texts, words, model_texts, show=0, loop=True):
 def periodicity(audio, pitch_hz, rate_hz=24000):
     """Median over loud 40 ms stretches of the autocorrelation at the pitch's lag, the best within 4 %."""
     audio, out, size = [float(a) for a in audio], [], rate_hz // 25
+    drift = sum(audio[:240])                                 # less a running mean over 10 ms: a slow wave is no pitch
+    for i in range(len(audio) - 240):
+        drift, audio[i] = drift + audio[i + 240] - audio[i], audio[i] - drift / 240
     lags = range(int(rate_hz / pitch_hz * 0.96), int(rate_hz / pitch_hz * 1.04) + 2, 1)
     loud = 0.5 * sum(map(mul, audio, audio)) / max(1, len(audio)) * size
     for start in range(0, len(audio) - size - lags[-1], size):

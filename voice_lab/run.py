@@ -40,6 +40,8 @@ def main():
     ap.add_argument("--out", required=True)
     ap.add_argument("--rendered", type=int, default=2000, help="sentences with sound, each in both voices")
     ap.add_argument("--features", type=int, default=30000, help="sentences of codes alone, for the LLM")
+    ap.add_argument("--clusters", type=int, default=640)
+    ap.add_argument("--judged", type=int, default=40, help="sentences for each error rate")
     ap.add_argument("--seed", type=int, default=1)
     ap.add_argument("--no-compile", action="store_true", help="without g++")
     a = ap.parse_args()
@@ -50,22 +52,22 @@ def main():
     wait(a.out, features=start(a.out, "features", ["voice_lab.make_data", data, "--features",
                                                         str(min(8000, a.features)), *seed]))
     if not os.path.exists(a.out + "/codes.npz"):
-        wait(a.out, tokens=start(a.out, "tokens", ["voice_lab.tokens", a.out, *seed]))
+        wait(a.out, tokens=start(a.out, "tokens", ["voice_lab.tokens", a.out, "--clusters", str(a.clusters), *seed]))
     sound = start(
         a.out, "sound",
         ["voice_lab.make_data", data, "--rendered", str(a.rendered), *seed],
-        ["voice_lab.train_hift", a.out, "--minutes", f"{minutes * HIFT:.1f}", "--f0-minutes", f"{minutes * F0:.1f}", *seed] +
+        ["voice_lab.train_hift", a.out, "--minutes", f"{minutes * HIFT:.2f}", "--f0-minutes", f"{minutes * F0:.2f}", *seed] +
         ([] if a.no_compile else ["--compile"]),
-        ["voice_lab.train_flow", a.out, "--minutes", f"{minutes * FLOW:.1f}", *seed])
+        ["voice_lab.train_flow", a.out, "--minutes", f"{minutes * FLOW:.2f}", *seed])
     words = start(
         a.out, "words",
         ["voice_lab.make_data", data, "--features", str(a.features), *seed],
-        ["voice_lab.train_llm", a.out, "--minutes", f"{minutes:.1f}", *seed])
+        ["voice_lab.train_llm", a.out, "--minutes", f"{minutes:.2f}", *seed])
     wait(a.out, sound=sound, words=words)
     wait(a.out, export=start(a.out, "export", ["voice_lab.export", a.out, a.out + "/demo"]))
     wait(a.out, plot=start(a.out, "plot", ["voice_lab.plot", a.out, a.out]))
-    arlo = start(a.out, "gates", ["voice_lab.gate", a.out, "--sentences", "40"])
-    mira = start(a.out, "gates-mira", ["voice_lab.gate", a.out, "--sentences", "40", "--voice", "mira", "--stages",
+    arlo = start(a.out, "gates", ["voice_lab.gate", a.out, "--sentences", str(a.judged)])
+    mira = start(a.out, "gates-mira", ["voice_lab.gate", a.out, "--sentences", str(a.judged), "--voice", "mira", "--stages",
                                        "hift,flow,chain"])
     wait(a.out, gates=arlo, **{"gates-mira": mira})
     for name in ("gates", "gates-mira"):

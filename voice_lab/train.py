@@ -15,7 +15,7 @@ class Loop:
     def __init__(self, out, stage, model, minutes, rate, seed=0, final_share=0.02, clip=1.0, betas=(0.8, 0.99), weight_decay=0.01,
                  checkpoint_minutes=3.0, warmup=200):
         torch.manual_seed(seed)
-        self.path, self.model, self.budget = f"{out}/{stage}", model, minutes * 60
+        self.path, self.model, self.budget = f"{out}/{stage}", model, max(minutes * 60, 1e-3)
         self.rate, self.final_share, self.clip, self.warmup = rate, final_share, clip, warmup
         self.optimizer = torch.optim.AdamW(model.parameters(), lr=rate, betas=betas, weight_decay=weight_decay)
         self.every, self.step, self.used_before, self.saved_at = checkpoint_minutes * 60, 0, 0.0, 0.0

@@ -39,8 +39,8 @@ def _lifter():
 def analyse(wave, centres):
     """wave [samples, 22050 Hz], centres [F] (samples, fractional): log amplitude [F, 513] and periodicity [F, 5]."""
     half = _WINDOW // 2
-    padded = np.pad(wave, (half + 1, half + 2))
-    start = np.rint(centres).astype(int) + 1
+    padded = np.pad(wave, (half, half + 1))
+    start = np.clip(np.rint(centres).astype(int), 0, len(wave))
     window = np.hanning(_WINDOW + 1)[:-1]
     window /= np.sqrt((window ** 2).sum())
     frames = padded[start[:, None] + np.arange(_WINDOW)]
