@@ -22,6 +22,7 @@ typedef struct checker {
     size_t problems;
     model_config config;
     bool has_config;
+    int64_t speech_codes; /* of the LLM, or of the flow when the LLM was bad; 0: not known */
 } checker;
 
 /* Counts and prints a failure; only memory stops the check. */
@@ -79,6 +80,28 @@ static cf_err report_stage(checker *c, model_stage stage, const tensor_file *f)
     return CF_OK;
 }
 
+/* What the LLM says the flow has to know. */
+static cf_err check_codes(checker *c, model_stage stage, const weights *w)
+{
+    cf_err err = CF_OK;
+    llm_dims llm;
+    flow_dims flow;
+    int64_t codes = c->speech_codes;
+    if (stage == MODEL_LLM) {
+        TRY(llm_dims_derive(w, NULL, &llm));
+        codes = llm.speech_codes;
+    } else if (stage == MODEL_FLOW) {
+        TRY(flow_dims_derive(w, &flow));
+        codes = flow.speech_codes;
+    }
+    if (c->speech_codes != 0 && codes != c->speech_codes)
+        FAIL(CF_ERR_MISMATCH, "%s has %" PRId64 " speech codes, the llm has %" PRId64, model_stage_name(stage), codes,
+             c->speech_codes);
+    c->speech_codes = codes;
+out:
+    return err;
+}
+
 static cf_err check_stage(checker *c, model_stage stage)
 {
     cf_err err;
@@ -87,6 +110,7 @@ static cf_err check_stage(checker *c, model_stage stage)
     TRY(model_dir_stage_file(c->path, stage, false, path));
     TRY(weights_open(path, &w));
     TRY(stage_check(w, stage, c->has_config ? &c->config : NULL));
+    TRY(check_codes(c, stage, w));
     if (c->verify)
         TRY(check_values(weights_file(w)));
     TRY(report_stage(c, stage, weights_file(w)));
@@ -149,6 +173,10 @@ static cf_err check_voice(checker *c, const char *name)
         if (v->prompt_text_id[i] >= c->config.vocab_rows)
             FAIL(CF_ERR_MISMATCH, "voice %s: prompt_text: id %d at index %zu, the model has %" PRId64 " text rows",
                  name, v->prompt_text_id[i], i, c->config.vocab_rows);
+    for (size_t i = 0; c->speech_codes != 0 && i < v->prompt_tokens; i++)
+        if (v->prompt_token[i] >= c->speech_codes)
+            FAIL(CF_ERR_MISMATCH, "voice %s: prompt_token: id %d at index %zu, the model has %" PRId64 " speech codes",
+                 name, (int)v->prompt_token[i], i, c->speech_codes);
     fprintf(c->report, "voice  %s: %zu prompt tokens\n", name, v->prompt_tokens);
 out:
     voice_close(v);

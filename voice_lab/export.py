@@ -69,7 +69,7 @@ def write(out, folder, words):
         json.dump(config, text, indent=1)
     with open(folder + "/cosyvoice3.yaml", "w", encoding="utf-8") as text:
         text.write("# made by voice_lab: shapes come from the tensors\nsample_rate: 24000\n")
-    tensors.write(folder + "/hift.safetensors", tensors.unfolded(_arrays(h.state_dict())))
+    tensors.write(folder + "/hift.safetensors", {tensors.upstream_name(k): v for k, v in _arrays(h.state_dict()).items()})
     tensors.write(folder + "/flow.safetensors", _arrays(f.state_dict()))
     tensors.write(folder + "/llm.safetensors", _arrays(m.state_dict()))
     for name, (values, meta) in voices(codes).items():

@@ -1,4 +1,4 @@
-"""HiFT, the vocoder (spec hift), for training: upstream's names and arithmetic, plain weights without weight norm."""
+"""HiFT, the vocoder (spec hift), for training: upstream's names and arithmetic; weight norm in the form weight_g, weight_v."""
 import numpy as np
 import torch
 import torch.nn.functional as F
@@ -36,17 +36,29 @@ class Snake(nn.Module):
         return _Snake.apply(x, self.alpha.clamp_min(0.1).view(-1, 1).to(x.dtype))
 
 
-class Conv(nn.Conv1d):
-    """left: zeros in front, as many as the kernel spans, so that nothing looks ahead."""
+class Conv(nn.Module):
+    """left: zeros in front, as many as the kernel spans, so that nothing looks ahead.
 
-    def __init__(self, channels_in, channels_out, kernel, dilation=1, stride=1, left=None, gain=1.0):
-        super().__init__(channels_in, channels_out, kernel, stride, dilation=dilation)
+    gain is the norm of each filter at the start. normed: magnitude and direction apart; without, steps of a useful size
+    blow the residual stacks up within 250.
+    """
+
+    def __init__(self, channels_in, channels_out, kernel, dilation=1, stride=1, left=None, gain=1.0, normed=True):
+        super().__init__()
+        self.dilation, self.stride, self.normed = dilation, stride, normed
         self.left = (kernel - 1) * dilation if left is None else left
-        nn.init.normal_(self.weight, 0.0, gain / (channels_in * kernel) ** 0.5)
-        nn.init.zeros_(self.bias)
+        direction = torch.randn(channels_out, channels_in, kernel) / (channels_in * kernel) ** 0.5
+        self.bias = nn.Parameter(torch.zeros(channels_out))
+        if normed:
+            self.weight_g = nn.Parameter(torch.full((channels_out, 1, 1), gain))
+            self.weight_v = nn.Parameter(direction)
+        else:
+            self.weight = nn.Parameter(direction * gain)
 
     def forward(self, x):
-        return super().forward(F.pad(x, (self.left, 0)) if self.left else x)
+        weight = self.weight if not self.normed else \
+            self.weight_v * (self.weight_g * torch.rsqrt(self.weight_v.square().sum((1, 2), keepdim=True)))
+        return F.conv1d(F.pad(x, (self.left, 0)) if self.left else x, weight, self.bias, self.stride, 0, self.dilation)
 
 
 class ResBlock(nn.Module):
@@ -66,7 +78,7 @@ class ResBlock(nn.Module):
 class F0Predictor(nn.Module):
     def __init__(self, channels):
         super().__init__()
-        layers = [Conv(80, channels, 4, left=0), nn.ELU()]
+        layers = [Conv(80, channels, 4, left=0, gain=0.3), nn.ELU()]
         for _ in range(4):
             layers += [Conv(channels, channels, 3), nn.ELU()]
         self.condnet = nn.Sequential(*layers)
@@ -81,9 +93,10 @@ class Hift(nn.Module):
     def __init__(self, base=128, f0_channels=48):
         super().__init__()
         self.m_source = nn.ModuleDict({"l_linear": nn.Linear(9, 1)})
-        self.conv_pre = Conv(80, base, 5, left=0)
+        self.conv_pre = Conv(80, base, 5, left=0, gain=0.12)     # a log mel's root mean square is 8
         self.ups = nn.ModuleList(Conv(base >> i, base >> (i + 1), k) for i, k in enumerate(KERNELS))
-        self.source_downs = nn.ModuleList(Conv(18, base >> (i + 1), k, stride=s, left=s - 1) for i, (k, s) in enumerate(DOWNS))
+        self.source_downs = nn.ModuleList(Conv(18, base >> (i + 1), k, stride=s, left=s - 1, normed=False)
+                                          for i, (k, s) in enumerate(DOWNS))
         self.source_resblocks = nn.ModuleList(ResBlock(base >> (i + 1), k) for i, k in enumerate(SOURCE_KERNELS))
         self.resblocks = nn.ModuleList(ResBlock(base >> (i + 1), k) for i in range(3) for k in KERNELS_RES)
         self.conv_post = Conv(base >> 3, 18, 7, gain=0.3)
@@ -151,7 +164,7 @@ def source_of(f0, weight, bias, table):
 def speak(model, mel, table, f0=None):
     """mel [T, 80] -> (audio [480 T], f0): the whole of inference, final."""
     with torch.no_grad():
-        x = torch.from_numpy(np.ascontiguousarray(mel.T))[None].to(model.conv_pre.weight.dtype)
+        x = torch.from_numpy(np.ascontiguousarray(mel.T))[None].to(model.conv_pre.bias.dtype)
         if f0 is None:
             f0 = model.f0_predictor(F.pad(x, (0, 3)))[0].numpy().astype(np.float32)
         line = model.m_source["l_linear"]

@@ -1,4 +1,4 @@
-""".safetensors files: reading for tests, writing for export. Upstream's names; weight norm folded and unfolded."""
+""".safetensors files: reading for tests, writing for export; upstream's spelling of weight norm."""
 import json
 import struct
 
@@ -34,30 +34,12 @@ def write(path, tensors, meta=None):
 
 
 _G, _V = ".parametrizations.weight.original0", ".parametrizations.weight.original1"
-_PLAIN = ("source_downs.", "m_source.", "f0_predictor.classifier")
 
 
-def folded(tensors):
-    """HiFT's state with every pair of magnitude and direction as one weight."""
-    out = {}
-    for name, a in tensors.items():
-        if name.endswith(_V):
-            v = a.astype(np.float64)
-            g = tensors[name[:-len(_V)] + _G].astype(np.float64)
-            out[name[:-len(_V)] + ".weight"] = v * (g / np.sqrt((v ** 2).sum((1, 2), keepdims=True)))
-        elif not name.endswith(_G):
-            out[name] = a
-    return out
+def upstream_name(name):
+    """Of a tensor of our HiFT's state: magnitude and direction as the released file spells them."""
+    return name.replace(".weight_g", _G).replace(".weight_v", _V)
 
 
-def unfolded(state):
-    """The reverse: magnitudes are the norms of the filters, so that folding gives the filter again."""
-    out = {}
-    for name, a in state.items():
-        if name.endswith(".weight") and not name.startswith(_PLAIN):
-            base = name[:-len(".weight")]
-            out[base + _G] = np.sqrt((a.astype(np.float64) ** 2).sum((1, 2), keepdims=True)).astype(a.dtype)
-            out[base + _V] = a
-        else:
-            out[name] = a
-    return out
+def our_name(name):
+    return name.replace(_G, ".weight_g").replace(_V, ".weight_v")

@@ -1,11 +1,13 @@
 """One training loop for the three stages: seeded, resumable, on a budget of core-minutes instead of steps.
 
 The learning rate follows the share of the budget that is used, so a run that is slowed down or stopped and continued
-ends where it should. A line a report goes to OUT/STAGE.jsonl, the state to OUT/STAGE.state.
+ends where it should. A line a report goes to OUT/STAGE.jsonl, the state to OUT/STAGE.state. SIGTERM saves, then ends.
 """
 import json
 import math
 import os
+import signal
+import sys
 import time
 
 import torch
@@ -28,7 +30,11 @@ class Loop:
             print(f"{stage}: continues at step {self.step}, {self.used_before / 60:.1f} core-minutes used", flush=True)
         self.saved_at = self.used()
         self.generator = torch.Generator().manual_seed(seed * 1000003 + self.step)
-        self.sums, self.count = {}, 0
+        self.sums, self.ending = {}, False
+        signal.signal(signal.SIGTERM, self._end)
+
+    def _end(self, *_):
+        self.ending = True
 
     def used(self):
         """Seconds of processor time, earlier runs included."""
@@ -60,8 +66,10 @@ class Loop:
             self.sums[name] = (total + float(value), n + 1)
         if self.step % report_every == 0:
             self.report()
-        if self.used() - self.saved_at > self.every:
+        if self.ending or self.used() - self.saved_at > self.every:
             self.save()
+        if self.ending:
+            sys.exit(128 + signal.SIGTERM)
 
     def report(self):
         row = {"step": self.step, "minutes": round(self.used() / 60, 2), "rate": round(self._rate_now(), 7)}

@@ -92,7 +92,7 @@ def train_decoder(out, folder, minutes, seed, compiled):
         p.requires_grad_(False)
     data, table, losses = load(folder), vocoder.noise_table(), Losses()
     print(f"hift: {len(data)} utterances, {sum(p.numel() for p in model.parameters())} parameters", flush=True)
-    loop = Loop(out, "hift", model, minutes, 1.2e-3, seed)
+    loop = Loop(out, "hift", model, minutes, 1e-3, seed, betas=(0.9, 0.99))
     step = torch.compile(model) if compiled else model
     model.train()
     while loop.going():

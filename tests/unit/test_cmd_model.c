@@ -259,6 +259,28 @@ static void test_vocabulary_needs_rows(void **state)
     expect_in(command_errors, "vocab.json: no tokens");
 }
 
+/* What the LLM says the flow has to know, and a voice's prompt is said with. */
+static void test_codes_agree(void **state)
+{
+    (void)state;
+    static const tensor_edit fewer = {
+        .tensor = "input_embedding.weight", .reshaped = true, .type = ENTRY_F32, .rank = 2, .shape = {1024, 80}};
+    static const tensor_edit embedding = {
+        .tensor = "speech_embedding.weight", .reshaped = true, .type = ENTRY_F32, .rank = 2, .shape = {1224, 128}};
+    static const tensor_edit head = {
+        .tensor = "llm_decoder.weight", .reshaped = true, .type = ENTRY_F32, .rank = 2, .shape = {1224, 128}};
+    const char *dir = model_link(tiny_model_dir());
+    model_rewrite(dir, "flow.safetensors", &fewer);
+    assert_int_equal(MODEL("check", (char *)(uintptr_t)dir), EXIT_CONFIG);
+    expect_in(command_errors, "flow has 1024 speech codes, the llm has 6561");
+    model_rewrite(dir, "llm.safetensors", &embedding);
+    model_rewrite(dir, "llm.safetensors", &head);
+    assert_int_equal(MODEL("check", (char *)(uintptr_t)dir), EXIT_CONFIG);
+    assert_null(strstr(command_errors, "the llm has"));
+    expect_in(command_errors, "voice echo: prompt_token: id ");
+    expect_in(command_errors, "the model has 1024 speech codes");
+}
+
 static void test_memory_runs_out(void **state)
 {
     (void)state;
@@ -376,6 +398,7 @@ int main(void)
         cmocka_unit_test(test_checks_a_good_directory),
         cmocka_unit_test(test_goes_on_after_each_problem),
         cmocka_unit_test(test_vocabulary_needs_rows),
+        cmocka_unit_test(test_codes_agree),
         cmocka_unit_test(test_memory_runs_out),
         cmocka_unit_test(test_voice_usage),
         cmocka_unit_test(test_imports_one_voice),
