@@ -12,7 +12,7 @@
 
 #include "common/base/check.h"
 
-#if defined(__x86_64__) && defined(__linux__) && defined(__GNUC__) && !defined(__clang__)
+#if AMX_COMPILED
 #include <sys/syscall.h>
 #include <unistd.h>
 

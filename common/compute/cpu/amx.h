@@ -1,6 +1,6 @@
 /*
- * amx.h - matrix products with the tile unit of x86-64 (AMX-BF16), and the AVX-512 loops around them. amx.c is the only
- * file that knows the instructions.
+ * amx.h - matrix products with the tile unit of x86-64 (AMX-BF16), and the AVX-512 loops around them. amx.c and
+ * tiles_amx.c alone know the instructions.
  *
  * One call multiplies a block of 32 rows and 32 columns:
  *
@@ -14,6 +14,13 @@
 
 #include <stdbool.h>
 #include <stdint.h>
+
+/* Whether the compiler knows the instructions as we write them. */
+#if defined(__x86_64__) && defined(__linux__) && defined(__GNUC__) && !defined(__clang__)
+#define AMX_COMPILED 1
+#else
+#define AMX_COMPILED 0
+#endif
 
 #define AMX_SIDE         32                    /* rows, columns and depth of one step */
 #define AMX_STEP_VALUES  (AMX_SIDE * AMX_SIDE) /* of b */

@@ -1,14 +1,15 @@
 /*
  * tiles_amx.c - tile_kernels.h on the matrix unit of x86-64: one instruction multiplies a 16 x 32 by a 32 x 16 tile.
- * Any thread between begin and end; the state is the thread's tile registers; cannot fail.
+ * Any thread between begin and end (amx.h); the state is the thread's tile registers; cannot fail.
  *
  * Two row tiles by two halves of a panel use four accumulators, so that each tile that is loaded is used twice. With
  * one row tile the unit waits for memory: the panel is fetched STREAM_BYTES ahead, in time for a read of main memory.
  */
 #define _GNU_SOURCE
+#include "common/compute/cpu/amx.h"
 #include "common/compute/cpu/tile_kernels.h"
 
-#if defined(__x86_64__)
+#if AMX_COMPILED
 #pragma GCC target("avx512f,avx512bw,avx512vl,avx512bf16,amx-tile,amx-bf16")
 #include <immintrin.h>
 #include <string.h>
@@ -20,31 +21,7 @@
 #define ROW_BYTES         64 /* of a bf16 tile */
 #define C_BYTES           (TILE_COLS * (int)sizeof(float))
 
-/* The instruction's operand. In memory that never changes: the compiler does not know that the instruction reads all
- * of it. */
-typedef struct tile_config {
-    uint8_t palette, start_row, reserved[14];
-    uint16_t row_bytes[16];
-    uint8_t rows[16];
-} tile_config;
-
-#define EIGHT_OF(x)                            \
-    {                                          \
-        (x), (x), (x), (x), (x), (x), (x), (x) \
-    }
-static const tile_config all_full = {.palette = 1, .row_bytes = EIGHT_OF(ROW_BYTES), .rows = EIGHT_OF(TILE_ROWS)};
-
-static void amx_begin(void)
-{
-    _tile_loadconfig(&all_full);
-}
-
-static void amx_end(void)
-{
-    _tile_release();
-}
-
-static void amx_narrow(int rows, int64_t depth, const float *x, int64_t x_pitch, uint16_t *tiles)
+static void narrow_rows(int rows, int64_t depth, const float *x, int64_t x_pitch, uint16_t *tiles)
 {
     const int64_t depth_tiles = (depth + TILE_DEPTH - 1) / TILE_DEPTH;
     for (int r = 0; r < TILE_ROWS; r++)
@@ -139,14 +116,14 @@ static inline void widen_step(const int8_t *from, uint16_t *to)
     }
 }
 
-static void amx_widen(int64_t depth_tiles, const int8_t *from, uint16_t *to)
+static void widen_tiles(int64_t depth_tiles, const int8_t *from, uint16_t *to)
 {
     for (int64_t d = 0; d < depth_tiles; d++)
         widen_step(from + d * 2 * TILE_VALUES, to + d * 2 * TILE_VALUES);
 }
 
 /* Widening runs two steps ahead: what a tile load reads has left the store buffer by then. */
-static void amx_multiply_int8(int64_t depth_tiles, const uint16_t *a, const int8_t *b, float *c)
+static void multiply_int8(int64_t depth_tiles, const uint16_t *a, const int8_t *b, float *c)
 {
     enum { RING = 4, AHEAD = 2 };
     _Alignas(LINE_BYTES) uint16_t ring[RING][2 * TILE_VALUES];
@@ -168,8 +145,8 @@ static void amx_multiply_int8(int64_t depth_tiles, const uint16_t *a, const int8
     _tile_stored(1, c + TILE_COLS / 2, C_BYTES);
 }
 
-static void amx_multiply(int rows, int64_t depth_tiles, const uint16_t *a, const uint16_t *a2, const uint16_t *b,
-                         bool stream, bool fresh, float *c)
+static void multiply_tiles(int rows, int64_t depth_tiles, const uint16_t *a, const uint16_t *a2, const uint16_t *b,
+                           bool stream, bool fresh, float *c)
 {
     if (rows > TILE_ROWS)
         two_row_tiles(depth_tiles, a, a2, b, stream, fresh, c);
@@ -180,10 +157,10 @@ static void amx_multiply(int rows, int64_t depth_tiles, const uint16_t *a, const
 const tile_kernels tile_kernels_amx = {.name = "amx",
                                        .begin = amx_begin,
                                        .end = amx_end,
-                                       .narrow = amx_narrow,
-                                       .widen = amx_widen,
-                                       .multiply = amx_multiply,
-                                       .multiply_int8 = amx_multiply_int8};
+                                       .narrow = narrow_rows,
+                                       .widen = widen_tiles,
+                                       .multiply = multiply_tiles,
+                                       .multiply_int8 = multiply_int8};
 
 #else
 

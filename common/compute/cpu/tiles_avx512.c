@@ -3,13 +3,11 @@
  * half of an f32: pairs of values lie in one lane, so a shift and a mask widen sixteen columns at once.
  * Any thread; no state; cannot fail.
  */
-#define _GNU_SOURCE
+#include "common/compute/cpu/amx.h"
 #include "common/compute/cpu/tile_kernels.h"
 
 #include <stddef.h>
 #include <string.h>
-#include <sys/syscall.h>
-#include <unistd.h>
 
 #include "common/compute/cpu/dnnl_matmul.h"
 #include "common/compute/tensor.h"
@@ -118,20 +116,9 @@ const tile_kernels tile_kernels_avx512 = {.name = "none"};
 
 #endif
 
-/* Linux lends the tile registers to processes that ask: they make the state that it saves for a thread larger. */
-static bool tiles_permitted(void)
-{
-#if defined(__x86_64__) && defined(SYS_arch_prctl)
-    enum { REQUEST_STATE = 0x1023, TILE_DATA = 18 }; /* asm/prctl.h of newer systems has the first */
-    return syscall(SYS_arch_prctl, REQUEST_STATE, TILE_DATA) == 0;
-#else
-    return false;
-#endif
-}
-
 const tile_kernels *tile_kernels_choose(void)
 {
-    if (onednn_has_fast_bf16() && tiles_permitted())
+    if (amx_usable())
         return &tile_kernels_amx;
     return onednn_has_fast_f32() ? &tile_kernels_avx512 : NULL;
 }
