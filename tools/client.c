@@ -29,7 +29,7 @@
 struct client {
     bus *b;      /* owned */
     spawn *farm; /* borrowed */
-    uint64_t nonce;
+    uint64_t nonce, resubmit_us;
 };
 
 typedef enum flight_state { FLIGHT_FREE, FLIGHT_WAITING, FLIGHT_SENT } flight_state;
@@ -39,7 +39,7 @@ typedef struct flight {
     flight_state state;
     client_row row;    /* its strings lie in `strings` */
     char *strings;     /* owned */
-    uint64_t retry_us; /* WAITING: when it may be submitted */
+    uint64_t retry_us; /* when it may be submitted; SENT: again, because its answer may be lost */
 } flight;
 
 typedef struct client_job {
@@ -68,6 +68,7 @@ cf_err client_open(const char *run_dir, client **ret_client)
     char endpoint[IO_PATH_BYTES + 32], id[BUS_ID_BYTES];
     client *c = NULL;
     TRY(mem_alloc(1, sizeof *c, &c));
+    c->resubmit_us = CLIENT_RESUBMIT_US;
     snprintf(endpoint, sizeof endpoint, "ipc://%s/" RUN_BUS_SOCKET, run_dir);
     snprintf(id, sizeof id, "client.%ld.%" PRIu64, (long)getpid(), clock_now_us());
     TRY(bus_connect(endpoint, id, &c->b));
@@ -84,6 +85,11 @@ void client_close(client *c)
         return;
     bus_close(c->b);
     mem_free(c);
+}
+
+void client_resubmit_after(client *c, uint64_t resubmit_us)
+{
+    c->resubmit_us = resubmit_us;
 }
 
 void client_supervise(client *c, spawn *farm)
@@ -272,7 +278,7 @@ static cf_err submit_due(client_job *j, uint64_t now_us)
 {
     for (size_t i = 0; j->boot != 0 && i < j->plan->in_flight_max; i++) {
         flight *f = &j->flights[i];
-        if (f->state != FLIGHT_WAITING || now_us < f->retry_us)
+        if (f->state == FLIGHT_FREE || now_us < f->retry_us)
             continue;
         const cf_err err = bus_send(j->c->b, NULL, submit_message(&f->row));
         if (err == CF_ERR_BUSY)
@@ -280,6 +286,7 @@ static cf_err submit_due(client_job *j, uint64_t now_us)
         if (err != CF_OK)
             return err;
         f->state = FLIGHT_SENT;
+        f->retry_us = now_us + j->c->resubmit_us;
     }
     return CF_OK;
 }

@@ -11,6 +11,7 @@
 #include <stdbool.h>
 #include <stdint.h>
 
+#include "common/base/clock.h"
 #include "common/base/err.h"
 #include "common/transport/wire.h"
 #include "orchestrator/spawn.h"
@@ -22,6 +23,11 @@ bool client_farm_runs(const char *run_dir);
 
 CF_MUST_CHECK cf_err client_open(const char *run_dir, client **ret_client);
 void client_close(client *c); /* NULL is fine */
+
+/* A row that has not ended is submitted again so often: answers get lost where memory runs out. The orchestrator knows
+ * a row that it has, and only answers again. */
+#define CLIENT_RESUBMIT_US (15 * CLOCK_SECOND_US)
+void client_resubmit_after(client *c, uint64_t resubmit_us); /* for tests */
 
 /* The farm whose children must be looked after while the client waits; borrowed, NULL: none. */
 void client_supervise(client *c, spawn *farm);

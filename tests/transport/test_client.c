@@ -19,6 +19,7 @@ typedef struct stage {
     uint64_t boot;
     bool answers;         /* queries */
     wire_kind dies_after; /* having received this kind */
+    int forgets;          /* that many rows, without a word */
     int queries, submits; /* that it saw */
 } stage;
 
@@ -71,7 +72,7 @@ static bool hear(play *p, const char *peer, const wire_msg *msg)
         return true;
     if (msg->kind == WIRE_query && s->answers)
         send_status(p, peer, wire_u64(msg, "nonce"));
-    if (msg->kind == WIRE_submit)
+    if (msg->kind == WIRE_submit && s->submits > s->forgets)
         send_done(p, peer, wire_str(msg, "id"));
     return false;
 }
@@ -124,6 +125,7 @@ static void perform(stage *stages, int count)
     snprintf(p.endpoint, sizeof p.endpoint, "ipc://%s/" RUN_BUS_SOCKET, run_dir);
     assert_ok(bus_bind(p.endpoint, &p.b));
     assert_ok(client_open(run_dir, &c));
+    client_resubmit_after(c, CLOCK_SECOND_US / 4);
     assert_ok(client_run_list(c, &row, 1, true, 60 * CLOCK_SECOND_US, &handler));
     assert_int_equal(p.ended, 1);
     assert_int_equal(p.at, count - 1);
@@ -178,12 +180,22 @@ static void test_a_row_is_given_again(void **state)
     assert_int_equal(stages[2].submits, 1);
 }
 
+/* One that lives forgets the row, or its answer is lost: it is asked again after a while. */
+static void test_a_lost_answer_is_asked_for(void **state)
+{
+    (void)state;
+    stage stages[] = {{.name = "forgets", .boot = 1, .answers = true, .dies_after = WIRE_KIND_COUNT, .forgets = 2}};
+    perform(stages, 1);
+    assert_int_equal(stages[0].submits, 3);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_nothing_is_given_to_a_nameless_orchestrator),
         cmocka_unit_test(test_waits_for_the_number),
         cmocka_unit_test(test_a_row_is_given_again),
+        cmocka_unit_test(test_a_lost_answer_is_asked_for),
     };
     return cmocka_run_group_tests_name("client", tests, NULL, NULL);
 }
