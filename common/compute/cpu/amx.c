@@ -93,7 +93,8 @@ void amx_multiply(const amx_shape *shape, int terms, const uint16_t *const *a, c
 
 static inline __mmask16 columns_mask(int64_t cols)
 {
-    return cols >= HALF ? (__mmask16)0xFFFF : (__mmask16)((1u << (cols > 0 ? cols : 0)) - 1u);
+    const unsigned count = cols >= HALF ? HALF : cols > 0 ? (unsigned)cols : 0;
+    return (__mmask16)((1u << count) - 1u);
 }
 
 void amx_narrow(const float *x, int64_t count, uint16_t *ret_high, uint16_t *ret_low)
