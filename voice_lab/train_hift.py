@@ -3,6 +3,8 @@
     python3 -m voice_lab.train_hift OUT --minutes CORE_MINUTES [--rendered DIR]
 """
 import argparse
+import os
+import tempfile
 
 import numpy as np
 import torch
@@ -138,8 +140,10 @@ def main():
     ap.add_argument("--compile", action="store_true", help="torch.compile (needs g++): faster from some minutes on")
     a = ap.parse_args()
     torch.set_num_threads(1)
-    model, data = train_decoder(a.out, a.rendered or a.out + "/data/rendered", a.minutes, a.seed, a.compile)
-    train_f0(a.out, model, data, a.f0_minutes, a.seed)
+    with tempfile.TemporaryDirectory(dir=a.out) as cache:    # a compilation that was cut short would break a shared one
+        os.environ["TORCHINDUCTOR_CACHE_DIR"] = cache
+        model, data = train_decoder(a.out, a.rendered or a.out + "/data/rendered", a.minutes, a.seed, a.compile)
+        train_f0(a.out, model, data, a.f0_minutes, a.seed)
 
 
 if __name__ == "__main__":

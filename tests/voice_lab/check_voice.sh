@@ -40,6 +40,7 @@ hear arlo -v arlo --sentences 20 --limit "${LIMIT:-12}" --periodicity "${PERIODI
 hear mira -v mira --sentences 20 --limit "${LIMIT:-12}" --periodicity "${PERIODICITY:-0.65}"
 hear shapes -v arlo --sentences 12 --shapes other --limit "${LIMIT_SHAPES:-16}"
 hear stream -v arlo --sentences 8 --stream --limit "${LIMIT_STREAM:-20}"
-hear no-prompt -v arlo --sentences 8 --row '{"mode": "instruct", "instruct": ""}' --limit "${LIMIT_STREAM:-20}"
+hear no-prompt -v arlo --sentences 8 --limit "${LIMIT_STREAM:-20}" \
+    --row '{"mode": "instruct", "instruct": "You are a helpful assistant.<|endofprompt|>"}'
 echo "$passed passed, $failed failed"
 ((failed == 0))
