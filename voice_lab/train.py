@@ -2,7 +2,11 @@
 
 The learning rate follows the share of the budget that is used, so a run that is slowed down or stopped and continued
 ends where it should. A line a report goes to OUT/STAGE.jsonl, the state to OUT/STAGE.state. SIGTERM saves, then ends.
+
+A loss that leaves its level behind by half is a training that blows up: model and optimizer go back to the last good
+step, and the rate is halved from there.
 """
+import copy
 import json
 import math
 import os
@@ -11,6 +15,9 @@ import sys
 import time
 
 import torch
+
+
+BLOWN_UP, SNAPSHOT_STEPS = 1.5, 100
 
 
 class Loop:
@@ -26,9 +33,10 @@ class Loop:
             state = torch.load(self.path + ".state", weights_only=True)
             model.load_state_dict(state["model"])
             self.optimizer.load_state_dict(state["optimizer"])
-            self.step, self.used_before = state["step"], state["used"]
+            self.step, self.used_before, self.rate = state["step"], state["used"], state["rate"]
             print(f"{stage}: continues at step {self.step}, {self.used_before / 60:.1f} core-minutes used", flush=True)
         self.saved_at = self.used()
+        self.level, self.best, self.snapshot = None, math.inf, None
         self.generator = torch.Generator().manual_seed(seed * 1000003 + self.step)
         self.sums, self.ending = {}, False
         signal.signal(signal.SIGTERM, self._end)
@@ -61,6 +69,7 @@ class Loop:
         else:
             figures = {"skipped": 1.0}
         self.step += 1
+        self._watch(loss.item())
         for name, value in figures.items():
             total, n = self.sums.get(name, (0.0, 0))
             self.sums[name] = (total + float(value), n + 1)
@@ -71,6 +80,20 @@ class Loop:
         if self.ending:
             sys.exit(128 + signal.SIGTERM)
 
+    def _watch(self, loss):
+        """Keeps a good state in memory, and goes back to it when the loss's running mean has left its best behind."""
+        if not math.isfinite(loss):
+            loss = 10 * self.best if math.isfinite(self.best) else 1e3
+        self.level = loss if self.level is None else 0.97 * self.level + 0.03 * loss
+        if self.snapshot and self.level > BLOWN_UP * self.best:
+            self.model.load_state_dict(self.snapshot[0])
+            self.optimizer.load_state_dict(copy.deepcopy(self.snapshot[1]))
+            self.rate, self.level = self.rate / 2, self.best
+            print(f"step {self.step}: the loss blew up; back to a good state, rate now {self.rate:g}", flush=True)
+        elif self.step % SNAPSHOT_STEPS == 0 and self.level < 1.1 * self.best:
+            self.snapshot = copy.deepcopy((self.model.state_dict(), self.optimizer.state_dict()))
+        self.best = min(self.best, self.level) if self.step >= SNAPSHOT_STEPS else math.inf
+
     def report(self):
         row = {"step": self.step, "minutes": round(self.used() / 60, 2), "rate": round(self._rate_now(), 7)}
         row.update({k: round(total / n, 4) for k, (total, n) in self.sums.items()})
@@ -80,7 +103,8 @@ class Loop:
         print(json.dumps(row), flush=True)
 
     def save(self):
-        state = {"model": self.model.state_dict(), "optimizer": self.optimizer.state_dict(), "step": self.step, "used": self.used()}
+        state = {"model": self.model.state_dict(), "optimizer": self.optimizer.state_dict(), "step": self.step,
+                 "used": self.used(), "rate": self.rate}
         torch.save(state, self.path + ".state.part")
         os.replace(self.path + ".state.part", self.path + ".state")
         self.saved_at = self.used()

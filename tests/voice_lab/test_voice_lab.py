@@ -21,7 +21,7 @@ except ImportError as e:
     sys.exit(77)
 
 from voice_lab import evaluate, export, flow, hift, llm, mel, sentences, tensors, tokens, vocoder  # noqa: E402
-from voice_lab import train_flow, train_hift, train_llm  # noqa: E402
+from voice_lab import train, train_flow, train_llm  # noqa: E402
 from voice_lab.tokenizer import PREFIX, Tokenizer  # noqa: E402
 
 SHARED = os.environ.get("COSYFARM_SHARED", "")
@@ -202,6 +202,24 @@ class Parts(unittest.TestCase):
         known = set(WORDS)
         for text in training | set(sentences.test(50, sentences.OTHER_SHAPES, 1)):
             self.assertLessEqual(set(evaluate.words_of(text)), known, text)
+
+    def test_a_training_that_blows_up_goes_back(self):
+        with tempfile.TemporaryDirectory() as folder:
+            model = torch.nn.Linear(1, 1)
+            loop = train.Loop(folder, "toy", model, 10, 1e-3)
+            for _ in range(120):
+                loop.update(model.weight.square().sum() * 0 + 1.0, {})
+            good = model.weight.item()
+            with torch.no_grad():
+                model.weight.fill_(1e6)
+            for _ in range(60):
+                loop.update(model.weight.square().sum() * 0 + (5.0 if model.weight.item() > 10 else 1.0), {})
+            self.assertAlmostEqual(model.weight.item(), good, places=2)
+            self.assertEqual(loop.rate, 5e-4)
+            loop.save()
+            again = train.Loop(folder, "toy", torch.nn.Linear(1, 1), 10, 1e-3)
+            self.assertEqual((again.step, again.rate), (loop.step, 5e-4))
+            self.assertEqual(again.model.weight.item(), model.weight.item())
 
     def test_a_step_of_each_training(self):
         rng, generator = np.random.default_rng(0), torch.Generator().manual_seed(0)
