@@ -147,8 +147,8 @@ static void test_other_model_is_not_mixed_in(void **state)
     char path[320];
     snprintf(path, sizeof path, "%s/audio/set/03.wav", dir);
     assert_int_equal(unlink(path), 0);
-    batch_expect_command(78, "precision", (const char *const[]){BATCH(dir), "--precision", "bf16", NULL});
-    batch_expect_command(0, "1 done", (const char *const[]){BATCH(dir), "--precision", "bf16", "--force-mix", NULL});
+    batch_expect_command(78, "precision", (const char *const[]){BATCH(dir), "--precision", "f32", NULL});
+    batch_expect_command(0, "1 done", (const char *const[]){BATCH(dir), "--precision", "f32", "--force-mix", NULL});
 }
 
 /* Everything is too fast for this guard: two more attempts with seeds of their own, the same each time. */

@@ -34,8 +34,8 @@ static int begin(void **state)
         return -1;
     snprintf(waits_briefly, sizeof waits_briefly, "%s/brief.json", test_temp_dir());
     snprintf(replaces_soon, sizeof replaces_soon, "%s/soon.json", test_temp_dir());
-    batch_write_text(waits_briefly, "{\"storage_wait_s\":1,\"utterances_max\":4}");
-    batch_write_text(replaces_soon, "{\"silence_s\":2,\"utterances_max\":4}");
+    batch_write_text(waits_briefly, "{\"precision\":\"bf16\",\"storage_wait_s\":1,\"utterances_max\":4}");
+    batch_write_text(replaces_soon, "{\"precision\":\"bf16\",\"silence_s\":2,\"utterances_max\":4}");
     return 0;
 }
 

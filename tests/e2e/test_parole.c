@@ -67,7 +67,7 @@ static void run(int code, const char *part, const char *dir, const char *overrid
 {
     char text[512], path[320], real_bin[4096];
     snprintf(path, sizeof path, "%s/parole.json", bin);
-    snprintf(text, sizeof text, "{\"deaths_max\":100,\"utterances_max\":4%s}", overrides);
+    snprintf(text, sizeof text, "{\"precision\":\"bf16\",\"deaths_max\":100,\"utterances_max\":4%s}", overrides);
     batch_write_text(path, text);
     snprintf(real_bin, sizeof real_bin, "%s", getenv("COSYFARM_BIN"));
     setenv("COSYFARM_BIN", bin, 1);

@@ -171,7 +171,9 @@ int batch_cases_begin(void **state)
     snprintf(manifest_path, sizeof manifest_path, "%s/rows.jsonl", dir);
     snprintf(config_path, sizeof config_path, "%s/config.json", dir);
     batch_write_text(manifest_path, text);
-    batch_write_text(config_path, "{\"llm_rows\":3,\"flow_rows\":2,\"hift_rows\":2,\"utterances_max\":4}");
+    /* bf16: with a matrix unit the small Flow is ten times faster, and what is tested is the farm. */
+    batch_write_text(config_path,
+                     "{\"precision\":\"bf16\",\"llm_rows\":3,\"flow_rows\":2,\"hift_rows\":2,\"utterances_max\":4}");
     setenv("COSYFARM_RUN_DIR", test_temp_dir(), 1); /* no farm runs there: each batch has its own */
     dir = test_temp_dir();
     batch_expect(0, "6 done", dir);
