@@ -195,5 +195,6 @@ cf_err fake_run(const char *const *paths, size_t count, precision operands, cons
 out:
     for (size_t i = 0; i < count; i++)
         parity_case_close(cases[i]);
+    last_full = NULL; /* one of these */
     return err;
 }
