@@ -152,6 +152,7 @@ static void facts_of(void *ctx, stage_facts *ret_facts)
     ret_facts->kept_bytes = backend_kept_bytes(be);
     ret_facts->scratch_bytes = llm_engine_scratch_bytes(st->engine);
     ret_facts->step_bytes = llm_step_values(&m->shape) * (uint64_t)st->value_bytes;
+    ret_facts->speech_codes = m->shape.speech_codes;
 }
 
 static bool has_id(const int32_t *ids, int32_t count, int32_t id)

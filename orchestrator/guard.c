@@ -254,9 +254,11 @@ static uint32_t check_length(const guard_limits *l, const guard_segment *seg, do
     return flags;
 }
 
-static bool token_silent(int32_t token)
+static bool token_silent(const guard_segment *seg, int32_t token)
 {
     static const int32_t silent[] = {SPEECH_SILENT}; /* ascending */
+    if (seg->speech_codes != SPEECH_CODES)
+        return false;
     for (size_t i = 0; i < CF_COUNT(silent) && silent[i] <= token; i++)
         if (silent[i] == token)
             return true;
@@ -271,7 +273,7 @@ static bool tokens_loop(const guard_segment *seg, int32_t period, int32_t limit_
     for (int32_t i = period; i < seg->tokens_count; i++) {
         if (seg->tokens[i] != seg->tokens[i - period])
             again = 0;
-        else if (!token_silent(seg->tokens[i]) && ++again > limit_tokens)
+        else if (!token_silent(seg, seg->tokens[i]) && ++again > limit_tokens)
             return true;
     }
     return false;
@@ -287,7 +289,7 @@ static bool tokens_leak(const guard_segment *seg, int32_t limit_tokens)
             for (int32_t i = 0; start + i < seg->tokens_count && from + i < seg->prompt_tokens_count &&
                                 seg->tokens[start + i] == seg->prompt_tokens[from + i];
                  i++)
-                if (!token_silent(seg->tokens[start + i]) && ++copied > limit_tokens)
+                if (!token_silent(seg, seg->tokens[start + i]) && ++copied > limit_tokens)
                     return true;
         }
     return false;
@@ -297,7 +299,7 @@ static uint32_t check_tokens(const guard_limits *l, const guard_segment *seg, st
 {
     uint32_t flags = seg->stopped ? 0 : GUARD_BIT(GUARD_NO_STOP);
     for (int32_t i = 0; i < seg->tokens_count; i++)
-        stretch_add(silence, token_silent(seg->tokens[i]), MS_PER_TOKEN);
+        stretch_add(silence, token_silent(seg, seg->tokens[i]), MS_PER_TOKEN);
     for (int32_t period = 1; period <= LOOP_PERIOD_TOKENS; period++)
         if (tokens_loop(seg, period, l->loop_tokens)) {
             flags |= GUARD_BIT(GUARD_TOKEN_LOOP);

@@ -71,6 +71,7 @@ guard_text guard_text_of(const char *text, size_t text_bytes);
 
 /* One segment as it was collected. Pointers are borrowed for the call, NULL where the count is 0. */
 typedef struct guard_segment {
+    int32_t speech_codes;  /* of the model's vocabulary: which codes are silence is known of the released one alone */
     const int32_t *tokens; /* generated speech tokens */
     int32_t tokens_count;
     const float *samples;

@@ -44,7 +44,8 @@ typedef struct conn {
     uint64_t gen; /* > 0 once WELCOMEd; never reused */
     char role[16], routing_id[BUS_ID_BYTES], model_file[256], model_sha256[SHA256_HEX_BYTES], backend[128];
     int stage, instance, rows_max, frames_max;
-    uint32_t outbox_id; /* 0: none */
+    int32_t speech_codes; /* hift 0 */
+    uint32_t outbox_id;   /* 0: none */
     bool draining;
     uint64_t since_us;
     health alive;
@@ -77,6 +78,7 @@ typedef struct orch {
     config cfg;
     char run_dir[IO_PATH_BYTES], endpoint[IO_PATH_BYTES];
     uint64_t boot, next_gen, started_us;
+    int32_t speech_codes; /* of the model, as its llm and flow say; 0 before one has joined */
     uint32_t next_outbox;
     int lock_fd, listen_fd, signal_fd;
     bus *b;

@@ -292,6 +292,21 @@ static void on_hello(orch *o, int conn_idx, const wire_msg *msg)
     }
 }
 
+/* Whether two members can serve one farm; if not, why. */
+static bool same_model(const conn *a, const conn *b, char *ret_why, size_t why_bytes)
+{
+    if (a->stage == b->stage && strcmp(a->model_sha256, b->model_sha256) != 0)
+        snprintf(ret_why, why_bytes, "%s of %s/%d has SHA-256 %.16s, %s/%d already serves %.16s: a farm has one model",
+                 a->model_file, a->role, a->instance, a->model_sha256, b->role, b->instance, b->model_sha256);
+    else if (a->stage != CORE_HIFT && b->stage != CORE_HIFT && a->speech_codes != b->speech_codes)
+        snprintf(ret_why, why_bytes, "%s of %s/%d has %d speech codes, %s of %s/%d has %d: a farm has one model",
+                 a->model_file, a->role, a->instance, a->speech_codes, b->model_file, b->role, b->instance,
+                 b->speech_codes);
+    else
+        return true;
+    return false;
+}
+
 static void on_join(orch *o, int conn_idx, const wire_msg *msg)
 {
     conn *c = &o->conns[conn_idx];
@@ -301,18 +316,18 @@ static void on_join(orch *o, int conn_idx, const wire_msg *msg)
     c->rows_max = (int)wire_u64(msg, "rows_max");
     c->frames_max = (int)wire_u64(msg, "frames_max");
     c->weights_bytes = wire_u64(msg, "weights_bytes");
+    c->speech_codes = (int32_t)wire_u64(msg, "speech_codes");
     for (int i = 0; i < CONNS_MAX; i++) {
         const conn *other = &o->conns[i];
-        if (i == conn_idx || other->state < CONN_JOINED || other->stage != c->stage ||
-            strcmp(other->model_sha256, c->model_sha256) == 0)
-            continue;
-        char text[512];
-        snprintf(text, sizeof text, "%s of %s/%d has SHA-256 %.16s, %s/%d already serves %.16s: a farm has one model",
-                 c->model_file, c->role, c->instance, c->model_sha256, other->role, other->instance,
-                 other->model_sha256);
-        refuse(o, conn_idx, CF_ERR_MISMATCH, text);
-        return;
+        char why[512];
+        if (i != conn_idx && other->state >= CONN_JOINED && other->state <= CONN_SERVING &&
+            !same_model(c, other, why, sizeof why)) {
+            refuse(o, conn_idx, CF_ERR_MISMATCH, why);
+            return;
+        }
     }
+    if (c->stage != CORE_HIFT)
+        o->speech_codes = c->speech_codes;
     c->state = CONN_JOINED;
     if (c->stage != CORE_LLM && !orch_core_has_box(&o->core))
         refuse(o, conn_idx, CF_ERR_BUSY, "too many outboxes are still being read");

@@ -138,8 +138,10 @@ static void do_finish(orch *o, const core_action *a)
     leave_core(o, s);
     if (s->write_err != CF_OK)
         orch_session_end(o, s, s->write_err, "collect", s->write_text);
-    else
+    else {
+        s->speech_codes = o->speech_codes;
         writer_put(o->out, s);
+    }
 }
 
 static void do_fail(orch *o, const core_action *a)

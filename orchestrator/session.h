@@ -49,6 +49,7 @@ typedef struct session {
     session_segment *kept; /* owned; the best attempt before the present one, or NULL */
     uint32_t kept_flags;
     bool again;            /* the writer says: try another attempt */
+    int32_t speech_codes;  /* of the model that spoke it; known once it was spoken */
     int32_t *prompt_token; /* owned, [prompt_tokens]; what the llm was given to continue, or NULL */
 
     uint64_t journal_row, journal_ticket;

@@ -88,7 +88,8 @@ static bool passes_guard(const writer *w, session *s)
     for (size_t i = 0; i < count; i++) {
         const session_segment *seg = &s->segments[i];
         const text_segment *text = &s->plan.segments[i];
-        judged[i] = (guard_segment){.tokens = seg->tokens,
+        judged[i] = (guard_segment){.speech_codes = s->speech_codes,
+                                    .tokens = seg->tokens,
                                     .tokens_count = seg->tokens_count,
                                     .samples = seg->samples,
                                     .samples_count = seg->samples_count,

@@ -40,15 +40,20 @@ static cf_err make_jobs(const stage_ops *ops, const stage_config *cfg, int32_t r
     j->frames = j->tokens_count * FRAMES_PER_TOKEN;
     TRY(mem_alloc((size_t)j->tokens_count, sizeof(int32_t), &j->tokens));
     TRY(mem_alloc((size_t)j->frames * MEL_BINS, sizeof(float), &j->mel));
-    for (int32_t i = 0; i < j->tokens_count; i++)
-        j->tokens[i] = (int32_t)(rng_uniform(1, 0, (uint32_t)i, 0) * SPEECH_CODES);
-    for (int32_t i = 0; i < j->frames * MEL_BINS; i++)
-        j->mel[i] = -6 + 4 * (rng_uniform(2, 0, (uint32_t)i, 0) - 0.5f);
     const size_t bytes = (size_t)j->frames * (ops->kind == STAGE_FLOW ? MEL_BINS : SAMPLES_PER_FRAME) * sizeof(float);
     for (int32_t r = 0; r < rows; r++)
         TRY(mem_alloc(bytes, 1, &j->out[r]));
 out:
     return err;
+}
+
+/* codes: of the model; 0 for hift, which reads no tokens. */
+static void draw_inputs(bench_jobs *j, int32_t codes)
+{
+    for (int32_t i = 0; i < j->tokens_count; i++)
+        j->tokens[i] = (int32_t)(rng_uniform(1, 0, (uint32_t)i, 0) * (float)codes);
+    for (int32_t i = 0; i < j->frames * MEL_BINS; i++)
+        j->mel[i] = -6 + 4 * (rng_uniform(2, 0, (uint32_t)i, 0) - 0.5f);
 }
 
 static void free_jobs(bench_jobs *j)
@@ -124,6 +129,7 @@ cf_err bench_stage(const stage_ops *ops, const stage_config *cfg, int32_t rows, 
     sc.frames_max = rows * (jobs.frames + FRAMES_PER_TOKEN * (int32_t)jobs.v->prompt_tokens);
     TRY(ops->open(&sc, &stage));
     ops->facts(stage, &facts);
+    draw_inputs(&jobs, facts.speech_codes);
     for (int32_t r = 0; r < rows; r++) {
         const stage_job job = job_of(ops, &jobs, r);
         TRY(ops->accept(stage, &job));

@@ -65,8 +65,9 @@ static const wire_field welcome_fields[] = {NUM("boot", U64_ANY), NUM("gen", U64
 static const wire_field dismiss_fields[] = {TEXT("text", ERROR_BYTES)};
 static const wire_field refuse_fields[] = {TEXT("code", 31), TEXT("text", ERROR_BYTES)};
 static const wire_field join_fields[] = {
-    NUM("gen", U64_ANY),   TEXT("model_file", 255), TEXT("model_sha256", 64),   TEXT("backend", 127),
-    NUM("rows_max", 4096), NUM("frames_max", 1e7),  NUM("weights_bytes", 1e15), NUM("scratch_bytes", 1e15),
+    NUM("gen", U64_ANY),        TEXT("model_file", 255),    TEXT("model_sha256", 64),
+    TEXT("backend", 127),       NUM("rows_max", 4096),      NUM("frames_max", 1e7),
+    NUM("weights_bytes", 1e15), NUM("scratch_bytes", 1e15), NUM("speech_codes", SPEECH_CODES),
 };
 static const wire_field admit_fields[] = {NUM("gen", U64_ANY), TEXT("endpoint", 255), NUM("outbox", 1e9),
                                           NUM("bytes", 1e12), OPT("handle", FIELD_STR, 0, HANDLE_TEXT_BYTES)};

@@ -55,6 +55,7 @@ typedef struct stage_facts {
     uint64_t kept_bytes;    /* those, tables and caches */
     uint64_t scratch_bytes; /* planned at capacity */
     uint64_t step_bytes;    /* llm: of weights that one decode step reads; 0 elsewhere */
+    int32_t speech_codes;   /* llm, flow: of the model's speech vocabulary; hift 0 */
 } stage_facts;
 
 /* Memory of the device that a worker of this configuration takes: planned, not measured. */

@@ -156,6 +156,7 @@ static cf_err send_join(worker *w)
                                                  : w->cfg.hift_frames));
     json_put_u64(m, "weights_bytes", facts.weights_bytes);
     json_put_u64(m, "scratch_bytes", facts.scratch_bytes);
+    json_put_u64(m, "speech_codes", (uint64_t)facts.speech_codes);
     w->joined = true;
     return lifeline_send(w->lifeline_fd, m, NULL, 0);
 }

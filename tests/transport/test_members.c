@@ -33,6 +33,7 @@
 
 #define SHA_A "aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa"
 #define SHA_B "bbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbb"
+#define CODES 6561
 
 typedef struct farm {
     char run_dir[256], lifeline_path[300], endpoint[300];
@@ -115,7 +116,7 @@ static void say_hello(int fd, const char *role, const char *build)
     assert_ok(lifeline_send(fd, m, NULL, 0));
 }
 
-static void say_join(int fd, uint64_t gen, const char *sha256)
+static void say_join(int fd, uint64_t gen, const char *sha256, int32_t codes)
 {
     json *m = wire_new(WIRE_join);
     json_put_u64(m, "gen", gen);
@@ -126,6 +127,7 @@ static void say_join(int fd, uint64_t gen, const char *sha256)
     json_put_u64(m, "frames_max", 100);
     json_put_u64(m, "weights_bytes", 1);
     json_put_u64(m, "scratch_bytes", 1);
+    json_put_u64(m, "speech_codes", (uint64_t)codes);
     assert_ok(lifeline_send(fd, m, NULL, 0));
 }
 
@@ -181,7 +183,7 @@ static void test_a_generation_is_given_once(void **state)
         if (i != 1)
             close(fd); /* the dead one's number does not come back */
         else
-            say_join(fd, gen[0], SHA_A), expect_hung_up(fd); /* an older generation's word */
+            say_join(fd, gen[0], SHA_A, CODES), expect_hung_up(fd); /* an older generation's word */
     }
     end(&f);
 }
@@ -197,7 +199,7 @@ static void test_what_is_permitted_when(void **state)
         {false, "{\"v\":1,\"kind\":\"opened\",\"gen\":1,\"outbox\":1}"},
         {false, "{\"v\":1,\"kind\":\"memory\",\"outbox\":1,\"bytes\":1,\"error\":\"\"}"},
         {false, "{\"v\":1,\"kind\":\"join\",\"gen\":1,\"model_file\":\"\",\"model_sha256\":\"\",\"backend\":\"\","
-                "\"rows_max\":1,\"frames_max\":1,\"weights_bytes\":1,\"scratch_bytes\":1}"},
+                "\"rows_max\":1,\"frames_max\":1,\"weights_bytes\":1,\"scratch_bytes\":1,\"speech_codes\":1}"},
         {false, "{\"v\":1,\"kind\":\"welcome\",\"boot\":1,\"gen\":1,\"config\":{}}"}, /* its own words back */
         {false, "{\"v\":1,\"kind\":\"query\",\"nonce\":1}"},                          /* of the other channel */
         {false, "{\"v\":1,\"kind\":\"hello\",\"role\":\"llm\"}"},
@@ -239,13 +241,16 @@ static void test_refusals_say_why(void **state)
     expect_refused(fd, "busy", "there is a keeper already");
     close(keeper);
     const int first = welcomed(&f, "llm", &gen, &boot);
-    say_join(first, gen, SHA_A);
+    say_join(first, gen, SHA_A, CODES);
     assert_ok(fixture_take(first, WIRE_admit, &msg, NULL, 0));
     assert_string_equal(wire_str(&msg, "endpoint"), f.endpoint);
     wire_done(&msg);
     fd = welcomed(&f, "llm", &gen, &boot);
-    say_join(fd, gen, SHA_B);
+    say_join(fd, gen, SHA_B, CODES);
     expect_refused(fd, "mismatch", "has SHA-256 bbbbbbbbbbbbbbbb, llm/0 already serves aaaaaaaaaaaaaaaa");
+    fd = welcomed(&f, "flow", &gen, &boot);
+    say_join(fd, gen, SHA_B, CODES - 1);
+    expect_refused(fd, "mismatch", "flow/0 has 6560 speech codes, llm.safetensors of llm/0 has 6561");
     close(first);
     end(&f);
 }
@@ -281,15 +286,15 @@ static void test_memory_that_does_not_come(void **state)
     start(&f);
     int keeper = welcomed(&f, "keeper", &gen, &boot);
     int worker = welcomed(&f, "hift", &gen, &boot);
-    say_join(worker, gen, SHA_A);
+    say_join(worker, gen, SHA_A, CODES);
     answer(keeper, take_alloc(keeper), "cut within a character: ?", NULL, 0);
     expect_refused(worker, "nomem", "no exchange memory");
     worker = welcomed(&f, "hift", &gen, &boot);
-    say_join(worker, gen, SHA_A);
+    say_join(worker, gen, SHA_A, CODES);
     answer(keeper, take_alloc(keeper), "", NULL, 0); /* it says yes and sends nothing */
     expect_refused(worker, "nomem", "no exchange memory");
     worker = welcomed(&f, "hift", &gen, &boot);
-    say_join(worker, gen, SHA_A);
+    say_join(worker, gen, SHA_A, CODES);
     fds[0] = fds[1] = memfd_create("not-sealed", MFD_CLOEXEC);
     assert_int_equal(ftruncate(fds[0], 4 << 20), 0);
     answer(keeper, take_alloc(keeper), "", fds, 2);
@@ -299,7 +304,7 @@ static void test_memory_that_does_not_come(void **state)
     wire_done(&msg);
     /* The keeper dies with a question open: the next one is asked again, and the worker gets its memory. */
     worker = welcomed(&f, "hift", &gen, &boot);
-    say_join(worker, gen, SHA_A);
+    say_join(worker, gen, SHA_A, CODES);
     const uint64_t asked = take_alloc(keeper);
     close(keeper);
     uint64_t keeper_gen;
@@ -407,7 +412,7 @@ static void test_impostors_on_the_bus(void **state)
     bus *stranger, *worker;
     start(&f);
     const int line = welcomed(&f, "llm", &gen, &boot);
-    say_join(line, gen, SHA_A);
+    say_join(line, gen, SHA_A, CODES);
     assert_ok(fixture_take(line, WIRE_admit, &msg, NULL, 0));
     wire_done(&msg);
     assert_int_equal(serving_after(&f, 0), 0);

@@ -73,7 +73,8 @@ static void row_init(row *r)
         r->tokens[i] = 500 + i;
     for (int32_t i = 0; i < PROMPT_TOKENS; i++)
         r->prompt[i] = 5000 + i;
-    r->seg = (guard_segment){.tokens = r->tokens,
+    r->seg = (guard_segment){.speech_codes = SPEECH_CODES,
+                             .tokens = r->tokens,
                              .tokens_count = 150,
                              .samples = r->samples,
                              .stopped = true,
@@ -403,6 +404,9 @@ static void test_what_is_no_loop(void **state)
     for (int32_t i = 30; i < 80; i++)
         row_a.tokens[i] = 28;
     assert_flags(check(&l, &row_a), 0, "silent codes", 50);
+    /* In another vocabulary than the released one the same numbers are sounds. */
+    row_a.seg.speech_codes = 1145;
+    assert_flags(check(&l, &row_a), GUARD_BIT(GUARD_TOKEN_LOOP), "codes of a small vocabulary", 50);
     /* One different code in the middle starts the count again. */
     row_init(&row_a);
     put_sound(&row_a, 6000);

@@ -55,6 +55,7 @@ static const field FIELDS[] = {
     R(join, "frames_max", U64, 1e7),
     R(join, "weights_bytes", U64, 1e15),
     R(join, "scratch_bytes", U64, 1e15),
+    R(join, "speech_codes", U64, 6561),
     R(admit, "gen", U64, ANY_U64),
     R(admit, "endpoint", STR, 255),
     R(admit, "outbox", U64, 1e9),
