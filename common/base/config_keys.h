@@ -16,6 +16,7 @@
       "GEMM operands: f32, bf16, fp16 (cuda), int8 (cpu): bf16 with the LLM's weights in int8")                    \
     X(BOOL, base_weights, 0, 0, 1, "take llm.pt although llm.rl.pt exists")                                        \
     X(BOOL, strict_head, 0, 0, 1, "below the minimum length mask id 6561 alone, as upstream's HEAD does")          \
+    X(BOOL, streaming_mask, 0, 0, 1, "Flow attends in blocks of 50 frames, as upstream's streaming calls do")      \
     X(BOOL, naive, 0, 0, 1, "plain reference loops instead of the fast backend")                                   \
     X(INT, llm_workers, 1, 0, 16, "llm workers")                                                                   \
     X(INT, flow_workers, 1, 0, 16, "flow workers")                                                                 \

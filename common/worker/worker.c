@@ -355,6 +355,7 @@ static cf_err read_job(worker *w, const wire_msg *msg, engine_job *j)
     s->end_of_prompt_id = wire_has(msg, "end_of_prompt") ? (int32_t)wire_u64(msg, "end_of_prompt") : 0;
     s->prompt_speech = wire_has(msg, "prompt_speech") && wire_bool(msg, "prompt_speech");
     s->speed = wire_has(msg, "speed") ? wire_f64(msg, "speed") : 1;
+    s->streaming = w->cfg.streaming_mask;
     s->finalize = true;
     if (wire_has(msg, "voice")) {
         if (!wire_has(msg, "voice_sha256"))

@@ -19,12 +19,15 @@
 
 static const char sentence[] = "The quick brown fox jumps over the lazy dog.";
 
-static void hash_file(const char *path, char ret_hex[SHA256_HEX_BYTES])
+/* Returns the file's bytes. */
+static size_t hash_file(const char *path, char ret_hex[SHA256_HEX_BYTES])
 {
     io_map map;
     assert_ok(io_map_file(path, &map));
     assert_ok(sha256_of(map.data, map.data_bytes, ret_hex));
+    const size_t bytes = map.data_bytes;
     io_unmap(&map);
+    return bytes;
 }
 
 static void expect(int code, const char *part, const char *const *args)
@@ -55,6 +58,26 @@ static void test_cold_say_repeats_itself(void **state)
            (const char *const[]){"cosyfarm", "say", "-m", tiny_model_dir(), "--seed", "5", "-o", b, sentence, NULL});
     hash_file(b, hash_b);
     assert_string_not_equal(hash_a, hash_b);
+}
+
+/* The mask is a matter of the farm's configuration: another wave of the same length. */
+static void test_streaming_mask(void **state)
+{
+    (void)state;
+    char whole[256], blocks[256], conf[256], hash_whole[SHA256_HEX_BYTES], hash_blocks[SHA256_HEX_BYTES];
+    const char *dir = test_temp_dir();
+    snprintf(whole, sizeof whole, "%s/whole.wav", dir);
+    snprintf(blocks, sizeof blocks, "%s/blocks.wav", dir);
+    snprintf(conf, sizeof conf, "%s/c.json", dir);
+    setenv("COSYFARM_RUN_DIR", dir, 1);
+    assert_ok(io_write_file(conf, "{\"streaming_mask\":true}", 23));
+    expect(0, "s of audio",
+           (const char *const[]){"cosyfarm", "say", "-m", tiny_model_dir(), "-o", whole, sentence, NULL});
+    expect(0, "s of audio",
+           (const char *const[]){"cosyfarm", "say", "-m", tiny_model_dir(), "--config", conf, "-o", blocks, sentence,
+                                 NULL});
+    assert_int_equal(hash_file(whole, hash_whole), hash_file(blocks, hash_blocks));
+    assert_string_not_equal(hash_whole, hash_blocks);
 }
 
 static void test_say_refusals(void **state)
@@ -212,6 +235,7 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_cold_say_repeats_itself),
+        cmocka_unit_test(test_streaming_mask),
         cmocka_unit_test(test_say_refusals),
         cmocka_unit_test(test_running_farm),
         cmocka_unit_test(test_instruct_and_speed),
