@@ -92,12 +92,12 @@ def dictionary(path, words):
 
 
 def read_wave(path):
-    """Samples in [-1, 1) and the rate. A stream's header does not know the length: what is there counts."""
+    """Samples in [-1, 1) and the rate."""
     with wave.open(path, "rb") as f:
         if f.getsampwidth() != 2 or f.getnchannels() != 1:
             raise RuntimeError(f"{path}: expected 16-bit mono")
-        data, rate = f.readframes(min(f.getnframes(), os.path.getsize(path) // 2)), f.getframerate()
-        return [s / 32768 for s in array("h", data[:len(data) // 2 * 2])], rate
+        data, rate = f.readframes(f.getnframes()), f.getframerate()
+        return [s / 32768 for s in array("h", data)], rate
 
 
 def _pcm(samples):
@@ -199,24 +199,22 @@ def template_texts(templates, count=4000, seed=99):
     return [sentences.fill(rng.choice(templates), rng) for _ in range(count)]
 
 
-def _run(command, **options):
-    done = subprocess.run(command, stderr=subprocess.PIPE, **options)
+def _run(command):
+    done = subprocess.run(command, stderr=subprocess.PIPE)
     if done.returncode != 0:
         raise RuntimeError(f"{' '.join(command)}: exit {done.returncode}\n{done.stderr.decode()[-3000:]}")
 
 
-def speak_by_farm(folder, program, model, voice, texts, options, stream):
-    """Has `cosyfarm batch` say the texts into folder/audio; stream: `cosyfarm say -o -`, one farm a sentence."""
+def speak_by_farm(folder, program, model, voice, texts, options, streaming):
+    """Has `cosyfarm batch` say the texts into folder/audio; streaming: with Flow's block-causal mask."""
     os.makedirs(folder + "/audio", exist_ok=True)
     with open(folder + "/manifest.jsonl", "w", encoding="utf-8") as out:
         for i, text in enumerate(texts):
             out.write(json.dumps({"id": f"s{i:03d}", "text": text, "seed": i + 1, **options}) + "\n")
-    if not stream:
-        _run([program, "batch", "-q", "-m", model, "-v", voice, folder + "/manifest.jsonl", "-o", folder])
-        return
-    for i, text in enumerate(texts):
-        with open(f"{folder}/audio/s{i:03d}.wav", "wb") as out:
-            _run([program, "say", "-q", "-m", model, "-v", voice, "--seed", str(i + 1), "-o", "-", text], stdout=out)
+    with open(folder + "/farm.json", "w", encoding="utf-8") as out:
+        json.dump({"streaming_mask": streaming}, out)
+    _run([program, "batch", "-q", "-m", model, "-v", voice, "--config", folder + "/farm.json", folder + "/manifest.jsonl", "-o",
+          folder])
 
 
 def main():
@@ -225,7 +223,7 @@ def main():
     ap.add_argument("--farm", metavar="PROGRAM", help="cosyfarm: say the sentences first")
     ap.add_argument("-m", "--model")
     ap.add_argument("-v", "--voice", default="arlo", choices=PITCHES)
-    ap.add_argument("--stream", action="store_true", help="as a stream: block-causal masks, one farm a sentence")
+    ap.add_argument("--streaming", action="store_true", help="Flow's block-causal mask")
     ap.add_argument("--sentences", type=int, default=100)
     ap.add_argument("--shapes", choices=("training", "other"), default="training")
     ap.add_argument("--row", type=json.loads, default={}, help='fields of every row, as {"mode": "instruct"}')
@@ -240,7 +238,7 @@ def main():
         sys.exit(77)
     templates = sentences.TRAINING if a.shapes == "training" else sentences.OTHER_SHAPES
     if a.farm:
-        speak_by_farm(a.folder, a.farm, a.model, a.voice, sentences.test(a.sentences, templates, 1), a.row, a.stream)
+        speak_by_farm(a.folder, a.farm, a.model, a.voice, sentences.test(a.sentences, templates, 1), a.row, a.streaming)
     with open(a.folder + "/manifest.jsonl", encoding="utf-8") as lines:
         rows = [json.loads(line) for line in lines]
     waves = [read_wave(f"{a.folder}/audio/{r['id']}.wav") for r in rows]

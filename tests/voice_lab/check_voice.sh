@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
 # check_voice.sh - is the demo voice understood? Twenty unseen sentences in each voice through the whole farm, and fewer
-# as a stream, without a prompt for the LLM, and in shapes that no training template has; heard by PocketSphinx.
+# with the streaming mask, without a prompt for the LLM, and in shapes that no training template has; heard by
+# PocketSphinx.
 #
 #   check_voice.sh COSYFARM MODEL_DIR OUT_DIR
 #
@@ -39,7 +40,7 @@ hear() { # label options of voice_lab.evaluate
 hear arlo -v arlo --sentences 20 --limit "${LIMIT:-12}" --periodicity "${PERIODICITY:-0.65}"
 hear mira -v mira --sentences 20 --limit "${LIMIT:-12}" --periodicity "${PERIODICITY:-0.65}"
 hear shapes -v arlo --sentences 12 --shapes other --limit "${LIMIT_SHAPES:-16}"
-hear stream -v arlo --sentences 8 --stream --limit "${LIMIT_STREAM:-20}"
+hear streaming -v arlo --sentences 8 --streaming --limit "${LIMIT_STREAM:-20}"
 hear no-prompt -v arlo --sentences 8 --limit "${LIMIT_STREAM:-20}" \
     --row '{"mode": "instruct", "instruct": "You are a helpful assistant.<|endofprompt|>"}'
 echo "$passed passed, $failed failed"
