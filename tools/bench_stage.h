@@ -15,10 +15,18 @@ typedef struct bench_rate {
     double audio_s; /* rendered */
     double audio_per_s;
     double ceiling_share; /* flow: GEMM work / gemm_gflops; hift: not given (-1) */
+    double snr_db;        /* of the first row against the same in f32, when asked for */
 } bench_rate;
 
-/* Runs `rows` equal jobs of about `seconds` of audio with the first voice of the model. */
-CF_MUST_CHECK cf_err bench_stage(const stage_ops *ops, const stage_config *cfg, int32_t rows, double seconds,
+typedef struct bench_stage_wish {
+    int32_t rows;
+    double seconds;        /* of audio a row, about */
+    int32_t prompt_tokens; /* of a random voice; 0: the model's first voice */
+    bool snr;              /* also run one row in f32 */
+} bench_stage_wish;
+
+/* Runs equal jobs at once. */
+CF_MUST_CHECK cf_err bench_stage(const stage_ops *ops, const stage_config *cfg, const bench_stage_wish *wish,
                                  const bench_ceiling *ceiling, bench_rate *ret_rate);
 
 #endif

@@ -5,6 +5,7 @@
  */
 #define _GNU_SOURCE
 #include <inttypes.h>
+#include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -31,14 +32,16 @@ static const char bench_help[] =
     "handover: the time from a stage's READY to the next stage's WORK, with stages loaded. Default: "
     "all.\n\n" FARM_OPTIONS_HELP "      --rows LIST       rows at once for the stages (default 1,4,16)\n"
     "      --seconds S       audio seconds of a row for flow and hift (default 5)\n"
+    "      --prompt N        flow: a random voice with a prompt of N speech tokens (default: the model's first voice)\n"
+    "      --snr             flow, hift: also what the precision costs, in dB against f32\n"
     "      --count N         sentences of farm and handover (default 48)\n"
     "      --trace FILE      of farm: who computed what when, as Chrome trace events\n"
     "      --json            one JSON object per measurement\n";
 
 typedef struct bench {
     farm_options farm;
-    bool as_json, wanted[5];
-    int32_t rows[ROW_COUNTS_MAX], rows_count, count;
+    bool as_json, wanted[5], snr;
+    int32_t rows[ROW_COUNTS_MAX], rows_count, count, prompt_tokens;
     double seconds;
     int exit_code;
     const char *trace_path;
@@ -66,11 +69,13 @@ static cf_err stage_config_of(const config *cfg, const char *stage, char device[
 
 static void report_stage(const bench *b, const char *name, const bench_rate *r)
 {
-    char line[256], share[64] = "";
+    char line[256], share[64] = "", snr[64] = "";
     if (r->ceiling_share >= 0)
         snprintf(share, sizeof share, ", %.0f %% of the GEMM ceiling", 100 * r->ceiling_share);
-    snprintf(line, sizeof line, "%-5s %2d rows: %8.2f audio-s/s (%.1f audio-s in %.2f s%s)", name, r->rows,
-             r->audio_per_s, r->audio_s, r->seconds, share);
+    if (b->snr)
+        snprintf(snr, sizeof snr, ", %.1f dB against f32", r->snr_db);
+    snprintf(line, sizeof line, "%-5s %2d rows: %8.2f audio-s/s (%.1f audio-s in %.2f s%s%s)", name, r->rows,
+             r->audio_per_s, r->audio_s, r->seconds, share, snr);
     json *obj = bench_object(name);
     json_put_str(obj, "precision", b->farm.cfg.precision);
     json_put_u64(obj, "rows", (uint64_t)r->rows);
@@ -79,6 +84,8 @@ static void report_stage(const bench *b, const char *name, const bench_rate *r)
     json_put_f64(obj, "seconds", r->seconds);
     if (r->ceiling_share >= 0)
         json_put_f64(obj, "ceiling_share", r->ceiling_share);
+    if (b->snr && isfinite(r->snr_db))
+        json_put_f64(obj, "snr_db", r->snr_db);
     json_put_u64(obj, "peak_bytes", process_peak_bytes());
     bench_emit(b->as_json, obj, line);
 }
@@ -171,7 +178,8 @@ static cf_err run_stages(const bench *b)
         for (int32_t i = 0; i < b->rows_count && b->wanted[s]; i++) {
             bench_rate rate;
             TRY(stage_config_of(&b->farm.cfg, what_names[s], device, &sc));
-            TRY(bench_stage(stages[s], &sc, b->rows[i], b->seconds, &ceiling, &rate));
+            const bench_stage_wish wish = {b->rows[i], b->seconds, b->prompt_tokens, b->snr};
+            TRY(bench_stage(stages[s], &sc, &wish, &ceiling, &rate));
             report_stage(b, what_names[s], &rate);
         }
 out:
@@ -238,13 +246,15 @@ static cf_err parse_what(bench *b, int argc, char **argv)
 
 static cf_err parse(bench *b, int argc, char **argv, bool *ret_help)
 {
-    enum { OPT_ROWS = 1, OPT_SECONDS, OPT_COUNT, OPT_JSON, OPT_TRACE };
+    enum { OPT_ROWS = 1, OPT_SECONDS, OPT_COUNT, OPT_JSON, OPT_TRACE, OPT_PROMPT, OPT_SNR };
     static const struct option options[] = {FARM_LONG_OPTIONS,
                                             {"rows", required_argument, NULL, OPT_ROWS},
                                             {"seconds", required_argument, NULL, OPT_SECONDS},
                                             {"count", required_argument, NULL, OPT_COUNT},
                                             {"json", no_argument, NULL, OPT_JSON},
                                             {"trace", required_argument, NULL, OPT_TRACE},
+                                            {"prompt", required_argument, NULL, OPT_PROMPT},
+                                            {"snr", no_argument, NULL, OPT_SNR},
                                             {"help", no_argument, NULL, 'h'},
                                             {0}};
     cf_err err = CF_OK;
@@ -264,6 +274,11 @@ static cf_err parse(bench *b, int argc, char **argv, bool *ret_help)
             b->as_json = true;
         } else if (c == OPT_TRACE) {
             b->trace_path = optarg;
+        } else if (c == OPT_PROMPT) {
+            TRY(parse_number("--prompt", optarg, 1, PROMPT_TOKENS_MAX, &number));
+            b->prompt_tokens = (int32_t)number;
+        } else if (c == OPT_SNR) {
+            b->snr = true;
         } else if (c == 'h') {
             *ret_help = true;
             return CF_OK;

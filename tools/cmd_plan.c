@@ -149,7 +149,8 @@ static cf_err measure(plan *p)
             TRY(measure_llm(&cfg, rows, &p->stages[s].audio_per_s));
             continue;
         }
-        TRY(bench_stage(all_stages[s], &cfg, rows, p->seconds, &none, &rate));
+        const bench_stage_wish wish = {.rows = rows, .seconds = p->seconds};
+        TRY(bench_stage(all_stages[s], &cfg, &wish, &none, &rate));
         p->stages[s].audio_per_s = rate.audio_per_s;
     }
 out:

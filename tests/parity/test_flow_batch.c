@@ -12,6 +12,7 @@
 #include "common/base/mem.h"
 #include "flow_worker/flow_stage.h"
 #include "tests/parity/flow_fixture.h"
+#include "tools/bench_stage.h"
 
 #define JOBS 16
 
@@ -323,6 +324,26 @@ static void test_facts(void **state)
     flow_stage.close(stage);
 }
 
+/* What `cosyfarm bench flow` reports, on a voice of its own. */
+static void test_bench(void **state)
+{
+    (void)state;
+    const bench_ceiling ceiling = {.gemm_gflops = 1};
+    stage_config cfg = {
+        .model_dir = flow_fixture_model(RECIPE_TINY, false), .device = "cpu", .operands = PRECISION_BF16};
+    bench_rate with, without;
+    assert_ok(bench_stage(&flow_stage, &cfg, &(bench_stage_wish){2, 1, 40, true}, &ceiling, &with));
+    assert_int_equal(with.rows, 2);
+    assert_true(with.audio_s == 2 && with.seconds > 0 && with.snr_db > 29 && with.snr_db < 90);
+    /* The share counts the prompt's frames: 40 tokens before 25. */
+    assert_ok(bench_stage(&flow_stage, &cfg, &(bench_stage_wish){2, 1, 1, false}, &ceiling, &without));
+    const double work = with.ceiling_share * with.seconds, less = without.ceiling_share * without.seconds;
+    assert_true(fabs(work / less - 65.0 / 26.0) < 1e-9);
+    cfg.operands = PRECISION_F32;
+    assert_ok(bench_stage(&flow_stage, &cfg, &(bench_stage_wish){1, 1, 40, true}, &ceiling, &with));
+    assert_true(isinf(with.snr_db)); /* against itself */
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -339,6 +360,7 @@ int main(void)
         cmocka_unit_test(test_nan_fails_alone),
         cmocka_unit_test(test_fault_points),
         cmocka_unit_test(test_facts),
+        cmocka_unit_test(test_bench),
     };
     return cmocka_run_group_tests_name("flow_batch", tests, NULL, NULL);
 }
