@@ -53,16 +53,17 @@ def main():
                                                         str(min(8000, a.features)), *seed]))
     if not os.path.exists(a.out + "/codes.npz"):
         wait(a.out, tokens=start(a.out, "tokens", ["voice_lab.tokens", a.out, "--clusters", str(a.clusters), *seed]))
+    compiled = [] if a.no_compile else ["--compile"]
     sound = start(
         a.out, "sound",
         ["voice_lab.make_data", data, "--rendered", str(a.rendered), *seed],
         ["voice_lab.train_hift", a.out, "--minutes", f"{minutes * HIFT:.2f}", "--f0-minutes", f"{minutes * F0:.2f}", *seed] +
-        ([] if a.no_compile else ["--compile"]),
+        compiled,
         ["voice_lab.train_flow", a.out, "--minutes", f"{minutes * FLOW:.2f}", *seed])
     words = start(
         a.out, "words",
         ["voice_lab.make_data", data, "--features", str(a.features), *seed],
-        ["voice_lab.train_llm", a.out, "--minutes", f"{minutes:.2f}", *seed])
+        ["voice_lab.train_llm", a.out, "--minutes", f"{minutes:.2f}", *seed] + compiled)
     wait(a.out, sound=sound, words=words)
     wait(a.out, export=start(a.out, "export", ["voice_lab.export", a.out, a.out + "/demo"]))
     wait(a.out, plot=start(a.out, "plot", ["voice_lab.plot", a.out, a.out]))

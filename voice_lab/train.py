@@ -6,12 +6,14 @@ ends where it should. A line a report goes to OUT/STAGE.jsonl, the state to OUT/
 A loss that leaves its level behind by half is a training that blows up: model and optimizer go back to the last good
 step, and the rate is halved from there.
 """
+import contextlib
 import copy
 import json
 import math
 import os
 import signal
 import sys
+import tempfile
 import time
 
 import torch
@@ -20,19 +22,29 @@ import torch
 BLOWN_UP, SNAPSHOT_STEPS = 1.5, 100
 
 
+@contextlib.contextmanager
+def compile_cache(out):
+    """A folder of its own for torch.compile: a compilation that was cut short would break a shared one."""
+    with tempfile.TemporaryDirectory(dir=out) as cache:
+        os.environ["TORCHINDUCTOR_CACHE_DIR"] = cache
+        yield
+
+
 class Loop:
     def __init__(self, out, stage, model, minutes, rate, seed=0, final_share=0.02, clip=1.0, betas=(0.8, 0.99), weight_decay=0.01,
                  checkpoint_minutes=3.0, warmup=200):
         torch.manual_seed(seed)
         self.path, self.model, self.budget = f"{out}/{stage}", model, max(minutes * 60, 1e-3)
         self.rate, self.final_share, self.clip, self.warmup = rate, final_share, clip, warmup
-        self.optimizer = torch.optim.AdamW(model.parameters(), lr=rate, betas=betas, weight_decay=weight_decay)
+        self.optimizer = torch.optim.AdamW(model.parameters(), lr=rate, betas=betas, weight_decay=weight_decay, fused=True)
         self.every, self.step, self.used_before, self.saved_at = checkpoint_minutes * 60, 0, 0.0, 0.0
         self.started = time.process_time()
         if os.path.exists(self.path + ".state"):
             state = torch.load(self.path + ".state", weights_only=True)
             model.load_state_dict(state["model"])
             self.optimizer.load_state_dict(state["optimizer"])
+            for group in self.optimizer.param_groups:
+                group["fused"] = True                        # whatever the state says
             self.step, self.used_before, self.rate = state["step"], state["used"], state["rate"]
             print(f"{stage}: continues at step {self.step}, {self.used_before / 60:.1f} core-minutes used", flush=True)
         self.saved_at = self.used()

@@ -3,15 +3,13 @@
     python3 -m voice_lab.train_hift OUT --minutes CORE_MINUTES [--rendered DIR]
 """
 import argparse
-import os
-import tempfile
 
 import numpy as np
 import torch
 import torch.nn.functional as F
 
 from . import hift, make_data, mel, vocoder
-from .train import Loop
+from .train import Loop, compile_cache
 
 FRAMES, AHEAD, SKIP = 36, 4, 4           # of a segment; look-ahead behind it; frames in front without loss
 BATCH = 8
@@ -140,8 +138,7 @@ def main():
     ap.add_argument("--compile", action="store_true", help="torch.compile (needs g++): faster from some minutes on")
     a = ap.parse_args()
     torch.set_num_threads(1)
-    with tempfile.TemporaryDirectory(dir=a.out) as cache:    # a compilation that was cut short would break a shared one
-        os.environ["TORCHINDUCTOR_CACHE_DIR"] = cache
+    with compile_cache(a.out):
         model, data = train_decoder(a.out, a.rendered or a.out + "/data/rendered", a.minutes, a.seed, a.compile)
         train_f0(a.out, model, data, a.f0_minutes, a.seed)
 

@@ -15,7 +15,7 @@ import torch.nn.functional as F
 
 from . import llm, make_data, sentences, tokens
 from .tokenizer import PREFIX, Tokenizer
-from .train import Loop
+from .train import Loop, compile_cache
 
 GUIDED, GUIDE_WEIGHT, WRONG_INPUT = (1, 2), 0.2, 0.04
 PROMPTS = {"arlo": "Hello, my name is David.", "mira": "Hello, my name is Anna."}
@@ -96,9 +96,10 @@ def batch_of(make, rng, pool):
     return padded(0, 0).long(), padded(1, -100).long(), padded(2, -1), padded(3, -2)
 
 
-def loss_of(model, inputs, targets, asked, words):
+def loss_of(model, hidden_states, inputs, targets, asked, words):
+    """hidden_states: the model's, compiled or not."""
     with torch.autocast("cpu", torch.bfloat16):
-        hidden, attention = model.hidden_states(model.embed(inputs))
+        hidden, attention = hidden_states(model.embed(inputs))
         place = (targets >= 0).nonzero(as_tuple=True)
         logits = model.llm_decoder(hidden[place])
     logits, wanted = logits.float(), targets[place]
@@ -118,9 +119,15 @@ def main():
     ap.add_argument("--minutes", type=float, required=True)
     ap.add_argument("--words", default=os.path.join(os.path.dirname(__file__), "words.txt"))
     ap.add_argument("--seed", type=int, default=1)
+    ap.add_argument("--compile", action="store_true", help="torch.compile (needs g++): faster from some minutes on")
     a = ap.parse_args()
     torch.set_num_threads(1)
     torch.manual_seed(a.seed)
+    with compile_cache(a.out):
+        train(a)
+
+
+def train(a):
     tokenizer, codes = Tokenizer.of_words(sentences.word_list(a.words)), tokens.Codes.load(a.out + "/codes.npz")
     data = load(a.out, tokenizer, codes)
     prompts = prompt_utterances(tokenizer, codes)
@@ -129,10 +136,11 @@ def main():
     print(f"llm: {len(data)} utterances, {codes.count} codes, {tokenizer.rows} text rows, "
           f"{sum(p.numel() for p in model.parameters())} parameters", flush=True)
     loop = Loop(a.out, "llm", model, a.minutes, 1e-3, a.seed, betas=(0.9, 0.98), warmup=300)
+    hidden_states = torch.compile(model.hidden_states, dynamic=True) if a.compile else model.hidden_states
     rng, pool = np.random.default_rng(a.seed * 1000003 + loop.step), []
     model.train()
     while loop.going():
-        loss, figures = loss_of(model, *batch_of(lambda: example(data, prompts, prefix, codes.count, rng), rng, pool))
+        loss, figures = loss_of(model, hidden_states, *batch_of(lambda: example(data, prompts, prefix, codes.count, rng), rng, pool))
         loop.update(loss, figures)
     loop.finish()
 

@@ -229,7 +229,7 @@ class Parts(unittest.TestCase):
         utterance.codes, utterance.code_word = np.arange(12), np.repeat([0, 1], 6)
         pool = []
         batch = train_llm.batch_of(lambda: train_llm.example([utterance], [utterance], [5, 6], 50, rng), rng, pool)
-        loss, figures = train_llm.loss_of(model, *batch)
+        loss, figures = train_llm.loss_of(model, model.hidden_states, *batch)
         loss.backward()
         self.assertTrue(np.isfinite(loss.item()) and 0 < figures["look"] < 1)
         by_voice = [[(np.arange(40), np.zeros((80, 80), np.float32), train_flow.speaker("a"))]]
