@@ -3,8 +3,6 @@
  * Owns the children and their pidfds. Fails: CF_ERR_SYS, CF_ERR_LIMIT, and the verdicts of spawn_progress.
  */
 #define _GNU_SOURCE
-#include "orchestrator/spawn.h"
-
 #include <fcntl.h>
 #include <signal.h>
 #include <spawn.h>
@@ -23,6 +21,7 @@
 #include "common/base/process.h"
 #include "common/transport/lifeline.h"
 #include "common/transport/wire.h"
+#include "orchestrator/spawn_impl.h"
 
 #define BACKOFF_FIRST_US 100000
 #define BACKOFF_MAX_US   (5 * CLOCK_SECOND_US)
@@ -30,30 +29,6 @@
 #define ENV_MAX          512
 #define RETRY_START_US   CLOCK_SECOND_US
 #define CONNECT_US       100000 /* between two attempts to reach the orchestrator */
-
-typedef enum child_role { CHILD_KEEPER, CHILD_ORCHESTRATOR, CHILD_WORKER } child_role;
-
-typedef struct child {
-    child_role role;
-    char program[32];
-    int instance;
-    bool surplus; /* scaled away: not started again */
-    pid_t pid;    /* 0: not running */
-    int pid_fd;
-    unsigned starts, quick_deaths;
-    uint64_t started_us, restart_us;
-} child;
-
-struct spawn {
-    char run_dir[IO_PATH_BYTES], config_path[IO_PATH_BYTES];
-    int log_fd; /* owned, -1: our stderr */
-    child children[SPAWN_CHILDREN_MAX];
-    size_t count;
-    bool stopping;
-    int lifeline_fd; /* owned; -1: no orchestrator answers */
-    uint64_t connect_us;
-    char lifeline_path[IO_PATH_BYTES];
-};
 
 /* The environment of a child: ours, with the farm's own variables replaced. A fault armed from outside fires once: a
  * restarted child runs without it. */
@@ -154,6 +129,7 @@ cf_err spawn_open(const config *cfg, const char *run_dir, const char *log_path, 
     TRY(io_join(s->lifeline_path, sizeof s->lifeline_path, run_dir, RUN_LIFELINE_SOCKET));
     TRY(write_config(cfg, s->config_path));
     if (log_path) {
+        snprintf(s->log_path, sizeof s->log_path, "%s", log_path);
         s->log_fd = open(log_path, O_WRONLY | O_CREAT | O_APPEND | O_CLOEXEC, 0600);
         if (s->log_fd < 0) {
             err = err_sys("%s: open", log_path);
@@ -216,6 +192,7 @@ static cf_err judge(spawn *s, child *c, int status, uint64_t now_us)
         pause_us = (uint64_t)BACKOFF_FIRST_US << doublings;
     }
     c->restart_us = now_us + (pause_us < BACKOFF_MAX_US ? pause_us : BACKOFF_MAX_US);
+    spawn_count_end(c, status, now_us);
     if (WIFSIGNALED(status))
         log_warn("child.died", "program=%s instance=%d pid=%ld signal=%d restart_ms=%llu", c->program, c->instance,
                  (long)c->pid, WTERMSIG(status), (unsigned long long)(c->restart_us - now_us) / 1000);
@@ -327,6 +304,7 @@ cf_err spawn_progress(spawn *s, uint64_t now_us)
                 log_warn("child.not_started", "program=%s instance=%d text=\"%s\"", c->program, c->instance,
                          err_text());
                 c->restart_us = now_us + RETRY_START_US;
+                spawn_count_end(c, SPAWN_NOT_STARTED, now_us);
             }
         }
     }

@@ -16,6 +16,7 @@
 #include "common/base/config.h"
 #include "common/base/err.h"
 #include "common/base/limits.h"
+#include "common/transport/wire.h"
 
 #define SPAWN_CHILDREN_MAX (STAFF_MAX + 2)          /* workers, keeper, orchestrator */
 #define SPAWN_FDS_MAX      (SPAWN_CHILDREN_MAX + 1) /* and the line to the orchestrator */
@@ -32,6 +33,14 @@ uint64_t spawn_deadline_us(const spawn *s); /* when a delayed restart is due; UI
 /* Reaps and restarts. CF_ERR_GONE: the farm has ended in order. CF_ERR_INVALID: it cannot run; the text says who said
  * so. */
 CF_MUST_CHECK cf_err spawn_progress(spawn *s, uint64_t now_us);
+
+/* For an owner that asks the orchestrator: what it hears, a status or the end of a row, tells who has served. */
+void spawn_hear(spawn *s, const wire_msg *msg);
+
+/* CF_ERR_GONE: the farm cannot work, because all workers of a stage, the keeper or the orchestrator have ended
+ * UNSERVED_ENDS_MAX times each since they last served, the first time more than patience_us ago. The text names who,
+ * how it ended, and what the log has last of it. */
+CF_MUST_CHECK cf_err spawn_check_served(const spawn *s, uint64_t now_us, uint64_t patience_us);
 
 /* Ends all children: SIGTERM to the orchestrator first, which drains; then to the rest; SIGKILL at the deadline. */
 void spawn_stop(spawn *s, uint64_t deadline_us);

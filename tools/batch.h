@@ -24,7 +24,8 @@ typedef struct batch {
     manifest_defaults defaults;
     shard mine;
     const char *manifest_path, *manifest_format;
-    char dir[IO_PATH_BYTES]; /* absolute */
+    char dir[IO_PATH_BYTES];      /* absolute */
+    char farm_log[IO_PATH_BYTES]; /* of a farm of its own */
     bool check_only, as_json, quiet, verify, force_mix, retry_failed;
     int argc;
     char **argv; /* for run.json */

@@ -323,7 +323,7 @@ static void watch_barred(batch *b, const wire_msg *status, uint64_t now_us)
     else if (now_us - b->barred_since_us > wait_s * CLOCK_SECOND_US)
         give_up(b, err_set(CF_ERR_GONE,
                            "every %s worker died %d times before it finished a job, and again when it was tried; none "
-                           "has been fed for %" PRIu64 " s (parole_s + barred_s); the farm's log says how they died",
+                           "has been fed for %" PRIu64 " s (parole_s + barred_s); the log says how they died",
                            stage, UNPROVEN_DEATHS_MAX, wait_s));
 }
 

@@ -356,7 +356,7 @@ cf_err bench_farm(const bench_farm_wish *wish, int32_t *ret_failed)
         TRY(io_temp_dir(NULL, "cosyfarm-trace", cfg.trace, sizeof cfg.trace));
     TRY(private_farm_open(&cfg, NULL, &b.own));
     TRY(client_open(b.own.run_dir, &b.c));
-    client_supervise(b.c, b.own.farm);
+    client_supervise(b.c, b.own.farm, 0);
     TRY(measure(&b));
     *ret_failed = b.sums.failed;
 out:

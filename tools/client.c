@@ -29,7 +29,7 @@
 struct client {
     bus *b;      /* owned */
     spawn *farm; /* borrowed */
-    uint64_t nonce, resubmit_us;
+    uint64_t nonce, resubmit_us, unserved_us;
 };
 
 typedef enum flight_state { FLIGHT_FREE, FLIGHT_WAITING, FLIGHT_SENT } flight_state;
@@ -92,9 +92,19 @@ void client_resubmit_after(client *c, uint64_t resubmit_us)
     c->resubmit_us = resubmit_us;
 }
 
-void client_supervise(client *c, spawn *farm)
+void client_supervise(client *c, spawn *farm, uint64_t unserved_us)
 {
     c->farm = farm;
+    c->unserved_us = unserved_us;
+}
+
+static cf_err look_after(client *c)
+{
+    cf_err err;
+    TRY(spawn_progress(c->farm, clock_now_us()));
+    TRY(spawn_check_served(c->farm, clock_now_us(), c->unserved_us));
+out:
+    return err;
 }
 
 /* Waits for a message, looking after the farm meanwhile. CF_ERR_TIMEOUT at the deadline. */
@@ -108,6 +118,8 @@ static cf_err wait_message(client *c, uint64_t deadline_us, wire_msg *ret_msg)
         if (err == CF_OK) {
             err = wire_parse(text, bytes, WIRE_ORCH_CLIENT, ret_msg);
             mem_free(text);
+            if (err == CF_OK && c->farm)
+                spawn_hear(c->farm, ret_msg);
             return err;
         }
         if (err != CF_ERR_TIMEOUT || clock_now_us() >= deadline_us)
@@ -118,7 +130,7 @@ static cf_err wait_message(client *c, uint64_t deadline_us, wire_msg *ret_msg)
         int ready;
         err = bus_poll(c->b, fds, n, restart_us < deadline_us ? restart_us : deadline_us, &ready);
         if (err == CF_OK && c->farm)
-            err = spawn_progress(c->farm, clock_now_us());
+            err = look_after(c);
         if (err != CF_OK)
             return err;
     }

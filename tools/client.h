@@ -29,8 +29,9 @@ void client_close(client *c); /* NULL is fine */
 #define CLIENT_RESUBMIT_US (15 * CLOCK_SECOND_US)
 void client_resubmit_after(client *c, uint64_t resubmit_us); /* for tests */
 
-/* The farm whose children must be looked after while the client waits; borrowed, NULL: none. */
-void client_supervise(client *c, spawn *farm);
+/* The farm whose children must be looked after while the client waits; borrowed, NULL: none. Waiting fails with
+ * CF_ERR_GONE when a stage's processes have ended before they served for so long (spawn_check_served). */
+void client_supervise(client *c, spawn *farm, uint64_t unserved_us);
 
 /* One request, one answer of the wanted kind, until the deadline: CF_ERR_TIMEOUT. Answers of other kinds are dropped.
  * */

@@ -362,15 +362,14 @@ static cf_err in_dir(const batch *b, const char *name, char *ret_path, size_t pa
 static cf_err open_own_farm(batch *b, private_farm *ret_farm)
 {
     cf_err err;
-    char log_path[IO_PATH_BYTES];
     TRY(farm_options_check(&b->farm));
     TRY(in_dir(b, ".journal", b->farm.cfg.journal, sizeof b->farm.cfg.journal));
     TRY(io_join(b->farm.cfg.voice_store, sizeof b->farm.cfg.voice_store, b->dir, ".voices"));
-    TRY(in_dir(b, "farm.log", log_path, sizeof log_path));
-    TRY(private_farm_open(&b->farm.cfg, log_path, ret_farm));
+    TRY(in_dir(b, "farm.log", b->farm_log, sizeof b->farm_log));
+    TRY(private_farm_open(&b->farm.cfg, b->farm_log, ret_farm));
     b->is_own_farm = true;
     if (!b->quiet && isatty(STDERR_FILENO))
-        fprintf(stderr, "cosyfarm batch: a farm of its own; its log is %s\n", log_path);
+        fprintf(stderr, "cosyfarm batch: a farm of its own; its log is %s\n", b->farm_log);
 out:
     return err;
 }
@@ -395,7 +394,7 @@ static cf_err run(batch *b)
         snprintf(run_dir, sizeof run_dir, "%s", own.run_dir);
     }
     TRY(client_open(run_dir, &c));
-    client_supervise(c, own.farm);
+    client_supervise(c, own.farm, (uint64_t)b->farm.cfg.unserved_s * CLOCK_SECOND_US);
     if (!b->is_own_farm)
         TRY(client_check_model(c, b->farm.model_given ? b->farm.cfg.model : NULL));
     err = client_run(c, &plan);
@@ -405,6 +404,8 @@ out:
     client_close(c);
     if (b->is_own_farm)
         private_farm_close(&own, false);
+    if (b->is_own_farm && err != CF_OK && err != CF_ERR_CANCELLED && io_exists(b->farm_log))
+        fprintf(stderr, "cosyfarm batch: the farm's log is %s\n", b->farm_log);
     return err;
 }
 

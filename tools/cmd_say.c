@@ -344,7 +344,7 @@ static cf_err run(say *s)
         snprintf(run_dir, sizeof run_dir, "%s", own.run_dir);
     }
     TRY(client_open(run_dir, &c));
-    client_supervise(c, own.farm);
+    client_supervise(c, own.farm, 0);
     if (!is_own)
         TRY(client_check_model(c, s->farm.model_given ? s->farm.cfg.model : NULL));
     s->row.id = "say";
@@ -367,6 +367,7 @@ static int exit_code_of(cf_err err)
     case CF_ERR_CANCELLED:
     case CF_ERR_NOMEM:
     case CF_ERR_BUSY:
+    case CF_ERR_GONE:
         return EXIT_AGAIN;
     case CF_ERR_TIMEOUT:
         return EXIT_NO_FARM;

@@ -180,6 +180,11 @@ cf_err private_farm_open(const config *cfg, const char *log_path, private_farm *
 {
     cf_err err;
     private_farm p = {0};
+    if (cfg->llm_workers == 0 || cfg->flow_workers == 0 || cfg->hift_workers == 0)
+        return err_set(CF_ERR_INVALID,
+                       "a farm of one's own needs a worker of each stage: expected at least 1, found llm_workers %d, "
+                       "flow_workers %d, hift_workers %d",
+                       cfg->llm_workers, cfg->flow_workers, cfg->hift_workers);
     const char *xdg = getenv("XDG_RUNTIME_DIR");
     const bool usable = xdg && *xdg && access(xdg, W_OK) == 0 && strlen(xdg) < 32; /* sockets have short paths */
     TRY(io_temp_dir(usable ? xdg : NULL, "cosyfarm", p.run_dir, sizeof p.run_dir));

@@ -56,6 +56,7 @@
 #define DEVICES_MAX         64   /* CUDA devices of one host: cuda:0..cuda:63 */
 #define INSTANCES_MAX       1000 /* numbers of one stage's workers: 0..999 */
 #define UNPROVEN_DEATHS_MAX 3    /* deaths before a first finished job that end the feeding of an instance */
+#define UNSERVED_ENDS_MAX   8    /* ends of a private farm's process before it served, 6 s of pauses: say gives up */
 #define ALONE_DEATHS_MAX    2    /* deaths that hit a row alone before it is given up: one may come from outside */
 #define REREADS_MAX         8    /* times a segment's mel may be lost before its row is given up */
 #define JOBS_PER_MEMBER_MAX 256

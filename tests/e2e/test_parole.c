@@ -1,17 +1,19 @@
 /*
- * test_parole.c - a worker that dies again and again before it finishes a job: barred, tried again after a pause, and
- * what `cosyfarm batch` makes of it. The llm worker is a script that starts the real one with a fault in its first
- * lives. [P-21], [P-23].
+ * test_parole.c - a worker that dies again and again: before it finishes a job, then it is barred, tried again after a
+ * pause; or before it serves at all, then `say` gives up after some ends and `batch` after some time. The llm worker is
+ * a script that starts the real one with a fault in its first lives. [P-21], [P-23].
  */
 #define _GNU_SOURCE
 #include "tests/harness/test.h"
 
 #include <stdio.h>
 #include <stdlib.h>
+#include <string.h>
 #include <sys/stat.h>
 #include <unistd.h>
 
 #include "common/base/io.h"
+#include "common/base/limits.h"
 #include "common/base/mem.h"
 #include "tests/harness/batch_case.h"
 #include "tests/harness/farm.h"
@@ -48,32 +50,49 @@ static int begin(void **state)
     return 0;
 }
 
-/* The llm worker dies in its first step in so many lives. */
-static void make_worker(int lives)
+/* In so many lives the llm worker does this first. */
+static void make_worker(int lives, const char *does)
 {
     char text[8800], path[320];
     snprintf(text, sizeof text,
-             "#!/bin/sh\necho >>%s/lives\n[ $(wc -l <%s/lives) -gt %d ] || export COSYFARM_FAULT=llm.step#1=kill\n"
-             "exec %s/llm_worker \"$@\"\n",
-             bin, bin, lives, getenv("COSYFARM_BIN"));
+             "#!/bin/sh\necho >>%s/lives\n[ $(wc -l <%s/lives) -gt %d ] || %s\nexec %s/llm_worker \"$@\"\n", bin, bin,
+             lives, does, getenv("COSYFARM_BIN"));
     snprintf(path, sizeof path, "%s/llm_worker", bin);
+    unlink(path); /* it may be a link to the real one */
     batch_write_text(path, text);
     assert_int_equal(chmod(path, 0755), 0);
     snprintf(path, sizeof path, "%s/lives", bin);
     unlink(path);
 }
 
+#define DIES_IN_ITS_FIRST_STEP "export COSYFARM_FAULT=llm.step#1=kill"
+#define FINDS_NO_MEMORY        "{ echo 'llm: no memory today'; exit 75; }"
+
+/* A command of the programs in bin; fails when it does not end. */
+static void expect_end(int code, const char *part, const char *const *args)
+{
+    char real_bin[4096], said[320], *text;
+    size_t bytes;
+    snprintf(said, sizeof said, "%s/said", bin);
+    snprintf(real_bin, sizeof real_bin, "%s", getenv("COSYFARM_BIN"));
+    setenv("COSYFARM_BIN", bin, 1);
+    const pid_t pid = farm_command_start(args, said);
+    setenv("COSYFARM_BIN", real_bin, 1);
+    const int got = farm_command_wait_within(pid, 120);
+    assert_ok(io_read_file(said, 1 << 20, &text, &bytes));
+    if (got != code || !strstr(text, part))
+        fail_msg("exit code %d (want %d), output without \"%s\":\n%s", got, code, part, text);
+    mem_free(text);
+}
+
 static void run(int code, const char *part, const char *dir, const char *overrides)
 {
-    char text[512], path[320], real_bin[4096];
+    char text[512], path[320];
     snprintf(path, sizeof path, "%s/parole.json", bin);
     snprintf(text, sizeof text, "{\"precision\":\"bf16\",\"deaths_max\":100,\"utterances_max\":4%s}", overrides);
     batch_write_text(path, text);
-    snprintf(real_bin, sizeof real_bin, "%s", getenv("COSYFARM_BIN"));
-    setenv("COSYFARM_BIN", bin, 1);
     const char *const args[] = {BATCH_WITH(dir, path), NULL};
-    batch_expect_command(code, part, args);
-    setenv("COSYFARM_BIN", real_bin, 1);
+    expect_end(code, part, args);
 }
 
 /* Three deaths, a failed parole, one that is passed: the batch goes on by itself, same bytes. */
@@ -81,7 +100,7 @@ static void test_batch_goes_on_after_a_parole(void **state)
 {
     (void)state;
     const char *dir = test_temp_dir();
-    make_worker(4);
+    make_worker(4, DIES_IN_ITS_FIRST_STEP);
     run(0, "6 done", dir, ",\"parole_s\":1,\"parole_max_s\":2");
     batch_expect_undisturbed(dir);
     assert_true(
@@ -95,7 +114,7 @@ static void test_batch_gives_up_after_paroles(void **state)
 {
     (void)state;
     const char *dir = test_temp_dir();
-    make_worker(1000);
+    make_worker(1000, DIES_IN_ITS_FIRST_STEP);
     run(75, "none has been fed for 2 s (parole_s + barred_s)", dir,
         ",\"parole_s\":1,\"parole_max_s\":60,\"barred_s\":1");
     assert_true(batch_has_text(dir, "farm.log", "ev=member.parole"));
@@ -103,11 +122,59 @@ static void test_batch_gives_up_after_paroles(void **state)
     batch_expect_undisturbed(dir);
 }
 
+/* It finds no memory each time it is started: say is told how it ended, and what it said. */
+static void test_say_gives_up_when_none_serves(void **state)
+{
+    (void)state;
+    char wav[320];
+    snprintf(wav, sizeof wav, "%s/x.wav", test_temp_dir());
+    const char *const say[] = {"cosyfarm", "say", "-m", tiny_model_dir(), "-o", wav, "It rained.", NULL};
+    make_worker(1000, FINDS_NO_MEMORY);
+    expect_end(75, "llm_worker/0 ends before it serves: 8 times in ", say);
+    assert_true(batch_has_text(bin, "said",
+                               "the last time with exit code 75 (out of memory or other resources); its last line: "
+                               "\"llm: no memory today\"\n"));
+    assert_true(batch_has_text(bin, "said", "cosyfarm: the farm's log is "));
+    assert_false(io_exists(wav));
+}
+
+/* A few such ends are nothing. */
+static void test_say_waits_for_a_worker(void **state)
+{
+    (void)state;
+    char wav[320];
+    snprintf(wav, sizeof wav, "%s/x.wav", test_temp_dir());
+    make_worker(UNSERVED_ENDS_MAX - 1, FINDS_NO_MEMORY);
+    expect_end(0, "s of audio",
+               (const char *const[]){"cosyfarm", "say", "-m", tiny_model_dir(), "-o", wav, "It rained.", NULL});
+}
+
+/* The batch goes on for unserved_s, longer than say; the same command completes. */
+static void test_batch_gives_up_when_none_serves(void **state)
+{
+    (void)state;
+    const char *dir = test_temp_dir();
+    make_worker(1000, FINDS_NO_MEMORY);
+    run(75, "llm_worker/0 ends before it serves: ", dir, ",\"unserved_s\":9");
+    assert_true(batch_has_text(dir, "farm.log", "code=75 restart_ms=5000")); /* the pause after say's last one */
+    batch_expect(0, "6 done", dir);
+    batch_expect_undisturbed(dir);
+}
+
+static void test_farm_without_a_stage_is_refused(void **state)
+{
+    (void)state;
+    expect_end(
+        78, "expected at least 1, found llm_workers 1, flow_workers 0, hift_workers 1",
+        (const char *const[]){"cosyfarm", "say", "-m", tiny_model_dir(), "--flow", "0", "-o", "x.wav", "x", NULL});
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_batch_goes_on_after_a_parole),
-        cmocka_unit_test(test_batch_gives_up_after_paroles),
+        cmocka_unit_test(test_batch_goes_on_after_a_parole),    cmocka_unit_test(test_batch_gives_up_after_paroles),
+        cmocka_unit_test(test_say_gives_up_when_none_serves),   cmocka_unit_test(test_say_waits_for_a_worker),
+        cmocka_unit_test(test_batch_gives_up_when_none_serves), cmocka_unit_test(test_farm_without_a_stage_is_refused),
     };
     return cmocka_run_group_tests_name("parole", tests, begin, NULL);
 }

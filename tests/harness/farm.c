@@ -60,6 +60,20 @@ int farm_command_wait(pid_t pid)
     return WIFEXITED(status) ? WEXITSTATUS(status) : 128 + WTERMSIG(status);
 }
 
+int farm_command_wait_within(pid_t pid, int seconds)
+{
+    struct pollfd end = {.events = POLLIN};
+    assert_ok(io_pidfd_open(pid, &end.fd));
+    const bool ended = poll(&end, 1, seconds * 1000) == 1;
+    io_close(&end.fd);
+    if (!ended)
+        kill(pid, SIGKILL);
+    const int code = farm_command_wait(pid);
+    if (!ended)
+        fail_msg("the command did not end within %d s", seconds);
+    return code;
+}
+
 int farm_command(const char *const *args, char *ret_out, size_t out_bytes)
 {
     char path[256], *text;

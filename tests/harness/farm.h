@@ -49,6 +49,9 @@ void farm_speak(const farm *f, const char *folder, int count, farm_row *rows, in
 pid_t farm_command_start(const char *const *args, const char *out_path);
 int farm_command_wait(pid_t pid); /* its exit code; 128 + number when a signal ended it */
 
+/* The same; one that takes longer is killed, and the test fails. */
+int farm_command_wait_within(pid_t pid, int seconds);
+
 /* Runs the command with these arguments (NULL-terminated), its output in *ret_out (at most out_bytes); returns its
  * exit code. */
 int farm_command(const char *const *args, char *ret_out, size_t out_bytes);

@@ -1,0 +1,169 @@
+/*
+ * spawn_served.c - processes that end before they serve, again and again: a restart cures a crash, but not a worker
+ * that finds too little memory each time. Counts their ends, and says when the owner may give up. The supervisor's one
+ * thread.
+ *
+ * A worker has served when a status names one of its stage as fed, barred, on parole or drained; the keeper when each
+ * stage has such a worker, since workers wait for its memory; the orchestrator when a row has ended.
+ * Fails: CF_ERR_GONE of spawn_check_served. A log that cannot be read is an error without a last line.
+ */
+#define _GNU_SOURCE
+#include <fcntl.h>
+#include <stdio.h>
+#include <string.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+#include "common/base/clock.h"
+#include "common/base/process.h"
+#include "orchestrator/spawn_impl.h"
+
+#define STAGES         3
+#define LOG_TAIL_BYTES 65536
+#define LAST_WORD_MAX  240 /* of a log line, in an error */
+
+static const char *const stage_names[STAGES] = {"llm", "flow", "hift"};
+
+void spawn_count_end(child *c, int status, uint64_t now_us)
+{
+    if (c->ends == 0)
+        c->ends_since_us = now_us;
+    c->ends++;
+    c->end_status = status;
+}
+
+/* Programs of this role, of this stage only where one is given. */
+static void forget_ends(spawn *s, child_role role, const char *stage)
+{
+    char program[32] = "";
+    if (stage)
+        snprintf(program, sizeof program, "%s_worker", stage);
+    for (size_t i = 0; i < s->count; i++)
+        if (s->children[i].role == role && (!stage || strcmp(s->children[i].program, program) == 0))
+            s->children[i].ends = 0;
+}
+
+static bool stage_serves(const wire_msg *status, const char *stage)
+{
+    static const char *const served[] = {"serving", "barred", "parole", "draining", "drained"};
+    for (const json *m = json_first(wire_json(status, "members")); m; m = json_next(m)) {
+        const char *role, *state;
+        if (json_get_str(m, "role", 31, &role) != CF_OK || json_get_str(m, "state", 31, &state) != CF_OK ||
+            strcmp(role, stage) != 0)
+            continue;
+        for (size_t i = 0; i < sizeof served / sizeof served[0]; i++)
+            if (strcmp(state, served[i]) == 0)
+                return true;
+    }
+    return false;
+}
+
+void spawn_hear(spawn *s, const wire_msg *msg)
+{
+    int serving = 0;
+    if (msg->kind == WIRE_done)
+        forget_ends(s, CHILD_ORCHESTRATOR, NULL);
+    if (msg->kind != WIRE_status)
+        return;
+    for (int i = 0; i < STAGES; i++)
+        if (stage_serves(msg, stage_names[i])) {
+            forget_ends(s, CHILD_WORKER, stage_names[i]);
+            serving++;
+        }
+    if (serving == STAGES)
+        forget_ends(s, CHILD_KEEPER, NULL);
+}
+
+/* The last line of text that holds all of the parts, without its end; NULL: none. A NULL part is none. */
+static char *last_line(char *text, const char *a, const char *b, bool is_log_line)
+{
+    char *found = NULL;
+    for (char *at = text, *end; (end = strchr(at, '\n')) != NULL; at = end + 1) {
+        *end = '\0';
+        if (at < end && (strstr(at, " ev=") != NULL) == is_log_line && (!a || strstr(at, a)) && (!b || strstr(at, b)))
+            found = at;
+        *end = '\n';
+    }
+    if (found)
+        *strchr(found, '\n') = '\0';
+    return found;
+}
+
+/* What the log has last of a child: its last warning or error, else the last line of somebody who does not log as our
+ * programs do: a shell, a loader. */
+static const char *last_word(const spawn *s, const child *c, char buf[LOG_TAIL_BYTES + 1])
+{
+    char unit[80];
+    const int fd = open(s->log_path, O_RDONLY | O_CLOEXEC);
+    const off_t end = fd >= 0 ? lseek(fd, 0, SEEK_END) : 0;
+    const ssize_t n = fd >= 0 ? pread(fd, buf, LOG_TAIL_BYTES, end > LOG_TAIL_BYTES ? end - LOG_TAIL_BYTES : 0) : -1;
+    if (fd >= 0)
+        close(fd);
+    if (n <= 0)
+        return NULL;
+    buf[n] = '\0';
+    if (c->end_status == SPAWN_NOT_STARTED) {
+        snprintf(unit, sizeof unit, " program=%s instance=%d", c->program, c->instance);
+        return last_line(buf, " ev=child.not_started", unit, true);
+    }
+    if (c->role == CHILD_WORKER)
+        snprintf(unit, sizeof unit, " unit=%.*s/%d ", (int)strcspn(c->program, "_"), c->program, c->instance);
+    else
+        snprintf(unit, sizeof unit, " unit=%s ", c->role == CHILD_KEEPER ? "keeper" : c->program);
+    const char *line = last_line(buf, " lvl=error", unit, true);
+    if (!line)
+        line = last_line(buf, " lvl=warn", unit, true);
+    return line ? line : last_line(buf, NULL, NULL, false);
+}
+
+static const char *end_words(int status, char buf[64])
+{
+    if (status == SPAWN_NOT_STARTED)
+        return "it cannot be started";
+    if (WIFSIGNALED(status)) {
+        snprintf(buf, 64, "signal %d", WTERMSIG(status));
+        return buf;
+    }
+    const int code = WEXITSTATUS(status);
+    snprintf(buf, 64, "exit code %d%s", code,
+             code == PROCESS_NO_RESOURCES  ? " (out of memory or other resources)"
+             : code == PROCESS_DEVICE_LOST ? " (device lost)"
+                                           : "");
+    return buf;
+}
+
+static cf_err give_up(const spawn *s, const child *c, uint64_t now_us)
+{
+    char buf[LOG_TAIL_BYTES + 1], end[64];
+    const char *word = last_word(s, c, buf);
+    return err_set(CF_ERR_GONE, "%s/%d ends before it serves: %u times in %.1f s, the last time with %s; %s%.*s%s",
+                   c->program, c->instance, c->ends, (double)clock_since_us(c->ends_since_us, now_us) / 1e6,
+                   end_words(c->end_status, end), word ? "its last line: \"" : "it left no line", LAST_WORD_MAX,
+                   word ? word : "", word ? "\"" : "");
+}
+
+/* Of the same program as c, all that ought to run. The last of them to begin to fail; NULL: one may still serve. */
+static const child *failing(const spawn *s, const child *c)
+{
+    const child *latest = NULL;
+    for (size_t i = 0; i < s->count; i++) {
+        const child *other = &s->children[i];
+        if (other->surplus || strcmp(other->program, c->program) != 0)
+            continue;
+        if (other->ends < UNSERVED_ENDS_MAX)
+            return NULL;
+        if (!latest || other->ends_since_us > latest->ends_since_us)
+            latest = other;
+    }
+    return latest;
+}
+
+cf_err spawn_check_served(const spawn *s, uint64_t now_us, uint64_t patience_us)
+{
+    for (size_t i = 0; i < s->count && !s->stopping; i++) {
+        const child *c = failing(s, &s->children[i]);
+        if (c && clock_since_us(c->ends_since_us, now_us) >= patience_us)
+            return give_up(s, c, now_us);
+    }
+    return CF_OK;
+}
