@@ -104,6 +104,7 @@ typedef struct orch {
     uint64_t restart_since_us[CORE_STAGES];
     bool draining;
     uint64_t drain_by_us;
+    char drain_client[BUS_ID_BYTES]; /* who asked for it last, and is told the end; empty: a signal */
     bool drain_sent;
     int exit_code; /* -1: go on */
     notify note;
@@ -137,7 +138,7 @@ void members_release_box(orch *o, uint32_t outbox_id);
 box_entry *members_find_box(orch *o, uint32_t outbox_id);
 void members_drain_all(orch *o);
 void members_drain_one(orch *o, int conn_idx, bool again); /* finish what you hold, then exit; again: to be restarted */
-void members_dismiss_all(orch *o); /* the farm has ended: keeper, and workers that have not begun to serve */
+void members_dismiss_all(orch *o);                   /* the farm has ended: keeper, and workers that are still there */
 void members_send(orch *o, int conn_idx, json *msg); /* on its lifeline; lost when that fails */
 int members_count_serving(const orch *o);
 
@@ -148,6 +149,7 @@ void requests_begin_attempt(orch *o, session *s);
 cf_err requests_set_voice(orch *o, session *s, const char *voice_name);
 cf_err requests_set_source(orch *o, session *s, int32_t *tokens, int32_t tokens_count); /* takes tokens */
 void requests_tell_accepted(orch *o);
+void requests_tell_end(orch *o);  /* to the client that asked for it, with the rows that are left */
 cf_err requests_recover(orch *o); /* takes on the rows that the journal holds */
 void requests_answer(orch *o, const session *s, cf_err code, const char *stage, const char *text);
 

@@ -624,7 +624,7 @@ void members_dismiss_all(orch *o)
 {
     for (int i = 0; i < CONNS_MAX; i++) {
         const conn_state state = o->conns[i].state;
-        if (state != CONN_KEEPER && (state < CONN_LOADING || state > CONN_ADMITTED))
+        if (state < CONN_LOADING || state > CONN_KEEPER)
             continue;
         json *m = wire_new(WIRE_dismiss);
         json_put_str(m, "text", "the farm has ended");

@@ -495,6 +495,25 @@ cf_err requests_recover(orch *o)
     return err;
 }
 
+static void on_shutdown(orch *o, const char *peer, bool now)
+{
+    json *m = wire_new(WIRE_goodbye);
+    json_put_u64(m, "boot", o->boot);
+    send_client(o, peer, m);
+    o->draining = true;
+    o->drain_by_us = clock_now_us() + (now ? 0 : (uint64_t)o->cfg.grace_s * CLOCK_SECOND_US);
+    snprintf(o->drain_client, sizeof o->drain_client, "%s", peer);
+    log_info("orch.draining", "rows=%d client=%s", o->sessions_live, peer);
+}
+
+void requests_tell_end(orch *o)
+{
+    json *m = wire_new(WIRE_goodbye);
+    json_put_u64(m, "boot", o->boot);
+    json_put_u64(m, "left", (uint64_t)o->sessions_live);
+    send_client(o, o->drain_client, m);
+}
+
 void requests_on_bus(orch *o, const char *peer, const wire_msg *msg)
 {
     if (msg->kind == WIRE_submit) {
@@ -502,11 +521,6 @@ void requests_on_bus(orch *o, const char *peer, const wire_msg *msg)
     } else if (msg->kind == WIRE_query) {
         send_client(o, peer, status_message(o, wire_u64(msg, "nonce")));
     } else {
-        json *m = wire_new(WIRE_goodbye);
-        json_put_u64(m, "boot", o->boot);
-        send_client(o, peer, m);
-        o->draining = true;
-        o->drain_by_us = clock_now_us() + (wire_bool(msg, "now") ? 0 : (uint64_t)o->cfg.grace_s * CLOCK_SECOND_US);
-        log_info("orch.draining", "rows=%d client=%s", o->sessions_live, peer);
+        on_shutdown(o, peer, wire_bool(msg, "now"));
     }
 }

@@ -363,9 +363,13 @@ static void progress_drain(orch *o, uint64_t now_us)
     if (members_count_serving(o) == 0 || late) {
         log_info("orch.drained", "rows_done=%" PRIu64 " rows_failed=%" PRIu64 " left=%d", o->rows_done, o->rows_failed,
                  o->sessions_live);
-        o->exit_code = o->sessions_live == 0 ? PROCESS_DRAINED : PROCESS_NO_RESOURCES;
-        if (o->exit_code == PROCESS_DRAINED)
+        /* A client wants the farm gone, whatever is left. Who sent a signal may want a successor. */
+        const bool for_good = o->sessions_live == 0 || o->drain_client[0];
+        o->exit_code = for_good ? PROCESS_DRAINED : PROCESS_NO_RESOURCES;
+        if (for_good)
             members_dismiss_all(o);
+        if (o->drain_client[0])
+            requests_tell_end(o);
     }
 }
 

@@ -143,6 +143,16 @@ static json *query_message(client *c)
     return m;
 }
 
+cf_err client_wait(client *c, wire_kind kind, uint64_t deadline_us, wire_msg *ret_msg)
+{
+    for (;;) {
+        const cf_err err = wait_message(c, deadline_us, ret_msg);
+        if (err != CF_OK || ret_msg->kind == kind)
+            return err;
+        wire_done(ret_msg);
+    }
+}
+
 cf_err client_ask(client *c, json *request, wire_kind answer, uint64_t deadline_us, wire_msg *ret_answer)
 {
     cf_err err;
@@ -163,12 +173,8 @@ cf_err client_ask(client *c, json *request, wire_kind answer, uint64_t deadline_
         if (err != CF_OK && err != CF_ERR_TIMEOUT)
             goto out;
     }
-    while (err == CF_OK) {
-        TRY(wait_message(c, deadline_us, ret_answer));
-        if (ret_answer->kind == answer)
-            break;
-        wire_done(ret_answer);
-    }
+    if (err == CF_OK)
+        err = client_wait(c, answer, deadline_us, ret_answer);
 out:
     json_close(request);
     mem_free(text);

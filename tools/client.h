@@ -37,6 +37,9 @@ void client_supervise(client *c, spawn *farm, uint64_t unserved_us);
  * */
 CF_MUST_CHECK cf_err client_ask(client *c, json *request, wire_kind answer, uint64_t deadline_us, wire_msg *ret_answer);
 
+/* The next message of this kind, until the deadline: CF_ERR_TIMEOUT. Others are dropped. */
+CF_MUST_CHECK cf_err client_wait(client *c, wire_kind kind, uint64_t deadline_us, wire_msg *ret_msg);
+
 /* CF_ERR_MISMATCH when the running farm serves another model directory; NULL: any is fine. */
 CF_MUST_CHECK cf_err client_check_model(client *c, const char *wanted_dir);
 

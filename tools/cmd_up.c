@@ -19,8 +19,10 @@
 #include "tools/cmd.h"
 #include "tools/farm_options.h"
 
-#define READY_US (600 * CLOCK_SECOND_US) /* full-size weights from a cold disk */
-#define POLL_US  (CLOCK_SECOND_US / 20)
+#define READY_US  (600 * CLOCK_SECOND_US) /* full-size weights from a cold disk */
+#define ANSWER_US (10 * CLOCK_SECOND_US)
+#define ENDING_US (10 * CLOCK_SECOND_US) /* after grace_s: the orchestrator looks at its clock ten times a second */
+#define POLL_US   (CLOCK_SECOND_US / 20)
 
 static const char up_help[] =
     "usage: cosyfarm up -m MODEL [options]\n\n"
@@ -29,9 +31,10 @@ static const char up_help[] =
     "$XDG_RUNTIME_DIR/cosyfarm, else /run/cosyfarm)\n"
     "      --detach          in the background, with its log in the run directory; returns when all workers serve\n";
 
-static const char down_help[] =
-    "usage: cosyfarm down [--now] [--run-dir DIR]\n\n"
-    "Lets the running farm finish its rows (at most grace_s seconds; --now: none), then ends it.\n";
+static const char down_help[] = "usage: cosyfarm down [--now] [--run-dir DIR]\n\n"
+                                "Lets the running farm finish its rows (at most grace_s seconds; --now: none), then "
+                                "ends it. Exit code 75: rows are\n"
+                                "left, and the next farm of the run directory goes on with them.\n";
 
 typedef struct up {
     farm_options farm;
@@ -234,19 +237,65 @@ int cmd_up(int argc, char **argv)
 
 /* ---- down ---- */
 
+/* How long the farm may take for its rows, as it was configured. */
+static cf_err ask_grace(client *c, uint64_t *ret_grace_s)
+{
+    cf_err err;
+    wire_msg status = {0};
+    json *m = wire_new(WIRE_query);
+    json_put_u64(m, "nonce", 0);
+    TRY(client_ask(c, m, WIRE_status, clock_now_us() + ANSWER_US, &status));
+    TRY(json_get_u64(wire_json(&status, "config"), "grace_s", 0, INT32_MAX, ret_grace_s));
+out:
+    wire_done(&status);
+    return err;
+}
+
+/* Its last word, with the rows that are left. CF_ERR_CANCELLED: it has gone without. */
+static cf_err wait_last_word(client *c, const char *run_dir, uint64_t deadline_us, uint64_t *ret_left)
+{
+    for (;;) {
+        wire_msg msg = {0};
+        const bool runs = client_farm_runs(run_dir); /* looked at before: what it said last is here when it is gone */
+        const cf_err err = client_wait(c, WIRE_goodbye, clock_now_us() + POLL_US, &msg);
+        const bool told = err == CF_OK && wire_has(&msg, "left");
+        if (told)
+            *ret_left = wire_u64(&msg, "left");
+        wire_done(&msg);
+        if (told || (err != CF_OK && err != CF_ERR_TIMEOUT))
+            return err;
+        if (!runs)
+            return err_set(CF_ERR_CANCELLED, "the farm has ended without a last word; rows may be left in its journal");
+        if (clock_now_us() > deadline_us)
+            return err_set(CF_ERR_CANCELLED, "the farm was told to end and still runs in %s (cosyfarm status)",
+                           run_dir);
+    }
+}
+
+/* CF_ERR_CANCELLED: rows are left. */
 static cf_err drain(const char *run_dir, bool now)
 {
     cf_err err;
     client *c = NULL;
     wire_msg answer = {0};
+    uint64_t grace_s = 0, left = 0;
     if (!client_farm_runs(run_dir))
         FAIL(CF_ERR_GONE, "no farm runs in %s", run_dir);
     TRY(client_open(run_dir, &c));
+    TRY(ask_grace(c, &grace_s));
     json *m = wire_new(WIRE_shutdown);
     json_put_bool(m, "now", now);
-    TRY(client_ask(c, m, WIRE_goodbye, clock_now_us() + 10 * CLOCK_SECOND_US, &answer));
-    while (client_farm_runs(run_dir))
+    TRY(client_ask(c, m, WIRE_goodbye, clock_now_us() + ANSWER_US, &answer));
+    const uint64_t deadline_us = clock_now_us() + (now ? 0 : grace_s * CLOCK_SECOND_US) + ENDING_US;
+    TRY(wait_last_word(c, run_dir, deadline_us, &left));
+    while (client_farm_runs(run_dir) && clock_now_us() < deadline_us)
         poll(NULL, 0, (int)(POLL_US / 1000));
+    if (left > 0)
+        err =
+            err_set(CF_ERR_CANCELLED,
+                    "rows left when the farm ended: %llu; its journal keeps them, and the next farm of %s goes on with "
+                    "them",
+                    (unsigned long long)left, run_dir);
 out:
     wire_done(&answer);
     client_close(c);
@@ -276,5 +325,15 @@ int cmd_down(int argc, char **argv)
     const cf_err err = drain(run_dir, now);
     if (err != CF_OK)
         fprintf(stderr, "cosyfarm down: %s\n", err_text());
-    return err == CF_OK ? EXIT_DONE : err == CF_ERR_GONE || err == CF_ERR_TIMEOUT ? EXIT_NO_FARM : EXIT_OURS;
+    switch (err) {
+    case CF_OK:
+        return EXIT_DONE;
+    case CF_ERR_CANCELLED:
+        return EXIT_AGAIN;
+    case CF_ERR_GONE:
+    case CF_ERR_TIMEOUT:
+        return EXIT_NO_FARM;
+    default:
+        return EXIT_OURS;
+    }
 }

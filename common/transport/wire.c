@@ -169,7 +169,7 @@ static const wire_field steer_fields[] = {
 };
 static const wire_field steered_fields[] = {TEXT("code", 31), TEXT("text", ERROR_BYTES), NUM("members", MEMBERS_MAX)};
 static const wire_field shutdown_fields[] = {FLAG("now")};
-static const wire_field goodbye_fields[] = {NUM("boot", U64_ANY)};
+static const wire_field goodbye_fields[] = {NUM("boot", U64_ANY), OPT("left", FIELD_U64, 0, ROWS_OPEN_MAX)};
 
 typedef struct wire_rule {
     const char *name;

@@ -5,11 +5,14 @@
 #define _GNU_SOURCE
 #include "tests/harness/test.h"
 
+#include <poll.h>
+#include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <unistd.h>
 
+#include "common/base/clock.h"
 #include "common/base/io.h"
 #include "common/base/json.h"
 #include "common/base/mem.h"
@@ -156,6 +159,52 @@ static void test_instruct_and_speed(void **state)
     farm_end(&f);
 }
 
+static void wait_for_file(const char *path)
+{
+    const uint64_t deadline_us = clock_now_us() + 60 * CLOCK_SECOND_US;
+    while (!io_exists(path)) {
+        if (clock_now_us() > deadline_us)
+            fail_msg("%s does not come", path);
+        poll(NULL, 0, 5);
+    }
+}
+
+/* A stage that is too slow for grace_s: the farm ends all the same, down says what is left, and the next farm of the
+ * run directory does it, same bytes. */
+static void test_down_with_a_row_left(void **state)
+{
+    (void)state;
+    farm f;
+    char first[256], late[256], hash_first[SHA256_HEX_BYTES], hash_late[SHA256_HEX_BYTES];
+    const char *dir = test_temp_dir();
+    snprintf(first, sizeof first, "%s/first.wav", dir);
+    snprintf(late, sizeof late, "%s/late.wav", dir);
+    farm_start(&f, NULL, "\"grace_s\":1");
+    setenv("COSYFARM_RUN_DIR", f.run_dir, 1);
+    expect(0, "s of audio", (const char *const[]){"cosyfarm", "say", "-o", first, sentence, NULL});
+    assert_int_equal(kill(farm_pid(&f, "flow"), SIGSTOP), 0);
+    const pid_t say =
+        farm_command_start((const char *const[]){"cosyfarm", "say", "-q", "-o", late, sentence, NULL}, NULL);
+    for (uint64_t rows = 0; rows == 0;) {
+        wire_msg status = farm_status(&f);
+        assert_ok(json_get_u64(wire_json(&status, "queues"), "rows", 0, 1, &rows));
+        wire_done(&status);
+    }
+    kill(say, SIGKILL); /* it would look for another orchestrator for a minute */
+    farm_command_wait(say);
+    expect(75, "rows left when the farm ended: 1; its journal keeps them",
+           (const char *const[]){"cosyfarm", "down", NULL});
+    assert_int_equal(farm_command_wait_within(f.supervisor, 30), 0);
+    expect(69, "no farm runs", (const char *const[]){"cosyfarm", "status", NULL});
+    assert_false(io_exists(late));
+    farm_start_again(&f);
+    wait_for_file(late);
+    farm_end(&f);
+    hash_file(first, hash_first);
+    hash_file(late, hash_late);
+    assert_string_equal(hash_first, hash_late);
+}
+
 /* Twelve rows at once through batches of many shapes equal the same rows one after the other. */
 static void test_alone_and_among_others(void **state)
 {
@@ -239,6 +288,7 @@ int main(void)
         cmocka_unit_test(test_say_refusals),
         cmocka_unit_test(test_running_farm),
         cmocka_unit_test(test_instruct_and_speed),
+        cmocka_unit_test(test_down_with_a_row_left),
         cmocka_unit_test(test_alone_and_among_others),
         cmocka_unit_test(test_full_farm_refuses_and_client_waits),
         cmocka_unit_test(test_bench_farm_and_its_trace),

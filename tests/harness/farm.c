@@ -113,18 +113,25 @@ static bool ask_status(const farm *f, wire_msg *ret_status)
 
 void farm_start(farm *f, const char *fault, const char *overrides)
 {
-    char config_path[256], text[512], log_path[256];
+    char config_path[256], text[512];
     snprintf(f->run_dir, sizeof f->run_dir, "%s", test_temp_dir());
     snprintf(config_path, sizeof config_path, "%s/given.json", f->run_dir);
-    snprintf(log_path, sizeof log_path, "%s/log", f->run_dir);
     snprintf(text, sizeof text, "{\"silence_s\":60%s%s}", overrides ? "," : "", overrides ? overrides : "");
     assert_ok(io_write_file(config_path, text, strlen(text)));
-    const char *const args[] = {"cosyfarm",  "up",       "-m", tiny_model_dir(), "--config", config_path,
-                                "--run-dir", f->run_dir, NULL};
     if (fault)
         setenv("COSYFARM_FAULT", fault, 1);
-    f->supervisor = farm_command_start(args, log_path);
+    farm_start_again(f);
     unsetenv("COSYFARM_FAULT");
+}
+
+void farm_start_again(farm *f)
+{
+    char config_path[256], log_path[256];
+    snprintf(config_path, sizeof config_path, "%s/given.json", f->run_dir);
+    snprintf(log_path, sizeof log_path, "%s/log", f->run_dir);
+    f->supervisor = farm_command_start((const char *const[]){"cosyfarm", "up", "-m", tiny_model_dir(), "--config",
+                                                             config_path, "--run-dir", f->run_dir, NULL},
+                                       log_path);
     const uint64_t deadline_us = clock_now_us() + START_US;
     for (;;) {
         wire_msg status = {0};

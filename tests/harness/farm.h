@@ -21,6 +21,9 @@ typedef struct farm {
  * ("\"llm_rows\":4"), or NULL. */
 void farm_start(farm *f, const char *fault, const char *overrides);
 
+/* Another farm in the run directory of one that has ended, with its configuration. */
+void farm_start_again(farm *f);
+
 /* Drains and waits; the supervisor must exit with 0. */
 void farm_end(farm *f);
 

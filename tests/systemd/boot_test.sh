@@ -42,7 +42,7 @@ mkdir -p "$layer/srv/cosyfarm" "$layer/srv/out" "$layer/etc/systemd/system"
     exit 1
 }
 sed -i -e 's|"model": ""|"model": "/srv/cosyfarm/model"|' -e 's|"threads": 0|"threads": 1|' \
-    -e 's|"guard": true|"guard": false|' "$layer/etc/cosyfarm/cosyfarm.json"
+    -e 's|"guard": true|"guard": false|' -e 's|"precision": "f32"|"precision": "bf16"|' "$layer/etc/cosyfarm/cosyfarm.json"
 install -m 755 "$here/drive.sh" "$layer/srv/drive.sh"
 units=$layer/etc/systemd/system
 mkdir -p "$units/cosyfarm-orchestrator.service.d"

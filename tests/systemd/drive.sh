@@ -41,7 +41,7 @@ members() { as_user cosyfarm status --json 2>/dev/null; }
 warned() { [[ -n $(journalctl -q --no-pager -t orchestrator -p warning -n 1) ]]; }
 said() { journalctl -q --no-pager -u "$1" | grep -qF "$2"; }            # unit words
 serving() { [[ $(members | grep -o '"state": *"serving"' | wc -l) == "$1" ]]; } # members, the keeper too
-say() { as_user cosyfarm say -q --seed 7 -o "$out/$1" "The quick brown fox jumps over the lazy dog, twice." 2>>/result/say; }
+say() { as_user cosyfarm say -q --seed 7 -o "$out/$1" "It rained." 2>>/result/say; }
 in_flow() { members | grep -qE '"flow": *\{[^}]*"running": *[1-9]'; }
 
 # ---- the units, as files ----
@@ -167,15 +167,23 @@ systemctl restart cosyfarm-orchestrator
 ok "restarted, the same workers are back" within 10 serving 4
 ok "the workers are the same processes" same "$before" "$(pids cosyfarm-keeper $workers)"
 
-# ---- cosyfarm down: nobody waits for an orchestrator that does not come ----
+# ---- cosyfarm down, without time for its row: nobody waits for an orchestrator that does not come, none is started ----
 
 restarts=$(value cosyfarm-keeper NRestarts)
-as_user cosyfarm down >/dev/null
-ok "cosyfarm down ends the farm" [ $? = 0 ]
+systemctl kill --kill-whom=main -s STOP cosyfarm-flow@0
+say left.wav &
+said=$!
+ok "a row is in work" within 10 in_flow
+as_user cosyfarm down --now >/dev/null 2>&1
+ok "cosyfarm down --now ends the farm, and a row is left" [ $? = 75 ]
+systemctl kill --kill-whom=main -s CONT cosyfarm-flow@0
 for u in $units; do ok "$u has ended for good" within 10 is "$u" ActiveState inactive; done
 ok "the keeper is not started again" is cosyfarm-keeper NRestarts "$restarts"
 timeout 15 systemctl start cosyfarm.target
 ok "the target starts again" within 10 serving 4
+wait $said
+ok "and does the row" [ $? = 0 ]
+ok "with the same bytes" cmp $out/first.wav $out/left.wav
 
 # ---- stop: rows in work are finished first ----
 

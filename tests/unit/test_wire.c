@@ -181,6 +181,7 @@ static const field FIELDS[] = {
     R(steered, "members", U64, 64),
     R(shutdown, "now", BOOL, 0),
     R(goodbye, "boot", U64, ANY_U64),
+    O(goodbye, "left", U64, 1024),
 };
 
 static const struct {
