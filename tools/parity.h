@@ -53,6 +53,8 @@ typedef struct parity_stage {
     cf_err (*open)(const parity_options *opt, void **ret_ctx);
     /* Runs cases[0..count) as one packed batch through the stage's own forward code. */
     cf_err (*run)(void *ctx, const parity_case *const *cases, size_t count, parity_sink *sink);
+    /* In the place of run, where cases are never packed (recordings): one after another is all the batch there is. */
+    cf_err (*run_one)(void *ctx, const parity_case *c, size_t case_idx, parity_sink *sink);
     void (*close)(void *ctx);
 } parity_stage;
 

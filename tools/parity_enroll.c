@@ -169,9 +169,10 @@ out:
     return err;
 }
 
-static cf_err run_case(const enroll_run *e, const parity_case *c, size_t case_idx, parity_sink *sink)
+static cf_err run_case(void *ctx, const parity_case *c, size_t case_idx, parity_sink *sink)
 {
     cf_err err;
+    const enroll_run *e = ctx;
     networks n = {0};
     const char *input;
     TRY(networks_open(e, c, &n));
@@ -186,15 +187,5 @@ out:
     return err;
 }
 
-/* Recordings are never packed: one after another is all the batch there is. */
-static cf_err run_adapter(void *ctx, const parity_case *const *cases, size_t count, parity_sink *sink)
-{
-    cf_err err = CF_OK;
-    for (size_t i = 0; i < count; i++)
-        TRY(run_case(ctx, cases[i], i, sink));
-out:
-    return err;
-}
-
 const parity_stage parity_enroll = {
-    .stage = "enroll", .open = open_adapter, .run = run_adapter, .close = close_adapter};
+    .stage = "enroll", .open = open_adapter, .run_one = run_case, .close = close_adapter};

@@ -114,4 +114,5 @@ static void flow_parity_close(void *ctx)
     flow_stage.close(ctx);
 }
 
-const parity_stage parity_flow = {"flow", flow_parity_open, flow_parity_run, flow_parity_close};
+const parity_stage parity_flow = {
+    .stage = "flow", .open = flow_parity_open, .run = flow_parity_run, .close = flow_parity_close};

@@ -200,6 +200,17 @@ out:
     return err;
 }
 
+static cf_err run_cases(const parity_stage *stage, void *adapter, const parity_case *const *cases, size_t count,
+                        parity_sink *sink)
+{
+    if (stage->run)
+        return stage->run(adapter, cases, count, sink);
+    cf_err err = CF_OK;
+    for (size_t i = 0; i < count && err == CF_OK; i++)
+        err = stage->run_one(adapter, cases[i], i, sink);
+    return err;
+}
+
 /* The last error without the case's path, which the line begins with. */
 static const char *reason_of(const parity_case *c)
 {
@@ -213,7 +224,7 @@ static cf_err run_alone(stage_group *g, void *adapter)
     cf_err err = CF_OK;
     for (size_t i = 0; i < g->count; i++) {
         sink_init(&g->alone[i], 1);
-        err = g->stage->run(adapter, &g->cases[i], 1, &g->alone[i]);
+        err = run_cases(g->stage, adapter, &g->cases[i], 1, &g->alone[i]);
         if (err == CF_ERR_NOMEM || err == CF_ERR_DEVICE)
             goto out;
         g->ran[i] = err == CF_OK;
@@ -286,7 +297,7 @@ static cf_err run_batch(const stage_group *g, void *adapter)
     if (count == 0)
         goto out;
     sink_init(&batch, count);
-    err = g->stage->run(adapter, packed, count, &batch);
+    err = run_cases(g->stage, adapter, packed, count, &batch);
     if (err == CF_ERR_NOMEM || err == CF_ERR_DEVICE)
         goto out;
     if (err != CF_OK) {
@@ -315,7 +326,7 @@ static cf_err capture_case(const stage_group *g, void *adapter, const parity_cas
     cf_err err;
     sink_init(&sink, 1);
     TRY(parity_case_inputs(c, &view));
-    TRY(g->stage->run(adapter, (const parity_case *const *)&view, 1, &sink));
+    TRY(run_cases(g->stage, adapter, (const parity_case *const *)&view, 1, &sink));
     TRY(parity_capture_write(view, &sink, 0, g->run->options, g->run->capture_dir));
 out:
     sink_done(&sink);

@@ -217,4 +217,5 @@ static void hift_parity_close(void *ctx)
     mem_free(ctx);
 }
 
-const parity_stage parity_hift = {"hift", hift_parity_open, hift_parity_run, hift_parity_close};
+const parity_stage parity_hift = {
+    .stage = "hift", .open = hift_parity_open, .run = hift_parity_run, .close = hift_parity_close};

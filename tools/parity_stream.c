@@ -264,7 +264,8 @@ out:
     return err;
 }
 
-const parity_stage parity_stream = {"stream", stream_open, stream_run_cases, stream_close};
+const parity_stage parity_stream = {
+    .stage = "stream", .open = stream_open, .run = stream_run_cases, .close = stream_close};
 
 /* Speed: the one op that the flow applies to a finished mel. ----------------------------------------------------- */
 
@@ -369,4 +370,4 @@ static void speed_close(void *ctx)
     backend_close(ctx);
 }
 
-const parity_stage parity_speed = {"speed", speed_open, speed_run, speed_close};
+const parity_stage parity_speed = {.stage = "speed", .open = speed_open, .run = speed_run, .close = speed_close};

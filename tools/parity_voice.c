@@ -62,9 +62,10 @@ static cf_err emit_table(parity_sink *sink, size_t case_idx, const char *name, c
     return parity_emit(sink, case_idx, name, 2, (const int64_t[]){t->frames, t->bands}, t->values);
 }
 
-static cf_err run_case(const voice_run *v, const parity_case *c, size_t case_idx, parity_sink *sink)
+static cf_err run_case(void *ctx, const parity_case *c, size_t case_idx, parity_sink *sink)
 {
     cf_err err;
+    const voice_run *v = ctx;
     char path[IO_PATH_BYTES];
     recording r = {0};
     float *at_16k = NULL, *at_24k = NULL;
@@ -92,14 +93,4 @@ out:
     return err;
 }
 
-/* Recordings are never packed: one after another is all the batch there is. */
-static cf_err run_adapter(void *ctx, const parity_case *const *cases, size_t count, parity_sink *sink)
-{
-    cf_err err = CF_OK;
-    for (size_t i = 0; i < count; i++)
-        TRY(run_case(ctx, cases[i], i, sink));
-out:
-    return err;
-}
-
-const parity_stage parity_voice = {.stage = "voice", .open = open_adapter, .run = run_adapter, .close = close_adapter};
+const parity_stage parity_voice = {.stage = "voice", .open = open_adapter, .run_one = run_case, .close = close_adapter};

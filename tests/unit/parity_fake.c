@@ -118,7 +118,7 @@ static void close_any(void *ctx)
         (void)opt;                                                       \
         return open_any(n, ret_ctx);                                     \
     }                                                                    \
-    const parity_stage parity_##name = {#name, open_##name, run_any, close_any};
+    const parity_stage parity_##name = {.stage = #name, .open = open_##name, .run = run_any, .close = close_any};
 FAKE_STAGE(0, llm)
 FAKE_STAGE(1, flow)
 FAKE_STAGE(2, hift)
