@@ -56,7 +56,8 @@ const void *const *emu_gather(const void *mine);                    /* 32 pointe
 void emu_gather_done();
 unsigned __ballot_sync(unsigned mask, int predicate);
 [[noreturn]] void emu_trap();
-void emu_mma_f16(float c[4], const uint32_t a[4], const uint32_t b[2]); /* ptx.cuh mma_f16 */
+/* ptx.cuh mma_f16_k16 and mma_f16_k8; the first ends the launch where the device or its code is older than sm_80. */
+void emu_mma_f16(float c[4], const uint32_t *a, const uint32_t *b, int depth);
 
 static inline int emu_lane()
 {

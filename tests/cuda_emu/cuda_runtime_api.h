@@ -33,6 +33,7 @@ typedef enum cudaError {
     cudaErrorNotReady = 600,
     cudaErrorIllegalAddress = 700,
     cudaErrorAssert = 710,
+    cudaErrorIllegalInstruction = 715,
     cudaErrorHostMemoryAlreadyRegistered = 712,
     cudaErrorHostMemoryNotRegistered = 713,
     cudaErrorLaunchFailure = 719,
@@ -77,6 +78,10 @@ typedef struct cudaDeviceProp {
     int multiProcessorCount;
 } cudaDeviceProp;
 
+typedef struct cudaFuncAttributes {
+    int ptxVersion, binaryVersion; /* 80 for 8.0 */
+} cudaFuncAttributes;
+
 #define cudaStreamNonBlocking          0x01
 #define cudaDeviceScheduleBlockingSync 0x04
 #define cudaEventDisableTiming         0x02
@@ -90,6 +95,7 @@ cudaError_t cudaSetDevice(int device);
 cudaError_t cudaSetDeviceFlags(unsigned flags);
 cudaError_t cudaGetDeviceProperties(cudaDeviceProp *prop, int device);
 cudaError_t cudaDeviceGetAttribute(int *value, cudaDeviceAttr attr, int device);
+cudaError_t cudaFuncGetAttributes(cudaFuncAttributes *attributes, const void *kernel);
 cudaError_t cudaDeviceCanAccessPeer(int *can, int device, int peer);
 cudaError_t cudaDeviceSynchronize(void);
 cudaError_t cudaDriverGetVersion(int *version);

@@ -59,6 +59,7 @@ static struct {
     const std::function<void()> *body;
     const char *kernel;
     bool running, failed;
+    int code; // compute capability times ten that the running kernel was compiled for
     uint64_t random;
     uint64_t epoch, block_epoch;
 } run;
@@ -278,6 +279,17 @@ static void fiber_entry()
     abandon();
 }
 
+int emu_code()
+{
+    return run.code;
+}
+
+[[noreturn]] void emu_refuse(const char *what)
+{
+    report(cudaErrorIllegalInstruction, "%s is no instruction of sm_%d", what, run.code);
+    abandon();
+}
+
 void __syncthreads()
 {
     run.fibers[run.current].state = FIBER_AT_BARRIER;
@@ -460,6 +472,7 @@ void emu_run_grid(const char *name, unsigned grid, unsigned block, const std::fu
     run.kernel = name;
     run.failed = false;
     run.running = true;
+    run.code = emu_code_built();
     blockDim.x = block;
     gridDim.x = grid;
     emu_ctx().counters.launches++;

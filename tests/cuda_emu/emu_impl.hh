@@ -71,4 +71,8 @@ bool emu_is_pinned(const void *ptr);
 
 bool emu_in_kernel();
 
+int emu_code_built(); // what the program's kernels were compiled for, times ten: at most the device's capability
+int emu_code();       // the same of the running kernel
+[[noreturn]] void emu_refuse(const char *instruction); // ends the launch: not there yet in that code
+
 #endif

@@ -3,8 +3,9 @@
 
 #include "emu_impl.hh"
 
+// Registers of a lane; depth 8 has half of them.
 typedef struct fragment {
-    uint32_t a[4], b[2];
+    const uint32_t *a, *b;
 } fragment;
 
 // fp16 values by their bits.
@@ -18,15 +19,17 @@ static const float *half_table()
     return table;
 }
 
-void emu_mma_f16(float c[4], const uint32_t a[4], const uint32_t b[2])
+void emu_mma_f16(float c[4], const uint32_t *a, const uint32_t *b, int depth)
 {
     const float *half = half_table();
-    const fragment mine = {{a[0], a[1], a[2], a[3]}, {b[0], b[1]}};
+    const fragment mine = {a, b};
+    if (depth == 16 && emu_code() < 80)
+        emu_refuse("mma.m16n8k16");
     const void *const *lanes = emu_gather(&mine);
     for (int i = 0; i < 4; i++) {
         const int row = emu_lane() / 4 + i / 2 * 8, column = emu_lane() % 4 * 2 + i % 2;
         float sum = c[i];
-        for (int k = 0; k < 16; k++) {
+        for (int k = 0; k < depth; k++) {
             const fragment *left = (const fragment *)lanes[row % 8 * 4 + k % 8 / 2];
             const fragment *right = (const fragment *)lanes[column * 4 + k % 8 / 2];
             const uint32_t x = left->a[row / 8 + k / 8 * 2] >> (k % 2 * 16) & 0xFFFFu;

@@ -188,6 +188,22 @@ extern "C" cudaError_t cudaDeviceGetAttribute(int *value, cudaDeviceAttr attr, i
     return emu_leave(cudaErrorInvalidValue);
 }
 
+int emu_code_built()
+{
+    const long capability = emu_env("COSYFARM_EMU_CAPABILITY", 80), code = emu_env("COSYFARM_EMU_CODE", capability);
+    return (int)(code < capability ? code : capability);
+}
+
+extern "C" cudaError_t cudaFuncGetAttributes(cudaFuncAttributes *attributes, const void *kernel)
+{
+    (void)kernel;
+    ENTER(cudaFuncGetAttributes);
+    *attributes = cudaFuncAttributes();
+    attributes->ptxVersion = emu_code_built();
+    attributes->binaryVersion = (int)emu_env("COSYFARM_EMU_CAPABILITY", 80);
+    return cudaSuccess;
+}
+
 extern "C" cudaError_t cudaDeviceCanAccessPeer(int *can, int device, int peer)
 {
     ENTER(cudaDeviceCanAccessPeer);
@@ -246,6 +262,7 @@ static const struct {
     {cudaErrorInvalidResourceHandle, "cudaErrorInvalidResourceHandle", "invalid resource handle"},
     {cudaErrorNotReady, "cudaErrorNotReady", "device not ready"},
     {cudaErrorIllegalAddress, "cudaErrorIllegalAddress", "an illegal memory access was encountered"},
+    {cudaErrorIllegalInstruction, "cudaErrorIllegalInstruction", "an illegal instruction was encountered"},
     {cudaErrorAssert, "cudaErrorAssert", "device-side assert triggered"},
     {cudaErrorLaunchFailure, "cudaErrorLaunchFailure", "unspecified launch failure"},
     {cudaErrorNotSupported, "cudaErrorNotSupported", "operation not supported"},

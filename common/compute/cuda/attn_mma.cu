@@ -1,7 +1,8 @@
 /*
  * attn_mma.cu - attention inside packed sequences with the matrix units: 64 queries to a block, 16 to a warp, 64 keys
- * at a time (after Dao 2023, "FlashAttention-2"). Every card from sm_75 on has the instruction; ptx.cuh knows how. The
- * backend's thread.
+ * at a time (after Dao 2023, "FlashAttention-2"). Two instructions: of depth 16 from sm_80 on, of depth 8 on sm_75.
+ * Which one is chosen when the backend opens, by the card and by the code that this build has for it. The backend's
+ * thread.
  *
  * q, k, v and the shares are fp16, all sums and the softmax are f32. Tiles of queries begin with their sequence and
  * tiles of keys with key 0, so a row's bytes do not depend on its neighbours; keys that a row does not see add exact
@@ -60,7 +61,7 @@ static __device__ void load_tile(const attn_view *view, int64_t keys, int64_t va
 }
 
 /* score = q k^T / 8 of this warp's 16 rows and 64 keys; keys that a row does not see are -infinity. */
-template <typename S>
+template <int MMA, typename S>
 static __device__ void score_tile(const uint32_t q[DEPTH][4], S &key_words, const attn_rows *r, int64_t first,
                                   float score[COLUMNS][4])
 {
@@ -71,7 +72,7 @@ static __device__ void score_tile(const uint32_t q[DEPTH][4], S &key_words, cons
         for (int k = 0; k < DEPTH; k++) {
             const int at = (n * 8 + lane / 4) * PITCH + k * 8 + lane % 4;
             const uint32_t b[2] = {key_words[at], key_words[at + 4]};
-            mma_f16(score[n], q[k], b);
+            mma_f16<MMA>(score[n], q[k], b);
         }
         for (int i = 0; i < 4; i++) {
             const int64_t key = first + n * 8 + lane % 4 * 2 + i % 2;
@@ -104,7 +105,8 @@ static __device__ void share_tile(attn_rows *r, float score[COLUMNS][4])
 }
 
 /* mixed += shares v */
-template <typename S> static __device__ void mix_tile(attn_rows *r, const float share[COLUMNS][4], S &value_words)
+template <int MMA, typename S>
+static __device__ void mix_tile(attn_rows *r, const float share[COLUMNS][4], S &value_words)
 {
     const int lane = (int)threadIdx.x % CUDA_WARP;
     for (int k = 0; k < DEPTH; k++) {
@@ -114,7 +116,7 @@ template <typename S> static __device__ void mix_tile(attn_rows *r, const float 
         for (int n = 0; n < COLUMNS; n++) {
             const int at = (n * 8 + lane / 4) * PITCH + k * 8 + lane % 4;
             const uint32_t b[2] = {value_words[at], value_words[at + 4]};
-            mma_f16(r->mixed[n], a, b);
+            mma_f16<MMA>(r->mixed[n], a, b);
         }
     }
 }
@@ -132,8 +134,8 @@ static __device__ void load_query(const attn_view *v, int64_t q, int64_t pitch, 
         }
 }
 
-/* Block (tile, head). */
-static __global__ void attn_mma_kernel(attn_view v)
+/* Block (tile, head). MMA: depth of the instruction. */
+template <int MMA> static __global__ void attn_mma_kernel(attn_view v)
 {
     CUDA_SHARED(uint32_t, key_words, TILE * PITCH);
     CUDA_SHARED(uint32_t, value_words, TILE * PITCH);
@@ -161,9 +163,9 @@ static __global__ void attn_mma_kernel(attn_view v)
     for (int64_t at = 0; at < keys; at += TILE) {
         load_tile(&v, base + width, base + 2 * width, pitch, at, length, key_words, value_words);
         __syncthreads(); // the tile is there
-        score_tile(q, key_words, &r, at, score);
+        score_tile<MMA>(q, key_words, &r, at, score);
         share_tile(&r, score);
-        mix_tile(&r, score, value_words);
+        mix_tile<MMA>(&r, score, value_words);
         __syncthreads(); // all have read it before the next is loaded
     }
     for (int n = 0; n < COLUMNS; n++)
@@ -194,5 +196,19 @@ cf_err cuda_attn_block_mma(backend *be, const op_attn_block_args *a)
     const attn_view v = {
         a->qkv->data, a->y->data, a->qkv->type, a->rows->dev, (const int32_t *)block, (const attn_tile *)dev_tiles,
         a->heads};
-    return CUDA_LAUNCH(attn_mma_kernel, count * a->heads, THREADS, cuda_of(be)->stream, v);
+    if (cuda_of(be)->mma_depth == 16)
+        return CUDA_LAUNCH(attn_mma_kernel<16>, count * a->heads, THREADS, cuda_of(be)->stream, v);
+    return CUDA_LAUNCH(attn_mma_kernel<8>, count * a->heads, THREADS, cuda_of(be)->stream, v);
+}
+
+cf_err cuda_mma_choose(int capability, int *ret_depth)
+{
+    cudaFuncAttributes code;
+    *ret_depth = 8;
+    if (capability < 80)
+        return CF_OK;
+    CUDA_CALL(cudaFuncGetAttributes(&code, (const void *)attn_mma_kernel<16>));
+    if (code.ptxVersion >= 80)
+        *ret_depth = 16;
+    return CF_OK;
 }

@@ -198,7 +198,8 @@ extern "C" cf_err backend_cuda_open(const backend_config *cfg, int device, backe
     CUDA_TRY(open_device(device, cuda, &prop));
     CUDA_TRY(gemm_open(device, &cuda->products));
     CUDA_TRY(open_waves(be));
-    snprintf(be->describe, sizeof be->describe, "cuda:%d %.48s sm_%d attention=%s", device, prop.name, cuda->capability,
-             cuda->capability >= 80 ? "mma.m16n8k16, f32: plain" : "mma.m16n8k8, f32: plain");
+    CUDA_TRY(cuda_mma_choose(cuda->capability, &cuda->mma_depth));
+    snprintf(be->describe, sizeof be->describe, "cuda:%d %.48s sm_%d attention=mma.m16n8k%d, f32: plain", device,
+             prop.name, cuda->capability, cuda->mma_depth);
     return cuda_sync(be);
 }

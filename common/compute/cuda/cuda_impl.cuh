@@ -41,6 +41,7 @@ typedef struct cuda_block {
 
 typedef struct cuda_state {
     int device, capability; /* 90 for 9.0 */
+    int mma_depth;          /* of the matrix instruction that kernels use: 16, or 8 */
     cudaStream_t stream;    /* owned */
     gemm *products;         /* owned */
     cuda_segment segments[CUDA_SEGMENTS_MAX];
@@ -71,6 +72,9 @@ cf_err cuda_memory(cuda_state *cuda, size_t bytes, const char *what, unsigned ch
 #define CUDA_OP(name, args) cf_err cuda_##name(backend *be, const args *a);
 CF_OPS(CUDA_OP)
 #undef CUDA_OP
+
+/* The depth for a card: 8 below 8.0, and where this build's code for the card was compiled for less. */
+cf_err cuda_mma_choose(int capability, int *ret_depth);
 
 /* op_attn_block with the matrix units. */
 cf_err cuda_attn_block_mma(backend *be, const op_attn_block_args *a);

@@ -116,9 +116,9 @@ static __device__ inline uint32_t pack_f16(float low, float high)
  *   a: rows l/4 (a[0], a[2]) and l/4 + 8 (a[1], a[3]), columns 2(l%4), +1 (a[0], a[1]) and those + 8 (a[2], a[3])
  *   b: column l/4, rows 2(l%4), +1 (b[0]) and those + 8 (b[1])
  *   c: rows l/4 (c[0], c[1]) and l/4 + 8 (c[2], c[3]), columns 2(l%4), +1
- * One instruction from sm_80 on; on sm_75 two of half the depth.
+ * Exists from sm_80 on; code for older cards traps.
  */
-static __device__ inline void mma_f16(float c[4], const uint32_t a[4], const uint32_t b[2])
+static __device__ inline void mma_f16_k16(float c[4], const uint32_t a[4], const uint32_t b[2])
 {
 #if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 800
     asm volatile("mma.sync.aligned.m16n8k16.row.col.f32.f16.f16.f32 {%0,%1,%2,%3}, {%4,%5,%6,%7}, {%8,%9}, "
@@ -126,15 +126,38 @@ static __device__ inline void mma_f16(float c[4], const uint32_t a[4], const uin
                  : "+f"(c[0]), "+f"(c[1]), "+f"(c[2]), "+f"(c[3])
                  : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b[0]), "r"(b[1]));
 #elif defined(__CUDA_ARCH__)
-    for (int half = 0; half < 2; half++)
-        asm volatile("mma.sync.aligned.m16n8k8.row.col.f32.f16.f16.f32 {%0,%1,%2,%3}, {%4,%5}, {%6}, {%0,%1,%2,%3};"
-                     : "+f"(c[0]), "+f"(c[1]), "+f"(c[2]), "+f"(c[3])
-                     : "r"(a[2 * half]), "r"(a[2 * half + 1]), "r"(b[half]));
+    (void)c, (void)a, (void)b;
+    __trap();
 #elif defined(CF_CUDA_EMU)
-    emu_mma_f16(c, a, b);
+    emu_mma_f16(c, a, b, 16);
 #else
     (void)c, (void)a, (void)b; /* the host's half of nvcc */
 #endif
+}
+
+/* The same of half the depth, the first registers of a and b: a is 16 x 8, b is 8 x 8. From sm_75 on. */
+static __device__ inline void mma_f16_k8(float c[4], const uint32_t a[2], const uint32_t b[1])
+{
+#if defined(__CUDA_ARCH__)
+    asm volatile("mma.sync.aligned.m16n8k8.row.col.f32.f16.f16.f32 {%0,%1,%2,%3}, {%4,%5}, {%6}, {%0,%1,%2,%3};"
+                 : "+f"(c[0]), "+f"(c[1]), "+f"(c[2]), "+f"(c[3])
+                 : "r"(a[0]), "r"(a[1]), "r"(b[0]));
+#elif defined(CF_CUDA_EMU)
+    emu_mma_f16(c, a, b, 8);
+#else
+    (void)c, (void)a, (void)b;
+#endif
+}
+
+/* A product of depth 16 with instructions of depth DEPTH, 16 or 8. */
+template <int DEPTH> static __device__ inline void mma_f16(float c[4], const uint32_t a[4], const uint32_t b[2])
+{
+    if (DEPTH == 16) {
+        mma_f16_k16(c, a, b);
+    } else {
+        mma_f16_k8(c, a, b);
+        mma_f16_k8(c, a + 2, b + 1);
+    }
 }
 
 #endif

@@ -209,6 +209,29 @@ static void test_attn_mma(void **state)
     compare_within(run_attn_mma, 2e-3);
 }
 
+/* The tile kernel as each card runs it: with code of its own, with code for sm_75 alone, and never with an
+ * instruction that the code does not have. */
+static void attn_on(const char *capability, const char *code, const char *named)
+{
+    setenv("COSYFARM_EMU_CAPABILITY", capability, 1);
+    setenv("COSYFARM_EMU_CODE", code, 1);
+    backend *be = open_on("cuda:0", false);
+    assert_non_null(strstr(backend_describe(be), named));
+    backend_close(be);
+    compare_within(run_attn_mma, 2e-3);
+    unsetenv("COSYFARM_EMU_CODE");
+    unsetenv("COSYFARM_EMU_CAPABILITY");
+}
+
+static void test_attn_by_capability(void **state)
+{
+    (void)state;
+    attn_on("75", "75", "sm_75 attention=mma.m16n8k8, f32: plain");
+    attn_on("86", "80", "sm_86 attention=mma.m16n8k16, f32: plain");
+    attn_on("90", "75", "sm_90 attention=mma.m16n8k8, f32: plain");
+    attn_on("120", "120", "sm_120 attention=mma.m16n8k16, f32: plain");
+}
+
 static void test_attn_cache(void **state)
 {
     (void)state;
@@ -285,6 +308,20 @@ static void test_device_error_is_sticky(void **state)
     backend_close(be);
 }
 
+/* A backend that chose for another card: the emulator does not run what that card's code lacks. */
+static void test_instruction_of_newer_card(void **state)
+{
+    (void)state;
+    tensor y;
+    backend *be = open_on("cuda:0", false);
+    setenv("COSYFARM_EMU_CAPABILITY", "75", 1);
+    run_attn_mma(be, &y);
+    assert_err(CF_ERR_DEVICE, "illegal instruction", backend_sync(be));
+    unsetenv("COSYFARM_EMU_CAPABILITY");
+    emu_reset();
+    backend_close(be);
+}
+
 /* Scratch of many sizes never overlaps, comes back after a reset, and lists are not mixed up. */
 static void test_scratch(void **state)
 {
@@ -335,9 +372,11 @@ int main(int argc, char **argv)
         cmocka_unit_test(test_attn_mma), cmocka_unit_test(test_attn_cache), cmocka_unit_test(test_attn_decode),
     };
     const struct CMUnitTest rest[] = {
+        cmocka_unit_test(test_attn_by_capability),
         cmocka_unit_test(test_refusals),
         cmocka_unit_test(test_out_of_memory),
         cmocka_unit_test(test_device_error_is_sticky),
+        cmocka_unit_test(test_instruction_of_newer_card),
         cmocka_unit_test(test_scratch),
     };
     const int failed = cmocka_run_group_tests_name("cuda kernels", kernels, NULL, NULL);

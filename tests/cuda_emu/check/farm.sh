@@ -35,6 +35,8 @@ told() {
 
 batch "$emu" cuda --device cuda:0
 told cuda no ""
+grep 'backend="cuda:0 emulated device sm_80 attention=mma.m16n8k16' "$dir/cuda/farm.log" >/dev/null ||
+    { echo "cuda: its log does not tell which attention runs"; exit 1; }
 batch "$cpu" cpu
 python3 - "$dir/cuda/audio/row.wav" "$dir/cpu/audio/row.wav" <<'PYTHON' || exit 1
 import array, math, sys, wave
