@@ -4,6 +4,7 @@
 #: make check                    style, headers, all tests, fuzz corpora; the last line counts them
 #: make check SAN=address        the same programs under AddressSanitizer and UBSan (SAN=thread: ThreadSanitizer)
 #: make check-emu                the CUDA backend's kernels and the workers on them, executed without a card
+#: make parity-emu [PRECISION=bf16]   every reference of the tiny models on the emulated device (check-emu runs five)
 #: make check-gpu                the same on a card; each step is skipped, and counted, where there is none
 #: make bench-gpu MODEL=dir      rates on cuda:0; COSYVOICE=checkout: beside those of the original on the same weights
 #: make check SLOW=1             also the tests tagged slow

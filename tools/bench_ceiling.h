@@ -9,7 +9,7 @@
 
 typedef struct bench_ceiling {
     double gemm_f32_gflops;  /* CPU: 512 x 1024 x 1024 a thread, operands in the caches; a device: 2048 x 1024 x 1024 */
-    double gemm_bf16_gflops; /* the same with bf16 operands and f32 sums */
+    double gemm_bf16_gflops; /* the same with operands of 16 bits, a device's in fp16, and f32 sums */
     double gemm_gflops;      /* that of the run's precision */
     double read_gbs; /* the host's memory: summing 1 GiB in huge pages, all threads; a device: 0, not measured */
     int threads;

@@ -18,6 +18,7 @@
 #include "common/base/process.h"
 #include "tools/bench_farm.h"
 #include "tools/bench_llm.h"
+#include "tools/bench_ops.h"
 #include "tools/bench_report.h"
 #include "tools/bench_stage.h"
 #include "tools/cmd.h"
@@ -26,11 +27,12 @@
 #define ROW_COUNTS_MAX 8
 
 static const char bench_help[] =
-    "usage: cosyfarm bench [farm|llm|flow|hift|handover]... -m MODEL [options]\n\n"
+    "usage: cosyfarm bench [farm|llm|flow|hift|handover|ops]... -m MODEL [options]\n\n"
     "llm: one prompt, then steps of 1, 4 and 16 rows; flow, hift: 1, 4 and 16 rows alone; farm: a fixed list of "
     "sentences through all processes;\n"
-    "handover: the time from a stage's READY to the next stage's WORK, with stages loaded. Default: "
-    "all.\n\n" FARM_OPTIONS_HELP "      --rows LIST       rows at once for the stages (default 1,4,16)\n"
+    "handover: the time from a stage's READY to the next stage's WORK, with stages loaded; ops: single ops at the "
+    "widths of the full model, the most rows of the list together. Default: all but ops.\n\n" FARM_OPTIONS_HELP
+    "      --rows LIST       rows at once for the stages (default 1,4,16)\n"
     "      --seconds S       audio seconds of a row for flow and hift (default 5)\n"
     "      --prompt N        flow: a random voice with a prompt of N speech tokens (default: the model's first voice)\n"
     "      --snr             flow, hift: also what the precision costs, in dB against f32\n"
@@ -38,17 +40,17 @@ static const char bench_help[] =
     "      --trace FILE      of farm: who computed what when, as Chrome trace events\n"
     "      --json            one JSON object per measurement\n";
 
+enum { WANT_LLM, WANT_FLOW, WANT_HIFT, WANT_FARM, WANT_HANDOVER, WANT_OPS, WANT_COUNT };
+static const char *const what_names[] = {"llm", "flow", "hift", "farm", "handover", "ops"};
+
 typedef struct bench {
     farm_options farm;
-    bool as_json, wanted[5], snr;
+    bool as_json, wanted[WANT_COUNT], snr;
     int32_t rows[ROW_COUNTS_MAX], rows_count, count, prompt_tokens;
     double seconds;
     int exit_code;
     const char *trace_path;
 } bench;
-
-enum { WANT_LLM, WANT_FLOW, WANT_HIFT, WANT_FARM, WANT_HANDOVER };
-static const char *const what_names[] = {"llm", "flow", "hift", "farm", "handover"};
 
 /* ---- stages ---- */
 
@@ -186,6 +188,42 @@ out:
     return err;
 }
 
+static void report_op(const bench *b, const bench_op_rate *r)
+{
+    char line[160];
+    const bool by_bytes = r->gbs > 0;
+    snprintf(line, sizeof line, "ops   %-34s %9.1f us, %8.0f %s, %3.0f %% of the %s", r->name, 1e6 * r->seconds,
+             by_bytes ? r->gbs : r->gflops, by_bytes ? "GB/s" : "GFLOP/s", 100 * r->share,
+             by_bytes ? "copy" : "large product");
+    json *obj = bench_object("op");
+    json_put_str(obj, "op", r->name);
+    json_put_str(obj, "precision", b->farm.cfg.precision);
+    json_put_f64(obj, "seconds", r->seconds);
+    json_put_f64(obj, by_bytes ? "gbs" : "gflops", by_bytes ? r->gbs : r->gflops);
+    json_put_f64(obj, "ceiling_share", r->share);
+    bench_emit(b->as_json, obj, line);
+}
+
+static cf_err run_ops(const bench *b)
+{
+    cf_err err = CF_OK;
+    stage_config sc;
+    bench_op_rate rates[BENCH_OPS_MAX];
+    char device[DEVICE_TEXT_BYTES];
+    int count = 0;
+    int32_t rows = 1;
+    if (!b->wanted[WANT_OPS])
+        return CF_OK;
+    for (int32_t i = 0; i < b->rows_count; i++)
+        rows = b->rows[i] > rows ? b->rows[i] : rows;
+    TRY(stage_config_of(&b->farm.cfg, "flow", device, &sc));
+    TRY(bench_ops(&sc, rows, (int32_t)(b->seconds * (SAMPLE_RATE_HZ / SAMPLES_PER_FRAME)), rates, &count));
+    for (int i = 0; i < count; i++)
+        report_op(b, &rates[i]);
+out:
+    return err;
+}
+
 static cf_err run_farm(bench *b)
 {
     if (!b->wanted[WANT_FARM] && !b->wanted[WANT_HANDOVER])
@@ -233,13 +271,13 @@ static cf_err parse_what(bench *b, int argc, char **argv)
 {
     for (int i = 0; i < argc; i++) {
         int w = 0;
-        while (w < 5 && strcmp(argv[i], what_names[w]) != 0)
+        while (w < WANT_COUNT && strcmp(argv[i], what_names[w]) != 0)
             w++;
-        if (w == 5)
-            return err_set(CF_ERR_INVALID, "\"%s\": expected farm, llm, flow, hift or handover", argv[i]);
+        if (w == WANT_COUNT)
+            return err_set(CF_ERR_INVALID, "\"%s\": expected farm, llm, flow, hift, handover or ops", argv[i]);
         b->wanted[w] = true;
     }
-    for (int w = 0; w < 5 && argc == 0; w++)
+    for (int w = 0; w < WANT_OPS && argc == 0; w++)
         b->wanted[w] = true;
     return CF_OK;
 }
@@ -306,6 +344,8 @@ int cmd_bench(int argc, char **argv)
         return EXIT_USAGE;
     }
     err = farm_options_check(&b.farm);
+    if (err == CF_OK)
+        err = run_ops(&b);
     if (err == CF_OK)
         err = run_stages(&b);
     if (err == CF_OK)

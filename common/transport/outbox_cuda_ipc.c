@@ -154,10 +154,14 @@ cf_err outbox_cuda_open(int device, const outbox_grant *grant, const outbox_hand
     err = status_of(cudaIpcOpenMemHandle(&dev, theirs, cudaIpcMemLazyEnablePeerAccess), "opening exchange memory");
     if (err != CF_OK) {
         err = err_context(err, "outbox %u on cuda:%d", grant->outbox_id, device);
+        /* Drivers differ in what they say of a handle whose process is gone; the pipe knows. */
+        if (err == CF_ERR_UNSUPPORTED && outbox_check(box) != CF_OK)
+            err = CF_ERR_GONE;
         goto out;
     }
     box->base = dev;
     box->release = release;
+    TRY(outbox_check(box)); /* a handle that is open here already opens again, whatever has become of its owner */
     *ret_outbox = box;
     box = NULL;
 out:

@@ -3,7 +3,8 @@
 ifneq ($(EMU),)
 EMU_CHECK := $(B)/tests/cuda_emu/check
 EMU_PROGRAMS := $(addprefix $(EMU_CHECK)/,rules backend outbox)
-$(EMU_CHECK)/outbox: $(B)/obj/tests/cuda_emu/check/outbox.o $(B)/obj/tests/transport/keeper_fixture.o $(HARNESS) $(TRANSPORT) $(COMPUTE) $(BASE)
+$(EMU_CHECK)/outbox: $(B)/obj/tests/cuda_emu/check/outbox.o $(B)/obj/tests/gpu/device_farm.o $(B)/obj/tests/transport/keeper_fixture.o \
+    $(HARNESS) $(TRANSPORT) $(COMPUTE) $(BASE)
 $(EMU_CHECK)/rules: $(B)/cuda/tests/cuda_emu/check/rules.o $(COMPUTE) $(BASE)
 $(EMU_CHECK)/backend: $(B)/obj/tests/cuda_emu/check/backend.o $(HARNESS) $(COMPUTE) $(BASE)
 $(EMU_PROGRAMS):
@@ -29,13 +30,14 @@ $(if $(shell grep -ls COSYFARM_OPS_SUBJECT tests/ops/test_ops.c),tap|emu ops|200
 )tap|cuda_emu/backend|$(LIMIT_S)|$(E)/tests/cuda_emu/check/backend
 tap|cuda_emu/backend other order|$(LIMIT_S)|COSYFARM_EMU_SEED=2 $(E)/tests/cuda_emu/check/backend
 tap|cuda_emu/outbox|$(LIMIT_S)|COSYFARM_BIN=$(CURDIR)/$(E)/bin $(E)/tests/cuda_emu/check/outbox
+tap|gpu/outbox emulated|$(LIMIT_S)|COSYFARM_BIN=$(CURDIR)/$(E)/bin $(E)/tests/gpu/outbox
 step|emu probe_gpu|$(LIMIT_S)|$(E)/tests/bench/probe_gpu | tee /dev/stderr | grep -c -e "SKIP" -e cudaSuccess -e "the same" -e " us" -e "times" | grep -x 10
 tap|emu memory plan|$(LIMIT_S)|COSYFARM_TEST_DEVICE=cuda:0 $(E)/tests/unit/test_memory_plan
 tap|cuda_emu/rules|$(LIMIT_S)|$(E)/tests/cuda_emu/check/rules
 step|no CUDA in the orchestrator|$(LIMIT_S)|! nm build/$(CONFIG)/bin/orchestrator | grep -E ' cuda|cublas' && ! ldd build/$(CONFIG)/bin/orchestrator | grep -E 'libcuda|libcublas'
 endef
 
-emu-build: $(PROG) $(EMU_PROGRAMS) $(if $(wildcard tests/ops/test_ops.c),$(B)/tests/ops/test_ops) $(B)/tests/unit/test_memory_plan $(B)/tests/bench/probe_gpu
+emu-build: $(PROG) $(EMU_PROGRAMS) $(GPU_OUTBOX) $(if $(wildcard tests/ops/test_ops.c),$(B)/tests/ops/test_ops) $(B)/tests/unit/test_memory_plan $(B)/tests/bench/probe_gpu
 check-emu-build:
 	@+$(MAKE) -s -k -j$(JOBS) EMU=1 emu-build || echo "something did not build: its programs will be reported as failed"
 
@@ -48,4 +50,12 @@ check-emu:
 	@+$(MAKE) -s check-emu-build
 	@$(MAKE) -s $(B)/check/emu-plan
 	@tests/run.sh $(B)/check/emu-logs $(JOBS) $(B)/check/emu-plan
-.PHONY: check-emu check-emu-build emu-build
+
+# Every case of the tiny models, where `make check` runs five: half an hour of one core in all three.
+parity-emu:
+	@+$(MAKE) -s -j$(JOBS) EMU=1 $(E)/bin/cosyfarm
+	@mkdir -p $(B)/check
+	@failed=0; for p in $(or $(PRECISION),f32 bf16 fp16); do \
+	    SIZES=tiny tests/gpu/parity.sh $(E) $$p >$(B)/check/parity-emu.$$p.log 2>&1 || failed=1; \
+	    grep -E "FAIL|passed|cases in|:" $(B)/check/parity-emu.$$p.log; done; exit $$failed
+.PHONY: check-emu check-emu-build emu-build parity-emu

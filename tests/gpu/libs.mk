@@ -1,34 +1,27 @@
 # What only a card can prove. Each step says that it was skipped where there is none.
-#   make check-gpu [MODEL=dir]   op suite, parity of all references, a batch under different sizes, compute-sanitizer
-#   make bench-gpu  MODEL=dir [COSYVOICE=dir]   rates of the stages and of the farm on cuda:0, as JSON lines
+#   make check-gpu [MODEL=dir]   transport and farm with kills, op suite, parity of all references, a batch under different
+#                                sizes, compute-sanitizer; EMU=1: a rehearsal of its scripts on the emulated device
+#   make bench-gpu  MODEL=dir [COSYVOICE=dir]   rates of ops, stages and farm on cuda:0, as JSON lines
+# The steps themselves are tests/gpu/check.sh and bench.sh, which need no make: the offline bundle runs them.
 GPU_OPS := $(if $(wildcard tests/ops/test_ops.c),$(B)/tests/ops/test_ops)
-GPU_SAN := tests/gpu/need_gpu.sh compute-sanitizer --error-exitcode 1 --tool
-define gpu_plan
-step|gpu op suite|900|tests/gpu/need_gpu.sh env COSYFARM_OPS_SUBJECT=cuda $(or $(GPU_OPS),false)
-step|gpu parity f32|900|tests/gpu/need_gpu.sh tests/gpu/parity.sh $(B) f32
-step|gpu parity bf16|900|tests/gpu/need_gpu.sh tests/gpu/parity.sh $(B) bf16
-step|gpu parity fp16|900|tests/gpu/need_gpu.sh tests/gpu/parity.sh $(B) fp16
-step|gpu batch sizes|600|tests/gpu/need_gpu.sh tests/gpu/batch.sh $(B) $(MODEL)
-step|gpu memcheck|900|$(GPU_SAN) memcheck env COSYFARM_OPS_SUBJECT=cuda $(or $(GPU_OPS),false)
-step|gpu racecheck|900|$(GPU_SAN) racecheck env COSYFARM_OPS_SUBJECT=cuda $(or $(GPU_OPS),false)
-step|gpu probes|600|tests/gpu/need_gpu.sh $(or $(PROBE_GPU),false)
-endef
+GPU_OUTBOX := $(if $(filter nvcc emu,$(CUDA_MODE)),$(B)/tests/gpu/outbox)
+$(B)/tests/gpu/outbox: $(B)/cuda/tests/gpu/outbox.o $(B)/obj/tests/gpu/device_farm.o $(B)/obj/tests/transport/keeper_fixture.o \
+    $(HARNESS) $(TRANSPORT) $(CUDA_EMULATED) $(BASE)
+	@mkdir -p $(@D)
+	$(CC) $(LDFLAGS) -o $@ $(filter %.o,$^) -Wl,--start-group $(filter %.a,$^) -Wl,--end-group $(EXT_TRANSPORT) \
+	    $(if $(CUDA_EMULATED),$(EXT_COMPUTE),$(EXT_CUDA)) $(EXT_BASE) -lcmocka
+ifeq ($(T),)
+all: $(GPU_OUTBOX)
+endif
+# A rehearsal is as small as it can be: the emulator makes thousands of products a second where a card makes billions.
+GPU_ENV := $(if $(EMU),COSYFARM_GPU_EMULATED=1 ROWS=3 WORDS=1 SIZES=tiny OPS_ROWS=1 OPS_SECONDS=0.2 STAGE_ROWS=1 \
+    STAGE_SECONDS=0.2 FARM_ROWS=1)
 
-$(B)/check/gpu-plan: FORCE
-	@$(file >$@,$(gpu_plan)):
-
+check-gpu-build: $(PROG) $(GPU_OPS) $(GPU_OUTBOX) $(PROBE_GPU)
 check-gpu:
-	@mkdir -p $(B)/check
-	@+$(MAKE) -s -k -j$(JOBS) $(PROG) $(GPU_OPS) $(PROBE_GPU)
-	@$(MAKE) -s $(B)/check/gpu-plan
-	@tests/gpu/need_gpu.sh true && exec tests/run.sh $(B)/check/gpu-logs 1 $(B)/check/gpu-plan || \
-	    { [ $$? = 77 ] && echo "0 passed, 0 failed, $$(grep -c '|' $(B)/check/gpu-plan) skipped"; }
-
+	@+$(MAKE) -s -k -j$(JOBS) check-gpu-build
+	@$(GPU_ENV) tests/gpu/check.sh $(B) $(MODEL)
 bench-gpu: $(PROG)
-	@test -n "$(MODEL)" || { echo "usage: make bench-gpu MODEL=dir [PRECISION=bf16]"; exit 64; }
-	@tests/gpu/need_gpu.sh $(B)/bin/cosyfarm bench llm flow hift -m $(MODEL) --device cuda:0 --precision $(or $(PRECISION),bf16) \
-	    --rows 1,16,64,256 --json
-	@tests/gpu/need_gpu.sh $(B)/bin/cosyfarm bench farm handover -m $(MODEL) --device cuda:0 --precision $(or $(PRECISION),bf16) --json
-	@test -z "$(COSYVOICE)" || tests/gpu/need_gpu.sh python3 tools/bench_upstream.py --cosyvoice $(COSYVOICE) -m $(MODEL) \
-	    --device cuda --precision $(or $(PRECISION),bf16)
-.PHONY: check-gpu bench-gpu
+	@test -n "$(MODEL)" || { echo "usage: make bench-gpu MODEL=dir [PRECISION=bf16] [COSYVOICE=dir]"; exit 64; }
+	@$(GPU_ENV) tests/gpu/bench.sh $(B) $(MODEL) $(or $(PRECISION),bf16) $(COSYVOICE)
+.PHONY: check-gpu check-gpu-build bench-gpu

@@ -1,0 +1,35 @@
+#!/usr/bin/env bash
+# bench.sh - what a card gives: rates of ops, stages and farm on cuda:0, as JSON lines; needs no make.
+#   tests/gpu/bench.sh BUILD_DIR MODEL [PRECISION] [COSYVOICE]
+#     COSYVOICE   a clone of the original with its requirements installed: its rates beside ours, on the same weights
+#     OPS_ROWS OPS_SECONDS STAGE_ROWS STAGE_SECONDS FARM_ROWS   in the environment: sizes
+#     STEPS       in the environment: which of "ops stages farm upstream", default all
+# Line by line: op; llm.prefill, llm, flow, hift; then for each number of rows say (one sentence on a warm farm, from the
+# request to its file: what stands for the first chunk while the farm hands out whole files), farm, member; handover.
+set -u
+build=$(cd "$1" && pwd) && model=$(realpath "$2") && cosyvoice=${4:+$(realpath "$4")} || exit 64
+cd "$(dirname "${BASH_SOURCE[0]}")/../.." || exit 1
+precision=${3:-bf16} failed=0
+bench() {
+    tests/gpu/need_gpu.sh "$build/bin/cosyfarm" bench "$@" -m "$model" --device cuda:0 --precision "$precision" --json
+    local status=$?
+    ((status == 0)) || failed=$status
+}
+for step in ${STEPS:-ops stages farm upstream}; do
+    case $step in
+    ops) bench ops --rows "${OPS_ROWS:-64}" --seconds "${OPS_SECONDS:-8}" ;;
+    stages) bench llm flow hift --rows "${STAGE_ROWS:-1,16,64,256}" --seconds "${STAGE_SECONDS:-8}" ;;
+    farm)
+        for rows in ${FARM_ROWS:-1 16 64 256}; do bench farm --count "$rows"; done
+        bench handover
+        ;;
+    upstream)
+        [[ -n $cosyvoice ]] || continue
+        tests/gpu/need_gpu.sh python3 tools/bench_upstream.py --cosyvoice "$cosyvoice" -m "$model" --device cuda \
+            --precision "$precision" || failed=$?
+        ;;
+    *) echo "STEPS: expected ops, stages, farm or upstream, found $step"; exit 64 ;;
+    esac
+    ((failed != 77)) || exit 77
+done
+exit $failed
