@@ -3,7 +3,7 @@
 #: make bench-orch ROWS=100000   rows a second through stages that compute nothing; memory of orchestrator and batch
 #: make bench-durable ROWS=300    what journal and ledger cost: seconds in them against the wall clock of a batch on the tiny model
 #: make kill-test ROWS=2000 INTERVAL=0.5 SEED=1    a batch whose processes are killed at random, against an undisturbed one
-#: make soak TIME=3600            kill tests with new seeds until the time is over
+#: make soak TIME=3600 SEED=1    batches through deaths, stops, lost folders, full disks, jumping clocks until the time is over
 #: make fault-sweep NTH=40         batches in whose processes the nth call of each fault point fails, for every n up to NTH
 ROWS ?= 2000
 NTH ?= 40
@@ -20,10 +20,8 @@ bench-durable: $(PROG)
 	tests/bench/bench_durable.sh $(B)/bin $(B)/bench-durable $(ROWS)
 kill-test: $(PROG)
 	$(NEED_PYTHON) tests/e2e/kill_test.py --bin $(B)/bin --rows $(ROWS) --interval $(INTERVAL) --seed $(or $(SEED),1) --also-batch
-soak: $(PROG)
-	@end=$$(($$(date +%s) + $(TIME))); seed=$(or $(SEED),1); while [ $$(date +%s) -lt $$end ]; do \
-	    tests/e2e/kill_test.py --bin $(B)/bin --rows 300 --interval $(INTERVAL) --seed $$seed --also-batch || exit 1; \
-	    seed=$$((seed + 1)); done
+soak: $(PROG) $(if $(SAN),,$(B)/tests/e2e/clock_jump.so)
+	$(NEED_PYTHON) tests/e2e/soak_test.py --bin $(B)/bin --seconds $(TIME) --seed $(or $(SEED),1)
 fault-sweep: $(PROG) $(B)/tests/e2e/test_faults
 	COSYFARM_SWEEP_NTH=$(NTH) $(B)/tests/e2e/test_faults
 .PHONY: bench-orch bench-durable kill-test soak fault-sweep
