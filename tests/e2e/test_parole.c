@@ -13,7 +13,6 @@
 #include <unistd.h>
 
 #include "common/base/io.h"
-#include "common/base/limits.h"
 #include "common/base/mem.h"
 #include "tests/harness/batch_case.h"
 #include "tests/harness/farm.h"
@@ -68,31 +67,50 @@ static void make_worker(int lives, const char *does)
 #define DIES_IN_ITS_FIRST_STEP "export COSYFARM_FAULT=llm.step#1=kill"
 #define FINDS_NO_MEMORY        "{ echo 'llm: no memory today'; exit 75; }"
 
-/* A command of the programs in bin; fails when it does not end. */
-static void expect_end(int code, const char *part, const char *const *args)
+/* A command of the programs in bin, its output in bin/NAME. */
+static pid_t start(const char *name, const char *const *args)
 {
-    char real_bin[4096], said[320], *text;
-    size_t bytes;
-    snprintf(said, sizeof said, "%s/said", bin);
+    char real_bin[4096], path[320];
+    snprintf(path, sizeof path, "%s/%s", bin, name);
     snprintf(real_bin, sizeof real_bin, "%s", getenv("COSYFARM_BIN"));
     setenv("COSYFARM_BIN", bin, 1);
-    const pid_t pid = farm_command_start(args, said);
+    const pid_t pid = farm_command_start(args, path);
     setenv("COSYFARM_BIN", real_bin, 1);
+    return pid;
+}
+
+/* Fails when it does not end. */
+static void expect_end(pid_t pid, const char *name, int code, const char *part)
+{
+    char path[320], *text;
+    size_t bytes;
     const int got = farm_command_wait_within(pid, 120);
-    assert_ok(io_read_file(said, 1 << 20, &text, &bytes));
+    snprintf(path, sizeof path, "%s/%s", bin, name);
+    assert_ok(io_read_file(path, 1 << 20, &text, &bytes));
     if (got != code || !strstr(text, part))
         fail_msg("exit code %d (want %d), output without \"%s\":\n%s", got, code, part, text);
     mem_free(text);
 }
 
-static void run(int code, const char *part, const char *dir, const char *overrides)
+static pid_t start_batch(const char *dir, const char *overrides)
 {
     char text[512], path[320];
     snprintf(path, sizeof path, "%s/parole.json", bin);
     snprintf(text, sizeof text, "{\"precision\":\"bf16\",\"deaths_max\":100,\"utterances_max\":4%s}", overrides);
     batch_write_text(path, text);
     const char *const args[] = {BATCH_WITH(dir, path), NULL};
-    expect_end(code, part, args);
+    return start("batch", args);
+}
+
+static void run(int code, const char *part, const char *dir, const char *overrides)
+{
+    expect_end(start_batch(dir, overrides), "batch", code, part);
+}
+
+static pid_t start_say(const char *wav)
+{
+    return start("say",
+                 (const char *const[]){"cosyfarm", "say", "-m", tiny_model_dir(), "-o", wav, "It rained.", NULL});
 }
 
 /* Three deaths, a failed parole, one that is passed: the batch goes on by itself, same bytes. */
@@ -122,59 +140,70 @@ static void test_batch_gives_up_after_paroles(void **state)
     batch_expect_undisturbed(dir);
 }
 
-/* It finds no memory each time it is started: say is told how it ended, and what it said. */
-static void test_say_gives_up_when_none_serves(void **state)
+/* The log of a farm that is no more is where its last words say. */
+static void remove_named_log(const char *name)
+{
+    static const char words[] = "the farm's log is ";
+    char path[320], *text;
+    size_t bytes;
+    snprintf(path, sizeof path, "%s/%s", bin, name);
+    assert_ok(io_read_file(path, 1 << 20, &text, &bytes));
+    char *log = strstr(text, words);
+    assert_non_null(log);
+    log += sizeof words - 1;
+    log[strcspn(log, "\n")] = '\0';
+    assert_int_equal(unlink(log), 0);
+    mem_free(text);
+}
+
+/* It finds no memory each time it is started: say gives up after some ends and tells how it ended, and what it said;
+ * batch goes on for unserved_s, and the same command completes. */
+static void test_none_serves(void **state)
 {
     (void)state;
     char wav[320];
+    const char *dir = test_temp_dir();
     snprintf(wav, sizeof wav, "%s/x.wav", test_temp_dir());
-    const char *const say[] = {"cosyfarm", "say", "-m", tiny_model_dir(), "-o", wav, "It rained.", NULL};
     make_worker(1000, FINDS_NO_MEMORY);
-    expect_end(75, "llm_worker/0 ends before it serves: 8 times in ", say);
-    assert_true(batch_has_text(bin, "said",
+    const pid_t batch = start_batch(dir, ",\"unserved_s\":8"), say = start_say(wav);
+    expect_end(say, "say", 75, "llm_worker/0 ends before it serves: 8 times in ");
+    assert_true(batch_has_text(bin, "say",
                                "the last time with exit code 75 (out of memory or other resources); its last line: "
                                "\"llm: no memory today\"\n"));
-    assert_true(batch_has_text(bin, "said", "cosyfarm: the farm's log is "));
+    remove_named_log("say");
     assert_false(io_exists(wav));
+    expect_end(batch, "batch", 75, "llm_worker/0 ends before it serves: ");
+    assert_true(batch_has_text(bin, "batch", "/farm.log"));
+    batch_expect(0, "6 done", dir);
+    batch_expect_undisturbed(dir);
 }
 
 /* A few such ends are nothing. */
-static void test_say_waits_for_a_worker(void **state)
+static void test_a_worker_serves_at_last(void **state)
 {
     (void)state;
     char wav[320];
     snprintf(wav, sizeof wav, "%s/x.wav", test_temp_dir());
-    make_worker(UNSERVED_ENDS_MAX - 1, FINDS_NO_MEMORY);
-    expect_end(0, "s of audio",
-               (const char *const[]){"cosyfarm", "say", "-m", tiny_model_dir(), "-o", wav, "It rained.", NULL});
-}
-
-/* The batch goes on for unserved_s, longer than say; the same command completes. */
-static void test_batch_gives_up_when_none_serves(void **state)
-{
-    (void)state;
-    const char *dir = test_temp_dir();
-    make_worker(1000, FINDS_NO_MEMORY);
-    run(75, "llm_worker/0 ends before it serves: ", dir, ",\"unserved_s\":9");
-    assert_true(batch_has_text(dir, "farm.log", "code=75 restart_ms=5000")); /* the pause after say's last one */
-    batch_expect(0, "6 done", dir);
-    batch_expect_undisturbed(dir);
+    make_worker(4, FINDS_NO_MEMORY);
+    expect_end(start_say(wav), "say", 0, "s of audio");
 }
 
 static void test_farm_without_a_stage_is_refused(void **state)
 {
     (void)state;
-    expect_end(
-        78, "expected at least 1, found llm_workers 1, flow_workers 0, hift_workers 1",
-        (const char *const[]){"cosyfarm", "say", "-m", tiny_model_dir(), "--flow", "0", "-o", "x.wav", "x", NULL});
+    const pid_t say = start("say", (const char *const[]){"cosyfarm", "say", "-m", tiny_model_dir(), "--flow", "0", "-o",
+                                                         "x.wav", "x", NULL});
+    expect_end(say, "say", 78, "expected at least 1, found llm_workers 1, flow_workers 0, hift_workers 1");
 }
 
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_batch_goes_on_after_a_parole),    cmocka_unit_test(test_batch_gives_up_after_paroles),
-        cmocka_unit_test(test_say_gives_up_when_none_serves),   cmocka_unit_test(test_say_waits_for_a_worker),
-        cmocka_unit_test(test_batch_gives_up_when_none_serves), cmocka_unit_test(test_farm_without_a_stage_is_refused),
+        cmocka_unit_test(test_batch_goes_on_after_a_parole),
+        cmocka_unit_test(test_batch_gives_up_after_paroles),
+        cmocka_unit_test(test_none_serves),
+        cmocka_unit_test(test_a_worker_serves_at_last),
+        cmocka_unit_test(test_farm_without_a_stage_is_refused),
     };
     return cmocka_run_group_tests_name("parole", tests, begin, NULL);
 }
