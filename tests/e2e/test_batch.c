@@ -159,7 +159,7 @@ static void test_flagged_rows_are_tried_again(void **state)
     size_t bytes;
     const char *dir = test_temp_dir();
     snprintf(strict, sizeof strict, "%s/strict.json", test_temp_dir());
-    batch_write_text(strict, "{\"guard_letters_per_s_min\":1,\"guard_letters_per_s_max\":1}");
+    batch_write_text(strict, "{\"precision\":\"bf16\",\"guard_letters_per_s_min\":1,\"guard_letters_per_s_max\":1}");
     const char *const args[] = {"cosyfarm", "batch",   "-m",  tiny_model_dir(), "--config", strict, "-v",
                                 "echo",     "--shard", "0/4", batch_manifest(), "-o",       dir,    NULL};
     batch_expect_command(0, "0 failed", args);
@@ -169,7 +169,9 @@ static void test_flagged_rows_are_tried_again(void **state)
     assert_non_null(strstr(text, "\"retried\""));
     assert_non_null(strstr(text, "\"attempts\":3"));
     mem_free(text);
-    batch_write_text(strict, "{\"guard_letters_per_s_min\":1,\"guard_letters_per_s_max\":1,\"guard_fail\":true}");
+    batch_write_text(
+        strict,
+        "{\"precision\":\"bf16\",\"guard_letters_per_s_min\":1,\"guard_letters_per_s_max\":1,\"guard_fail\":true}");
     dir = test_temp_dir();
     batch_expect_command(65, "0 done",
                          (const char *const[]){"cosyfarm", "batch", "-m", tiny_model_dir(), "--config", strict, "-v",
@@ -179,7 +181,7 @@ static void test_flagged_rows_are_tried_again(void **state)
     assert_non_null(strstr(text, "the quality guard flags each of 3 attempts"));
     mem_free(text);
     dir = test_temp_dir();
-    batch_write_text(strict, "{\"guard\":false}");
+    batch_write_text(strict, "{\"precision\":\"bf16\",\"guard\":false}");
     batch_expect_command(0, "0 failed",
                          (const char *const[]){"cosyfarm", "batch", "-m", tiny_model_dir(), "--config", strict, "-v",
                                                "echo", "--shard", "0/4", batch_manifest(), "-o", dir, NULL});

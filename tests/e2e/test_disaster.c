@@ -19,12 +19,13 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
+#include "common/base/clock.h"
 #include "common/base/io.h"
 #include "common/base/mem.h"
 #include "tests/harness/batch_case.h"
 #include "tests/harness/farm.h"
 
-#define STOPPED_MS 5000
+#define STOPPED_US (5 * CLOCK_SECOND_US)
 
 static char waits_briefly[256], replaces_soon[256]; /* configurations */
 
@@ -35,7 +36,7 @@ static int begin(void **state)
     snprintf(waits_briefly, sizeof waits_briefly, "%s/brief.json", test_temp_dir());
     snprintf(replaces_soon, sizeof replaces_soon, "%s/soon.json", test_temp_dir());
     batch_write_text(waits_briefly, "{\"precision\":\"bf16\",\"storage_wait_s\":1,\"utterances_max\":4}");
-    batch_write_text(replaces_soon, "{\"precision\":\"bf16\",\"silence_s\":2,\"utterances_max\":4}");
+    batch_write_text(replaces_soon, "{\"precision\":\"bf16\",\"silence_s\":2,\"utterances_max\":2}");
     return 0;
 }
 
@@ -188,7 +189,7 @@ static void test_full_disk_pauses(void **state)
 {
     (void)state;
     const char *dir = test_temp_dir();
-    if (!mount_small(dir, 300)) /* the file of one row, and some */
+    if (!mount_small(dir, 140)) /* a file or two, and some */
         skip();
     const pid_t pid = batch_start(dir, batch_config());
     batch_wait_text(dir, "farm.log", "ev=storage.waits");
@@ -203,7 +204,7 @@ static void test_full_disk_ends_the_batch(void **state)
 {
     (void)state;
     const char *dir = test_temp_dir();
-    if (!mount_small(dir, 300))
+    if (!mount_small(dir, 140))
         skip();
     const int code = farm_command_wait(batch_start(dir, waits_briefly));
     assert_true(code == 65 || code == 75);
@@ -237,33 +238,56 @@ static pid_t process_of(pid_t batch, const char *name)
     return strcmp(name, "cosyfarm") == 0 ? batch : farm_child(batch, name);
 }
 
+typedef struct stopped_batch {
+    const char *name; /* of the process that is stopped */
+    char dir[256];
+    pid_t batch, process;
+    uint64_t stopped_us; /* 0: not yet */
+    bool goes_on;
+} stopped_batch;
+
+/* Stops its process when a row has ended, and lets it go on five seconds later: not more, however slow the others are. */
+static void stop_and_go_on(stopped_batch *b)
+{
+    const uint64_t now_us = clock_now_us();
+    if (b->stopped_us == 0 && batch_has_text(b->dir, "ledger.jsonl", "\n")) {
+        b->process = process_of(b->batch, b->name);
+        if (b->process <= 0 || kill(b->process, SIGSTOP) != 0)
+            fail_msg("%s is not there to be stopped", b->name);
+        b->stopped_us = now_us;
+    } else if (b->stopped_us > 0 && !b->goes_on && now_us - b->stopped_us > STOPPED_US) {
+        kill(b->process, SIGCONT); /* gone already, where it was replaced */
+        b->goes_on = true;
+    }
+}
+
 /* Each process of a farm, in a batch of its own, is stopped for five seconds; silence_s 2 takes a worker for lost. */
 static void test_stopped_for_five_seconds(void **state)
 {
     (void)state;
-    static const char *const names[] = {"llm_worker",      "flow_worker",  "hift_worker",
-                                        "exchange_keeper", "orchestrator", "cosyfarm"};
-    enum { COUNT = sizeof names / sizeof names[0] };
-    pid_t batches[COUNT], stopped[COUNT];
-    char dirs[COUNT][256];
+    static stopped_batch all[] = {{.name = "llm_worker"},      {.name = "flow_worker"},  {.name = "hift_worker"},
+                                  {.name = "exchange_keeper"}, {.name = "orchestrator"}, {.name = "cosyfarm"}};
+    enum { COUNT = sizeof all / sizeof all[0] };
     const char *parent = test_temp_dir();
     for (int i = 0; i < COUNT; i++) {
-        snprintf(dirs[i], sizeof dirs[i], "%s/%s", parent, names[i]);
-        batches[i] = batch_start(dirs[i], i < 2 ? replaces_soon : batch_config());
-        batch_wait_text(dirs[i], "ledger.jsonl", "\n");
-        stopped[i] = process_of(batches[i], names[i]);
-        if (stopped[i] <= 0 || kill(stopped[i], SIGSTOP) != 0)
-            fail_msg("%s is not there to be stopped", names[i]);
+        snprintf(all[i].dir, sizeof all[i].dir, "%s/%s", parent, all[i].name);
+        all[i].batch = batch_start(all[i].dir, i < 2 ? replaces_soon : batch_config());
     }
-    poll(NULL, 0, STOPPED_MS);
-    for (int i = 0; i < COUNT; i++)
-        kill(stopped[i], SIGCONT); /* gone already, where it was replaced */
+    const uint64_t deadline_us = clock_now_us() + 120 * CLOCK_SECOND_US;
+    for (int going = 0; going < COUNT; poll(NULL, 0, 5)) {
+        assert_true(clock_now_us() < deadline_us);
+        going = 0;
+        for (int i = 0; i < COUNT; i++) {
+            stop_and_go_on(&all[i]);
+            going += all[i].goes_on;
+        }
+    }
     for (int i = 0; i < COUNT; i++) {
-        const int code = farm_command_wait(batches[i]);
+        const int code = farm_command_wait(all[i].batch);
         if (code != 0)
-            fail_msg("%s stopped: exit code %d", names[i], code);
-        batch_expect_undisturbed(dirs[i]);
-        assert_int_equal(batch_has_text(dirs[i], "farm.log", "no heartbeat for silence_s"), i < 2);
+            fail_msg("%s stopped: exit code %d", all[i].name, code);
+        batch_expect_undisturbed(all[i].dir);
+        assert_int_equal(batch_has_text(all[i].dir, "farm.log", "no heartbeat for silence_s"), i < 2);
     }
 }
 

@@ -160,14 +160,19 @@ void batch_expect(int code, const char *part, const char *dir)
 
 int batch_cases_begin(void **state)
 {
-    static const char *const texts[] = {"It rained.", "Yes.", "No rain.", "The lamp went out."};
+    /* With these seeds the model soon stops; the last row has a derived one. Two are much shorter than the others, so
+     * that a batch can be met when they have ended. */
+    static const char *const rows[BATCH_ROWS] = {
+        "\"text\":\"It rained.\",\"seed\":18", "\"text\":\"Yes.\",\"seed\":5",
+        "\"text\":\"It rained.\",\"seed\":2",  "\"text\":\"The lamp went out.\",\"seed\":24,\"voice\":\"vale\"",
+        "\"text\":\"It rained.\",\"seed\":3",  "\"text\":\"Yes.\"",
+    };
     char text[BATCH_ROWS * 200];
     size_t n = 0;
     (void)state;
     const char *dir = test_temp_dir();
     for (int i = 0; i < BATCH_ROWS; i++)
-        n += (size_t)snprintf(text + n, sizeof text - n, "{\"id\":\"set/%02d\",\"text\":\"%s\"%s}\n", i, texts[i % 4],
-                              i == 3 ? ",\"voice\":\"vale\"" : "");
+        n += (size_t)snprintf(text + n, sizeof text - n, "{\"id\":\"set/%02d\",%s}\n", i, rows[i]);
     snprintf(manifest_path, sizeof manifest_path, "%s/rows.jsonl", dir);
     snprintf(config_path, sizeof config_path, "%s/config.json", dir);
     batch_write_text(manifest_path, text);
