@@ -246,7 +246,8 @@ typedef struct stopped_batch {
     bool goes_on;
 } stopped_batch;
 
-/* Stops its process when a row has ended, and lets it go on five seconds later: not more, however slow the others are. */
+/* Stops its process when a row has ended, and lets it go on five seconds later: not more, however slow the others
+ * are. */
 static void stop_and_go_on(stopped_batch *b)
 {
     const uint64_t now_us = clock_now_us();
