@@ -58,19 +58,22 @@ SLOW_SRC := $(if $(SLOW),,$(shell grep -lE '^(/\*| \*).*Tags:.*slow' $(TEST_SRC)
 CHECK_SRC := $(filter-out $(SLOW_SRC),$(foreach d,e2e parity ops transport unit,$(filter tests/$(d)/%,$(TEST_SRC))) \
              $(filter-out tests/e2e/% tests/parity/% tests/ops/% tests/transport/% tests/unit/%,$(TEST_SRC)))
 
+define tap_lines
+$(foreach t,$(1),tap|$(patsubst tests/%.c,%,$(t))|$(LIMIT_S)|$(B)/$(t:.c=)
+)
+endef
+
 # The plan of tests/run.sh. Steps that look at sources alone run in the plain configuration only.
 define plan
 $(if $(SAN),,step|systemd|120|tests/systemd/boot_test.sh $(B)/check/systemd
-)$(foreach t,$(CHECK_SRC),tap|$(patsubst tests/%.c,%,$(t))|$(LIMIT_S)|$(B)/$(t:.c=)
-)$(foreach t,$(FUZZ_SRC),tap|$(patsubst tests/%.c,%,$(t))|$(LIMIT_S)|$(B)/$(t:.c=)
-)tap|sim|$(LIMIT_S)|$(SIM) tap 10 100
+)$(call tap_lines,$(filter tests/e2e/%,$(CHECK_SRC)))$(if $(SAN),,$(emu_plan)
+step|bootstrap|$(LIMIT_S)|tests/harness/bootstrap_test.sh $(B)/check/bootstrap
+)$(call tap_lines,$(filter-out tests/e2e/%,$(CHECK_SRC)))$(call tap_lines,$(FUZZ_SRC))tap|sim|$(LIMIT_S)|$(SIM) tap 10 100
 step|programs|$(LIMIT_S)|ls $(PROG)
 $(if $(PROBE_GPU),step|probe_gpu|$(LIMIT_S)|$(PROBE_GPU) 10 | grep MPS
 )step|plan|$(LIMIT_S)|tests/e2e/plan_test.sh $(B)
 step|canary|$(LIMIT_S)|tests/harness/canary/check.sh $(CANARY) $(B)/check/canary
-$(if $(SAN),,$(emu_plan)
-step|bootstrap|$(LIMIT_S)|tests/harness/bootstrap_test.sh $(B)/check/bootstrap
-step|headers|$(LIMIT_S)|$(MAKE) -s -k headers
+$(if $(SAN),,step|headers|$(LIMIT_S)|$(MAKE) -s -k headers
 step|tidy self-test|$(LIMIT_S)|$(NEED_PYTHON) tools/tidy.py --self-test
 step|tidy|$(LIMIT_S)|$(NEED_PYTHON) tools/tidy.py
 step|format|$(LIMIT_S)|tools/format.sh --check
