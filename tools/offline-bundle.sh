@@ -2,19 +2,19 @@
 # offline-bundle.sh - packs what a GPU host without a network needs: programs, the libraries they load, sources, and the
 # tests and measurements of a card, built.
 #
-#   tools/offline-bundle.sh [--small] OUT.tar.gz [MODEL_DIR]
+#   tools/offline-bundle.sh [--small] OUT.tar.gz|OUT.tar.xz [MODEL_DIR]
 #
 # On the host, which needs the driver and no compiler: unpack, cd cosyfarm, export LD_LIBRARY_PATH=$PWD/lib, then
 #   bin/cosyfarm ...
 #   COSYFARM_SHARED=$PWD source/tests/gpu/check.sh $PWD/build          what only a card proves (make check-gpu)
 #   source/tests/gpu/bench.sh $PWD/build MODEL                         what it gives (make bench-gpu)
 # cuBLASLt is large (half a gigabyte) and is the one library of CUDA that is needed. --small leaves it out, for hosts
-# that have CUDA, and takes the symbols of debuggers away.
+# that have CUDA, and takes the symbols of debuggers away; with .xz that is below 50 MiB, because programs share much.
 set -eu
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 small=
 [[ ${1:-} != --small ]] || { small=yes; shift; }
-out=${1:?usage: tools/offline-bundle.sh [--small] OUT.tar.gz [MODEL_DIR]} model=${2:-}
+out=${1:?usage: tools/offline-bundle.sh [--small] OUT.tar.gz|OUT.tar.xz [MODEL_DIR]} model=${2:-}
 built=build/default
 make -s check-gpu-build >&2
 nm $built/bin/llm_worker | grep -q ' cuda' || { echo "this build has no CUDA backend: nvcc was not found" >&2; exit 69; }
@@ -52,5 +52,5 @@ for folder in "${COSYFARM_SHARED:-../shared}"/golden/{tiny,small}-0*; do
     [[ ! -d $folder ]] || { mkdir -p "$top/golden" && cp -r "$folder" "$top/golden/"; }
 done
 [[ -z $model ]] || cp -rL "$model" "$top/model"
-tar -C "$dir" -czf "$out" cosyfarm
+XZ_OPT=-9 tar -C "$dir" -caf "$out" cosyfarm
 echo "$out: $(du -h "$out" | cut -f1), $words"

@@ -41,7 +41,7 @@ typedef struct op_modulation {
 
 /* y = act(x W^T + bias), or with a gate y += gate * act(x W^T + bias), gate being columns [gate_off, +N) of the
  * sequence's table line.   x: [R, K]   W: [N, K]   bias: [N] or NULL   y: [R, N].  x, and without a gate y, may also be
- * of the operands' own type (bf16 or f16): the same values as f32, rounded. */
+ * of the operands' own type (bf16 or f16): the same values as f32, rounded; a device rounds the bias to y's type too. */
 typedef struct op_linear_args {
     const tensor *x;
     const weight *w;

@@ -25,6 +25,7 @@ step|emu plan|$(LIMIT_S)|tests/e2e/plan_test.sh $(E) 2
 step|emu parity f32|$(LIMIT_S)|tests/cuda_emu/check/parity.sh $(E) f32
 step|emu parity bf16|$(LIMIT_S)|tests/cuda_emu/check/parity.sh $(E) bf16
 step|emu parity fp16|$(LIMIT_S)|tests/cuda_emu/check/parity.sh $(E) fp16
+step|emu parity bf16, wide products|$(LIMIT_S)|COSYFARM_EMU_GEMM_NARROW=0 tests/cuda_emu/check/parity.sh $(E) bf16
 step|emu parity fp16 on sm_75|$(LIMIT_S)|COSYFARM_EMU_CAPABILITY=75 tests/cuda_emu/check/parity.sh $(E) fp16
 $(if $(shell grep -ls COSYFARM_OPS_SUBJECT tests/ops/test_ops.c),tap|emu ops|200|COSYFARM_OPS_SUBJECT=cuda $(E)/tests/ops/test_ops
 )tap|cuda_emu/backend|$(LIMIT_S)|$(E)/tests/cuda_emu/check/backend

@@ -43,11 +43,12 @@
 
 typedef struct rule_key {
     int64_t n_out, k_in, y_pitch;
-    int32_t operands, kind, biased, exact_rows; /* exact_rows: 0, or the rows that the general rule refused */
+    int32_t operands, kind, epilogue, narrow, exact_rows; /* exact_rows: 0, or the rows that the general rule refused */
 } rule_key;
 
 typedef struct rule {
     rule_key key;
+    bool refused; /* the library has none; a narrow y alone */
     cublasLtMatmulAlgo_t algo;
 } rule;
 
@@ -138,23 +139,29 @@ static void problem_close(const gemm *g, problem *p)
         (void)g->MatrixLayoutDestroy(p->y);
 }
 
+static cublasLtEpilogue_t epilogue_of(const gemm_call *c)
+{
+    if (c->gelu)
+        return c->bias ? CUBLASLT_EPILOGUE_GELU_BIAS : CUBLASLT_EPILOGUE_GELU;
+    return c->bias ? CUBLASLT_EPILOGUE_BIAS : CUBLASLT_EPILOGUE_DEFAULT;
+}
+
 /* CUBLAS_COMPUTE_32F: f32 products are f32 products, TF32 is another type. */
 static cf_err problem_open(const gemm *g, const gemm_call *c, int64_t rows, problem *p)
 {
     const cublasOperation_t transposed = CUBLAS_OP_T;
-    const cudaDataType_t type = operand_type(c->operands);
+    const cudaDataType_t type = operand_type(c->operands), y_type = c->narrow ? type : CUDA_R_32F;
+    const cublasLtEpilogue_t epilogue = epilogue_of(c);
     LT_CALL(g->MatmulDescCreate(&p->op, CUBLAS_COMPUTE_32F, CUDA_R_32F));
     LT_CALL(g->MatmulDescSetAttribute(p->op, CUBLASLT_MATMUL_DESC_TRANSA, &transposed, sizeof transposed));
+    LT_CALL(g->MatmulDescSetAttribute(p->op, CUBLASLT_MATMUL_DESC_EPILOGUE, &epilogue, sizeof epilogue));
     if (c->bias) {
-        const cublasLtEpilogue_t epilogue = CUBLASLT_EPILOGUE_BIAS;
-        const cudaDataType_t bias_type = CUDA_R_32F;
-        LT_CALL(g->MatmulDescSetAttribute(p->op, CUBLASLT_MATMUL_DESC_EPILOGUE, &epilogue, sizeof epilogue));
-        LT_CALL(g->MatmulDescSetAttribute(p->op, CUBLASLT_MATMUL_DESC_BIAS_DATA_TYPE, &bias_type, sizeof bias_type));
+        LT_CALL(g->MatmulDescSetAttribute(p->op, CUBLASLT_MATMUL_DESC_BIAS_DATA_TYPE, &y_type, sizeof y_type));
         LT_CALL(g->MatmulDescSetAttribute(p->op, CUBLASLT_MATMUL_DESC_BIAS_POINTER, &c->bias, sizeof c->bias));
     }
     LT_CALL(g->MatrixLayoutCreate(&p->w, type, (uint64_t)c->k_in, (uint64_t)c->n_out, c->k_in));
     LT_CALL(g->MatrixLayoutCreate(&p->x, type, (uint64_t)c->k_in, (uint64_t)rows, c->k_in));
-    LT_CALL(g->MatrixLayoutCreate(&p->y, CUDA_R_32F, (uint64_t)c->n_out, (uint64_t)rows, c->y_pitch));
+    LT_CALL(g->MatrixLayoutCreate(&p->y, y_type, (uint64_t)c->n_out, (uint64_t)rows, c->y_pitch));
     return CF_OK;
 }
 
@@ -171,7 +178,8 @@ static cf_err prefer(const gemm *g, const gemm_call *c, cublasLtMatmulPreference
 {
     const uint32_t no_split = CUBLASLT_REDUCTION_SCHEME_NONE;
     const uint32_t in = row_alignment(c->k_in * (c->operands == PRECISION_F32 ? 4 : 2));
-    const uint32_t by_pitch = row_alignment(c->y_pitch * 4), by_width = row_alignment(c->n_out * 4);
+    const int64_t y_bytes = c->narrow ? 2 : 4;
+    const uint32_t by_pitch = row_alignment(c->y_pitch * y_bytes), by_width = row_alignment(c->n_out * y_bytes);
     const uint32_t out = by_pitch < by_width ? by_pitch : by_width;
     const size_t workspace = WORKSPACE_BYTES;
 #define PREFER(attribute, value) \
@@ -197,12 +205,16 @@ static cf_err ask(const gemm *g, const gemm_call *c, int64_t rows, cublasLtMatmu
         err = lt_status(g->MatmulPreferenceCreate(&preference), "preference");
     if (err == CF_OK)
         err = prefer(g, c, preference);
-    if (err == CF_OK)
-        err = lt_status(g->MatmulAlgoGetHeuristic(g->handle, p.op, p.w, p.x, p.y, p.y, preference, 1, &best, &found),
-                        "choice of an algorithm");
+    if (err == CF_OK) {
+        const cublasStatus_t status =
+            g->MatmulAlgoGetHeuristic(g->handle, p.op, p.w, p.x, p.y, p.y, preference, 1, &best, &found);
+        if (status != CUBLAS_STATUS_NOT_SUPPORTED)
+            err = lt_status(status, "choice of an algorithm");
+    }
     if (err == CF_OK && found == 0)
-        err = err_set(CF_ERR_DEVICE, "cuBLASLt: no algorithm for %lld x %lld x %lld", (long long)rows,
-                      (long long)c->n_out, (long long)c->k_in);
+        err = err_set(c->narrow ? CF_ERR_UNSUPPORTED : CF_ERR_DEVICE, "cuBLASLt: no algorithm for %lld x %lld x %lld%s",
+                      (long long)rows, (long long)c->n_out, (long long)c->k_in,
+                      c->narrow ? " with a result of 16 bits" : "");
     if (err == CF_OK)
         *ret_algo = best.algo;
     if (preference)
@@ -221,22 +233,28 @@ static cf_err find_rule(gemm *g, const gemm_call *c, int32_t exact_rows, const c
     key.y_pitch = c->y_pitch;
     key.operands = c->operands;
     key.kind = c->kind;
-    key.biased = c->bias != NULL;
+    key.epilogue = epilogue_of(c);
+    key.narrow = c->narrow;
     key.exact_rows = exact_rows;
     for (int i = 0; i < g->rule_count; i++)
         if (memcmp(&g->rules[i].key, &key, sizeof key) == 0) {
             *ret_algo = &g->rules[i].algo;
-            return CF_OK;
+            return g->rules[i].refused ? err_set(CF_ERR_UNSUPPORTED, "cuBLASLt: no algorithm, as before") : CF_OK;
         }
     if (g->rule_count == RULES_MAX)
         return err_set(CF_ERR_LIMIT, "cuBLASLt: more than %d shapes of products", RULES_MAX);
     rule *fresh = &g->rules[g->rule_count];
     const int64_t rows = exact_rows ? exact_rows : c->kind == GEMM_BULK ? RULE_ROWS_BULK : RULE_ROWS_DECODE;
-    CUDA_TRY(ask(g, c, rows, &fresh->algo));
+    const cf_err err = ask(g, c, rows, &fresh->algo);
+    if (err != CF_OK && err != CF_ERR_UNSUPPORTED)
+        return err;
+    if (err != CF_OK)
+        log_info("cuda.gemm", "choice=\"results of 32 bits, rounded by a kernel of ours\" error=\"%s\"", err_text());
     fresh->key = key;
+    fresh->refused = err != CF_OK;
     g->rule_count++;
     *ret_algo = &fresh->algo;
-    return CF_OK;
+    return err;
 }
 
 static cf_err multiply(gemm *g, cudaStream_t stream, const gemm_call *c, const problem *p)

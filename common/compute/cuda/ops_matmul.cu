@@ -173,24 +173,48 @@ static cf_err linear_finish(backend *be, const op_linear_args *a, float *z)
                        (const int32_t *)steps, a->gate->rows->count, count, a->w->n_out, a->act, a->slope);
 }
 
-cf_err cuda_linear(backend *be, const op_linear_args *a)
+/* Where the library writes y itself: no gate, y of the operands' own type, which has 16 bits, and an activation that it
+ * has. The bias is then of that type as well. */
+static cf_err linear_narrow(backend *be, const op_linear_args *a, const void *x)
 {
     cuda_state *cuda = cuda_of(be);
-    const int64_t rows = a->x->dims[0];
-    const size_t mark = backend_scratch_mark(be);
-    const void *x;
+    const void *bias = NULL;
+    if (a->bias)
+        CUDA_TRY(rounded(be, a->bias, a->w->operands, &bias));
+    const gemm_call call = {
+        x,          a->w->data,  bias,           a->y->data, a->x->dims[0], a->w->n_out,
+        a->w->k_in, a->w->n_out, a->w->operands, a->kind,    true,          a->act == ACT_GELU_TANH};
+    return gemm_run(cuda->products, cuda->stream, &call);
+}
+
+static cf_err linear_wide(backend *be, const op_linear_args *a, const void *x)
+{
+    cuda_state *cuda = cuda_of(be);
     void *z = a->y->data;
-    if (rows == 0)
-        return CF_OK;
-    CUDA_TRY(rounded(be, a->x, a->w->operands, &x));
     if (a->gate || a->y->type != DTYPE_F32)
         CUDA_TRY(cuda_take(be, (size_t)tensor_count(a->y) * sizeof(float), &z));
-    const gemm_call call = {x,          a->w->data,  a->bias ? (const float *)a->bias->data : NULL,
-                            (float *)z, rows,        a->w->n_out,
-                            a->w->k_in, a->w->n_out, a->w->operands,
-                            a->kind};
+    const gemm_call call = {x,          a->w->data,    a->bias ? a->bias->data : NULL,
+                            z,          a->x->dims[0], a->w->n_out,
+                            a->w->k_in, a->w->n_out,   a->w->operands,
+                            a->kind,    false,         false};
     CUDA_TRY(gemm_run(cuda->products, cuda->stream, &call));
-    CUDA_TRY(linear_finish(be, a, (float *)z));
+    return linear_finish(be, a, (float *)z);
+}
+
+cf_err cuda_linear(backend *be, const op_linear_args *a)
+{
+    const size_t mark = backend_scratch_mark(be);
+    const bool narrow = !a->gate && a->y->type != DTYPE_F32 && (a->act == ACT_NONE || a->act == ACT_GELU_TANH);
+    cf_err err = CF_ERR_UNSUPPORTED;
+    const void *x;
+    if (a->x->dims[0] == 0)
+        return CF_OK;
+    CUDA_TRY(rounded(be, a->x, a->w->operands, &x));
+    if (narrow)
+        err = linear_narrow(be, a, x);
+    if (err == CF_ERR_UNSUPPORTED)
+        err = linear_wide(be, a, x);
+    CUDA_TRY(err);
     backend_scratch_reset(be, mark);
     return CF_OK;
 }
@@ -274,7 +298,9 @@ static cf_err conv_piece(cuda_state *cuda, const op_conv1d_args *a, const conv_s
                             columns,
                             a->w->n_out,
                             a->w->operands,
-                            GEMM_BULK};
+                            GEMM_BULK,
+                            false,
+                            false};
     return gemm_run(cuda->products, cuda->stream, &call);
 }
 
@@ -368,7 +394,9 @@ cf_err cuda_conv2d(backend *be, const op_conv2d_args *a)
                                 columns,
                                 n_out,
                                 PRECISION_F32,
-                                GEMM_BULK};
+                                GEMM_BULK,
+                                false,
+                                false};
         CUDA_TRY(CUDA_LAUNCH(gather_2d_kernel, cuda_blocks(rows * columns), CUDA_BLOCK, cuda->stream,
                              (const float *)a->x->data, (float *)z, s, first, rows * columns));
         CUDA_TRY(gemm_run(cuda->products, cuda->stream, &call));
