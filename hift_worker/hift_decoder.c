@@ -42,21 +42,26 @@ static void swap(ladder *l, int a, int b)
 }
 
 /* A convolution that keeps the length and looks back alone. */
-static cf_err conv_causal(const ladder *l, const hift_conv *c, const op_rows *rows, int32_t dilation, const tensor *x,
-                          tensor *y)
+static op_conv1d_args causal(const hift_conv *c, const op_rows *rows, int32_t dilation, const tensor *x, tensor *y)
 {
-    return op_conv1d(l->be, &(op_conv1d_args){.x = x,
-                                              .rows_in = rows,
-                                              .w = c->w,
-                                              .bias = &c->bias,
-                                              .y = y,
-                                              .rows_out = rows,
-                                              .kernel = c->kernel,
-                                              .dilation = dilation,
-                                              .stride = 1,
-                                              .pad_left = (c->kernel - 1) * dilation,
-                                              .repeat = 1,
-                                              .groups = 1});
+    return (op_conv1d_args){.x = x,
+                            .rows_in = rows,
+                            .w = c->w,
+                            .bias = &c->bias,
+                            .y = y,
+                            .rows_out = rows,
+                            .kernel = c->kernel,
+                            .dilation = dilation,
+                            .stride = 1,
+                            .pad_left = (c->kernel - 1) * dilation,
+                            .repeat = 1,
+                            .groups = 1};
+}
+
+static cf_err conv_causal(const ladder *l, const hift_conv *c, const op_rows *rows, const tensor *x, tensor *y)
+{
+    const op_conv1d_args a = causal(c, rows, 1, x, y);
+    return op_conv1d(l->be, &a);
 }
 
 /* y = x + three pairs of convolutions; y may be x. Buffers 3 and 4 are used.   x, y: [rows, C] */
@@ -66,11 +71,15 @@ static cf_err block_run(const ladder *l, const hift_block *w, const op_rows *row
     tensor t = view(l, 3, x->dims[0], x->dims[1]), u = view(l, 4, x->dims[0], x->dims[1]);
     for (int n = 0; n < HIFT_PAIRS; n++) {
         const tensor *from = n == 0 ? x : y;
-        TRY(op_snake(l->be, &(op_snake_args){.x = from, .alpha = &w->alpha1[n], .y = &t})); /* [rows, C] */
-        TRY(conv_causal(l, &w->convs1[n], rows, HIFT_DILATIONS[n], &t, &u));                /* [rows, C] */
-        TRY(op_snake(l->be, &(op_snake_args){.x = &u, .alpha = &w->alpha2[n], .y = &u}));   /* [rows, C] */
-        TRY(conv_causal(l, &w->convs2[n], rows, 1, &u, &t));                                /* [rows, C] */
-        TRY(op_add(l->be, &(op_add_args){.a = &t, .b = from, .y = y}));                     /* [rows, C] */
+        op_conv1d_args first = causal(&w->convs1[n], rows, HIFT_DILATIONS[n], from, &u);
+        op_conv1d_args second = causal(&w->convs2[n], rows, 1, &u, &t);
+        first.snake = &w->alpha1[n];
+        first.work = &t;
+        second.snake = &w->alpha2[n];
+        second.work = &u;
+        TRY(op_conv1d(l->be, &first));                                  /* [rows, C] */
+        TRY(op_conv1d(l->be, &second));                                 /* [rows, C] */
+        TRY(op_add(l->be, &(op_add_args){.a = &t, .b = from, .y = y})); /* [rows, C] */
     }
 out:
     return err;
@@ -84,7 +93,7 @@ static cf_err raise_rate(ladder *l, int rung_idx, const op_rows *rows_in)
     const int64_t rows = rows_total(rows_in), rate = HIFT_LADDER[rung_idx].rate;
     tensor x = view(l, 0, rows, 2 * w->channels), y = view(l, 1, rows, rate * w->channels);
     TRY(op_act(l->be, &(op_act_args){.x = &x, .y = &x, .act = ACT_LEAKY, .slope = HIFT_LEAK})); /* [rows, 2C] */
-    TRY(conv_causal(l, &w->ups, rows_in, 1, &x, &y));                                           /* [rows, rate C] */
+    TRY(conv_causal(l, &w->ups, rows_in, &x, &y));                                              /* [rows, rate C] */
     swap(l, 0, 1);
     if (rung_idx == HIFT_RUNGS - 1) {
         const op_rows *raised = &l->batch->raised[rung_idx], *lines = &l->batch->lines;
@@ -190,7 +199,7 @@ static cf_err climb(ladder *l, const tensor *mel, const probe *p, tensor *y)
     }
     x = view(l, 0, rows_total(lines), m->rungs[HIFT_RUNGS - 1].channels);
     TRY(op_act(l->be, &(op_act_args){.x = &x, .y = &x, .act = ACT_LEAKY, .slope = HIFT_LEAK_POST}));
-    TRY(conv_causal(l, &m->post, lines, 1, &x, y)); /* [120T + 1, 18] */
+    TRY(conv_causal(l, &m->post, lines, &x, y)); /* [120T + 1, 18] */
     TRY(emit_each(l, p, "conv_post", y, lines));
 out:
     backend_scratch_reset(l->be, mark);

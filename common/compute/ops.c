@@ -121,6 +121,11 @@ static void check_conv1d(const op_conv1d_args *a)
     check_rows(a->rows_in, a->x->dims[0]);
     check_rows(a->rows_out, a->y->dims[0]);
     check_bias(a->bias, type, a->w->n_out);
+    CF_ASSERT((a->snake != NULL) == (a->work != NULL));
+    if (a->snake) {
+        CF_ASSERT(type == DTYPE_F32 && is_f32(a->snake, 1) && a->snake->dims[0] == a->w->k_in);
+        CF_ASSERT(is_f32(a->work, 2) && tensor_count(a->work) == tensor_count(a->x) && apart(a->work, a->y));
+    }
 }
 
 static void check_conv2d(const op_conv2d_args *a)

@@ -41,7 +41,8 @@ typedef struct op_modulation {
 
 /* y = act(x W^T + bias), or with a gate y += gate * act(x W^T + bias), gate being columns [gate_off, +N) of the
  * sequence's table line.   x: [R, K]   W: [N, K]   bias: [N] or NULL   y: [R, N].  x, and without a gate y, may also be
- * of the operands' own type (bf16 or f16): the same values as f32, rounded; a device rounds the bias to y's type too. */
+ * of the operands' own type (bf16 or f16): the same values as f32, rounded; a device rounds the bias to y's type, too.
+ */
 typedef struct op_linear_args {
     const tensor *x;
     const weight *w;
@@ -59,8 +60,10 @@ typedef struct op_linear_args {
  *   y[b,t,o] = act( bias[o] + sum_k sum_i W[o,i,k] * xr[b, stride*t - pad_left + k*dilation, i] )
  * where xr repeats each row of x `repeat` times (nearest upsampling). Lengths of y are rows_out; x is read as zero
  * outside [0, repeat * T_in). Covers causal, look-ahead, strided and upsampling convolutions of both vocoder and
- * flow.
+ * flow. With `snake`, x is read as op_snake(x, snake): f32 alone. A device may do that as it loads x, and lose no more
+ * than the operands' rounding; who does not puts it into `work`, which may be x where x is needed no more.
  *   x: [R_in, C_in]   W: [C_out, C_in/groups, K]   bias: [C_out] or NULL   y: [R_out, C_out]      f32, or all f64
+ *   snake: [C_in] or NULL   work: [R_in, C_in], NULL without snake; its contents are undefined afterwards
  */
 typedef struct op_conv1d_args {
     const tensor *x;
@@ -72,6 +75,8 @@ typedef struct op_conv1d_args {
     int32_t kernel, dilation, stride, pad_left, repeat, groups;
     act_kind act;
     float slope;
+    const tensor *snake;
+    tensor *work;
 } op_conv1d_args;
 
 /*

@@ -18,7 +18,7 @@ typedef struct conv_case {
     int32_t dilation, stride, repeat, groups; /* 0 stands for 1 */
     int32_t out_div;                          /* rows out: rows in * repeat / out_div + out_add; 0 stands for 1 */
     int32_t out_add;
-    bool bias, wide; /* wide: f64 */
+    bool bias, wide, snake; /* wide: f64; snake: x is read through it */
     act_kind act;
     float slope;
     dist x;
@@ -58,6 +58,13 @@ static int64_t conv_rows_out(const suite_case *c, int32_t seq)
 #define PAIRS                                                                                              \
     {                                                                                                      \
         .row = 4e-5, .floor = 1e-5, .why = "products of pairs lack low times low", .nonfinite_alike = true \
+    }
+
+/* fp16 has 11 significant bits: each of two factors is off by 2^-12 of itself at most, and a sum by that of a row. An
+ * infinity times a filter may also come out as NaN, and large inputs as infinity. */
+#define HALVES                                                                                        \
+    {                                                                                                 \
+        .row = 1e-3, .floor = 1e-4, .why = "operands of 11 bits on a device", .nonfinite_alike = true \
     }
 
 static const conv_case conv_cases[] = {
@@ -269,6 +276,54 @@ static const conv_case conv_cases[] = {
      .pad_left = 14,
      .out_div = 15,
      .bias = true},
+    {.head = {"prime, causal, halves", SEQS(0, 1, 0, 2, 11, 0), .bound = HALVES, .half = true},
+     .c_in = 7,
+     .c_out = 19,
+     .kernel = 3,
+     .pad_left = 2,
+     .bias = true},
+    {.head = {"rows and filters over a tile, halves", SEQS(3, 130, 64, 65, 1), .bound = HALVES, .half = true},
+     .c_in = 33,
+     .c_out = 70,
+     .kernel = 5,
+     .dilation = 3,
+     .pad_left = 12,
+     .act = ACT_LEAKY,
+     .slope = 0.1f},
+    {.head = {"groups, look-ahead, halves", SEQS(9, 1, 66), .bound = HALVES, .half = true},
+     .c_in = 34,
+     .c_out = 134,
+     .kernel = 2,
+     .groups = 2,
+     .bias = true},
+    {.head = {"taps beyond a tile's span, halves", SEQS(90, 2), .bound = HALVES, .half = true},
+     .c_in = 9,
+     .c_out = 5,
+     .kernel = 7,
+     .dilation = 11,
+     .pad_left = 66},
+    {.head = {"snake", SEQS(2, 0, 9), .bound = CHAIN},
+     .c_in = 13,
+     .c_out = 11,
+     .kernel = 3,
+     .pad_left = 2,
+     .snake = true},
+    {.head = {"snake, strided, halves", SEQS(12, 31), .bound = HALVES, .half = true},
+     .c_in = 5,
+     .c_out = 6,
+     .kernel = 4,
+     .stride = 2,
+     .pad_left = 1,
+     .out_div = 2,
+     .snake = true},
+    {.head = {"vocoder 64, 11 taps by 5, snake, halves", SEQS(2, 130), .bound = HALVES, .half = true, .heavy = true},
+     .c_in = 64,
+     .c_out = 64,
+     .kernel = 11,
+     .dilation = 5,
+     .pad_left = 50,
+     .bias = true,
+     .snake = true},
     {.head = {"vocoder last", SEQS(1, 30), .bound = CHAIN},
      .c_in = 64,
      .c_out = 18,
@@ -332,12 +387,24 @@ static int32_t conv_ports(const suite_case *c, port *p)
                   .values = {.amplitude = sqrt(3.0 / (double)(inner * k->kernel))}};
     p[2] = (port){.name = "y", .role = PORT_OUT, .type = type, .width = k->c_out, .rows = conv_rows_out};
     p[3] = (port){.name = "bias", .role = PORT_TABLE, .type = type, .width = k->c_out, .table_rows = 1};
-    return k->bias ? 4 : 3;
+    if (k->snake)
+        p[3 + k->bias] = (port){.name = "alpha",
+                                .role = PORT_TABLE,
+                                .width = k->c_in,
+                                .table_rows = 1,
+                                .values = {.centre = 1.5, .amplitude = 1}};
+    return 3 + k->bias + k->snake;
 }
 
 static cf_err conv_pack(const suite_case *c, backend *be, const void *values, weight **ret_weight)
 {
     const conv_case *k = conv(c);
+    cf_err err = CF_ERR_UNSUPPORTED;
+    if (c->half)
+        err =
+            backend_pack_conv(be, values, k->c_out, k->c_in, k->kernel, or_one(k->groups), PRECISION_FP16, ret_weight);
+    if (err != CF_ERR_UNSUPPORTED)
+        return err;
     if (k->wide)
         return backend_pack_conv_f64(be, values, k->c_out, k->c_in, k->kernel, ret_weight);
     return backend_pack_conv(be, values, k->c_out, k->c_in, k->kernel, or_one(k->groups),
@@ -351,26 +418,53 @@ static cf_err conv_call(const op_run *run)
 {
     const conv_case *k = conv(run->c);
     const tensor bias = k->bias ? flat(&run->t[3]) : (tensor){0};
-    tensor y = run->t[2];
-    return op_conv1d(run->be, &(op_conv1d_args){.x = &run->t[0],
-                                                .rows_in = &run->rows[0],
-                                                .w = run->w,
-                                                .bias = k->bias ? &bias : NULL,
-                                                .y = &y,
-                                                .rows_out = &run->rows[2],
-                                                .kernel = k->kernel,
-                                                .dilation = or_one(k->dilation),
-                                                .stride = or_one(k->stride),
-                                                .pad_left = k->pad_left,
-                                                .repeat = or_one(k->repeat),
-                                                .groups = or_one(k->groups),
-                                                .act = k->act,
-                                                .slope = k->slope});
+    const tensor alpha = k->snake ? flat(&run->t[3 + k->bias]) : (tensor){0};
+    const size_t mark = backend_scratch_mark(run->be);
+    tensor y = run->t[2], work;
+    cf_err err;
+    TRY(backend_take_2d(run->be, DTYPE_F32, run->t[0].dims[0], k->c_in, &work));
+    err = op_conv1d(run->be, &(op_conv1d_args){.x = &run->t[0],
+                                               .rows_in = &run->rows[0],
+                                               .w = run->w,
+                                               .bias = k->bias ? &bias : NULL,
+                                               .y = &y,
+                                               .rows_out = &run->rows[2],
+                                               .kernel = k->kernel,
+                                               .dilation = or_one(k->dilation),
+                                               .stride = or_one(k->stride),
+                                               .pad_left = k->pad_left,
+                                               .repeat = or_one(k->repeat),
+                                               .groups = or_one(k->groups),
+                                               .act = k->act,
+                                               .slope = k->slope,
+                                               .snake = k->snake ? &alpha : NULL,
+                                               .work = k->snake ? &work : NULL});
+out:
+    backend_scratch_reset(run->be, mark);
+    return err;
+}
+
+/* Input value i, through Snake where there is one. */
+static double conv_input(const op_run *run, int64_t i)
+{
+    const conv_case *k = conv(run->c);
+    const double v = value_at(&run->t[0], i);
+    if (!k->snake)
+        return v;
+    const float alpha = (float)value_at(&run->t[3 + k->bias], i % k->c_in), phase = alpha * (float)v;
+    const double s = sin((double)phase);
+    return (double)(float)(v + s * s / (double)(alpha + 1e-9f));
 }
 
 static double conv_operand(const tensor *t, int64_t i, bool bf16)
 {
     return t->type == DTYPE_F64 ? tensor_f64(t)[i] : operand_value(tensor_f32(t)[i], bf16);
+}
+
+/* First value of repeated row r of a sequence. */
+static int64_t row_of(const conv_case *k, int64_t first, int64_t r)
+{
+    return (first + r / or_one(k->repeat)) * k->c_in;
 }
 
 /* The sequence with its repetitions and zeros on both sides written out: [pad_left + repeated rows + zeros, c_in]. */
@@ -382,8 +476,8 @@ static double *padded(const op_run *run, int32_t seq, int64_t rows)
     double *x = test_calloc((size_t)(rows * k->c_in + 1), sizeof *x);
     for (int64_t r = 0; r < repeated && r + k->pad_left < rows; r++)
         for (int64_t i = 0; i < k->c_in; i++)
-            x[(r + k->pad_left) * k->c_in + i] =
-                conv_operand(&run->t[0], (first + r / or_one(k->repeat)) * k->c_in + i, run->c->bf16);
+            x[(r + k->pad_left) * k->c_in + i] = run->c->bf16 ? conv_operand(&run->t[0], row_of(k, first, r) + i, true)
+                                                              : conv_input(run, row_of(k, first, r) + i);
     return x;
 }
 

@@ -50,6 +50,7 @@ typedef struct suite_case {
     int in_place;                /* 1 + the input port whose memory the result takes; 0: its own */
     bool bf16;                   /* operands of products */
     bool pair;                   /* operands of products are pairs of bf16 */
+    bool half;                   /* operands of products are fp16, on backends that have them; f32 on others */
     bool narrow;                 /* activations of bf16 where the op takes them */
     bool int8;                   /* and the weights of those in int8; on backends that have it */
     bool heavy;                  /* real shapes: fewer thread counts and poisons */

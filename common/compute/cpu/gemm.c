@@ -323,9 +323,16 @@ out:
 
 cf_err fast_conv1d(backend *be, const op_conv1d_args *a)
 {
+    op_conv1d_args read = *a;
+    if (a->snake) {
+        const cf_err err = fast_snake(be, &(op_snake_args){.x = a->x, .alpha = a->snake, .y = a->work});
+        if (err != CF_OK)
+            return err;
+        read.x = a->work;
+    }
     gemm_job job = {.w = a->w,
-                    .conv = a,
-                    .x = a->x,
+                    .conv = &read,
+                    .x = read.x,
                     .bias = a->bias,
                     .y = a->y,
                     .act = a->act,

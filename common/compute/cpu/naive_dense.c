@@ -137,12 +137,18 @@ static void conv_row(const op_conv1d_args *a, int32_t seq_idx, int64_t t, double
     }
 }
 
-cf_err naive_conv1d(backend *be, const op_conv1d_args *a)
+cf_err naive_conv1d(backend *be, const op_conv1d_args *args)
 {
     cf_err err;
     const size_t mark = backend_scratch_mark(be);
+    op_conv1d_args read = *args;
+    const op_conv1d_args *a = &read;
     double *sum;
 
+    if (read.snake) {
+        TRY(naive_snake(be, &(op_snake_args){.x = read.x, .alpha = read.snake, .y = read.work}));
+        read.x = read.work;
+    }
     TRY(arena_take(&be->scratch, (size_t)a->w->n_out * sizeof *sum, &sum));
     for (int32_t b = 0; b < a->rows_out->count; b++)
         for (int64_t t = 0; t < rows_length(a->rows_out, b); t++)

@@ -130,6 +130,13 @@ static __device__ inline float block_max(float value)
     return max;
 }
 
+/* op_snake. sinf reduces its argument over the full range. */
+static __device__ inline float snake_f32(float x, float alpha)
+{
+    const float s = sinf(x * alpha);
+    return x + 1.0f / (alpha + 1e-9f) * (s * s);
+}
+
 /* f(x) of ops.h in f32. expf, tanhf and log1pf are within two units of the last place. */
 static __device__ inline float act_f32(float x, act_kind act, float slope)
 {

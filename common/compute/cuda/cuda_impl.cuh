@@ -79,6 +79,10 @@ cf_err cuda_mma_choose(int capability, int *ret_depth);
 /* op_attn_block with the matrix units. */
 cf_err cuda_attn_block_mma(backend *be, const op_attn_block_args *a);
 
+/* op_conv1d with the matrix units: fp16 filters, every row read, taps that reach at most 64 rows. */
+bool cuda_conv_fits_mma(const op_conv1d_args *a);
+cf_err cuda_conv1d_mma(backend *be, const op_conv1d_args *a);
+
 /* What the kernels of the cache know. */
 typedef struct cache_view {
     float *cache;

@@ -343,8 +343,17 @@ static __global__ void conv_f64_kernel(const double *x, const double *w, const d
 cf_err cuda_conv1d(backend *be, const op_conv1d_args *a)
 {
     const int64_t count = tensor_count(a->y);
+    const op_snake_args snaked = {a->x, a->snake, a->work};
+    op_conv1d_args read = *a;
     if (count == 0)
         return CF_OK;
+    if (cuda_conv_fits_mma(a))
+        return cuda_conv1d_mma(be, a);
+    if (a->snake) {
+        CUDA_TRY(cuda_snake(be, &snaked));
+        read.x = a->work;
+        a = &read;
+    }
     if (a->w->form != WEIGHT_CONV_F64)
         return conv_f32(be, a);
     return CUDA_LAUNCH(conv_f64_kernel, cuda_blocks(count), CUDA_BLOCK, cuda_of(be)->stream, (const double *)a->x->data,

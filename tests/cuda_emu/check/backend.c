@@ -184,6 +184,38 @@ static void run_attn_decode(backend *be, tensor *ret_y)
                                                       .kind = GEMM_DECODE}));
 }
 
+/* Rows and filters over a tile, two groups of channels over a chunk, taps that reach over the ends, through Snake. */
+static void run_conv_mma(backend *be, tensor *ret_y)
+{
+    enum { CHANNELS = 68, FILTERS = 140, TAPS = 5 };
+    static float host[FILTERS * CHANNELS / 2 * TAPS];
+    op_rows rows;
+    weight *w;
+    tensor work, alpha = random_2d(be, 10, 1, CHANNELS);
+    const tensor x = random_2d(be, 11, ROWS, CHANNELS);
+    for (uint32_t i = 0; i < FILTERS * CHANNELS / 2 * TAPS; i++)
+        host[i] = rng_uniform(12, 0, i, 0) / 8.0f;
+    alpha = tensor_1d(alpha.data, DTYPE_F32, CHANNELS);
+    const precision operands = strncmp(backend_describe(be), "cuda", 4) == 0 ? PRECISION_FP16 : PRECISION_F32;
+    assert_ok(backend_pack_conv(be, host, FILTERS, CHANNELS, TAPS, 2, operands, &w));
+    assert_ok(backend_rows(be, lengths, SEQUENCES, &rows));
+    assert_ok(backend_take_2d(be, DTYPE_F32, ROWS, CHANNELS, &work));
+    assert_ok(backend_take_2d(be, DTYPE_F32, ROWS, FILTERS, ret_y));
+    assert_ok(op_conv1d(be, &(op_conv1d_args){.x = &x,
+                                              .rows_in = &rows,
+                                              .w = w,
+                                              .y = ret_y,
+                                              .rows_out = &rows,
+                                              .kernel = TAPS,
+                                              .dilation = 2,
+                                              .stride = 1,
+                                              .pad_left = 6,
+                                              .repeat = 1,
+                                              .groups = 2,
+                                              .snake = &alpha,
+                                              .work = &work}));
+}
+
 static void test_rms_norm(void **state)
 {
     (void)state;
@@ -209,6 +241,13 @@ static void test_attn_mma(void **state)
     compare_within(run_attn_mma, 2e-3);
 }
 
+/* Operands of 11 bits, positive filters: the sum is large beside its terms' errors. */
+static void test_conv_mma(void **state)
+{
+    (void)state;
+    compare_within(run_conv_mma, 1e-3);
+}
+
 /* The tile kernel as each card runs it: with code of its own, with code for sm_75 alone, and never with an
  * instruction that the code does not have. */
 static void attn_on(const char *capability, const char *code, const char *named)
@@ -219,6 +258,7 @@ static void attn_on(const char *capability, const char *code, const char *named)
     assert_non_null(strstr(backend_describe(be), named));
     backend_close(be);
     compare_within(run_attn_mma, 2e-3);
+    compare_within(run_conv_mma, 1e-3);
     unsetenv("COSYFARM_EMU_CODE");
     unsetenv("COSYFARM_EMU_CAPABILITY");
 }
@@ -370,6 +410,7 @@ int main(int argc, char **argv)
     const struct CMUnitTest kernels[] = {
         cmocka_unit_test(test_rms_norm), cmocka_unit_test(test_layer_norm), cmocka_unit_test(test_attn_block),
         cmocka_unit_test(test_attn_mma), cmocka_unit_test(test_attn_cache), cmocka_unit_test(test_attn_decode),
+        cmocka_unit_test(test_conv_mma),
     };
     const struct CMUnitTest rest[] = {
         cmocka_unit_test(test_attn_by_capability),
