@@ -29,8 +29,9 @@ def read(path):
 
 def sources(*folders):
     for folder in folders:
-        for path in glob.glob(os.path.join(ROOT, folder, "**", "*.[ch]"), recursive=True):
-            yield os.path.relpath(path, ROOT)
+        for kind in ("*.[ch]", "*.cu", "*.cuh"):
+            for path in glob.glob(os.path.join(ROOT, folder, "**", kind), recursive=True):
+                yield os.path.relpath(path, ROOT)
 
 
 def section(text, title):

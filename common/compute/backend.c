@@ -206,6 +206,37 @@ cf_err backend_download(backend *be, const tensor *src, void *host)
     return be->device->download(be, src, host);
 }
 
+bool backend_is_device(const backend *be)
+{
+    return be->device->keep != NULL;
+}
+
+cf_err backend_keep_host(backend *be, size_t bytes, void *ret_ptr)
+{
+    return be->device->keep_host ? be->device->keep_host(be, bytes, ret_ptr) : backend_keep_bytes(be, bytes, ret_ptr);
+}
+
+cf_err backend_fetch(backend *be, const tensor *src, void *kept_host)
+{
+    return be->device->fetch ? be->device->fetch(be, src, kept_host) : be->device->download(be, src, kept_host);
+}
+
+cf_err backend_replay(backend *be, backend_record **record, backend_submit_fn *submit, void *ctx)
+{
+    return be->device->replay ? be->device->replay(be, record, submit, ctx) : submit(ctx);
+}
+
+void backend_record_close(backend *be, backend_record *record)
+{
+    if (record)
+        be->device->record_close(be, record);
+}
+
+backend_record_counts backend_records(const backend *be)
+{
+    return be->records;
+}
+
 cf_err backend_zero(backend *be, tensor *dst)
 {
     return be->device->zero(be, dst);

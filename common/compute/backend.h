@@ -73,6 +73,36 @@ CF_MUST_CHECK cf_err backend_download(backend *be, const tensor *src, void *host
 CF_MUST_CHECK cf_err backend_zero(backend *be, tensor *dst);
 CF_MUST_CHECK cf_err backend_copy(backend *be, const tensor *src, tensor *dst); /* same count and type */
 
+/* Whether tensors lie in memory that the host does not read. */
+bool backend_is_device(const backend *be);
+
+/* Memory of the host that lives as long as the backend and into which the device writes without being waited for. */
+CF_MUST_CHECK cf_err backend_keep_host(backend *be, size_t bytes, void *ret_ptr);
+/* As backend_download of all of src into such memory, without the wait: it is there after backend_sync. */
+CF_MUST_CHECK cf_err backend_fetch(backend *be, const tensor *src, void *kept_host);
+
+/*
+ * Work that is the same each time, but for what its tensors hold: a device records it and replays the record with one
+ * call. `submit` submits the work through ops, backend_take, backend_copy, backend_zero and backend_fetch alone, the
+ * same each time, from the same mark of scratch on; nothing in it may come from the host.
+ */
+typedef struct backend_record backend_record;
+typedef cf_err backend_submit_fn(void *ctx);
+
+/*
+ * Does the work once. The first call for *record (NULL) submits it and then records it, the following ones replay it;
+ * when the backend has taken device memory since, it is submitted and recorded again. A device that refuses to record
+ * is told in the log (cuda.record), and the work is submitted each time. On a CPU there are no records: each call
+ * submits.
+ */
+CF_MUST_CHECK cf_err backend_replay(backend *be, backend_record **record, backend_submit_fn *submit, void *ctx);
+void backend_record_close(backend *be, backend_record *record); /* NULL is fine; before the backend closes */
+
+typedef struct backend_record_counts {
+    uint64_t recorded, replayed;
+} backend_record_counts;
+backend_record_counts backend_records(const backend *be);
+
 /*
  * Packed rows: `count` sequences laid one behind the other along the leading dimension. Sequence b is rows
  * [offs[b], offs[b+1]). `offs` is host memory, `dev` the backend's copy (the same pointer on the CPU).

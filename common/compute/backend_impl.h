@@ -61,7 +61,12 @@ typedef struct backend_device {
     cf_err (*take)(backend *be, size_t bytes, void **ret_dev);
     void (*scratch_reset)(backend *be, size_t mark); /* before the host's arena is reset */
     cf_err (*list)(backend *be, const void *values, size_t bytes, const void **ret_dev); /* in scratch */
-    bool (*has_int8)(const backend *be);                                                 /* NULL: no */
+    /* All four NULL: memory of the host is what it is, and work is submitted each time. */
+    cf_err (*keep_host)(backend *be, size_t bytes, void **ret_ptr);
+    cf_err (*fetch)(backend *be, const tensor *src, void *kept_host);
+    cf_err (*replay)(backend *be, backend_record **record, backend_submit_fn *submit, void *ctx);
+    void (*record_close)(backend *be, backend_record *record);
+    bool (*has_int8)(const backend *be); /* NULL: no */
 } backend_device;
 
 /* Kept memory comes in big pieces of address space; pages are used when touched. */
@@ -80,6 +85,7 @@ struct backend {
     keep_block *kept;
     weight *weights;
     size_t weight_bytes, table_bytes; /* table: of backend_keep */
+    backend_record_counts records;
     int threads;
     char describe[128];
 };

@@ -173,8 +173,9 @@ extern "C" cudaError_t cudaMalloc(void **ptr, size_t bytes)
 {
     static unsigned long long serial;
     ENTER(cudaMalloc);
-    if (emu_stream_of(nullptr)->capture)
-        return emu_leave(cudaErrorStreamCaptureUnsupported);
+    for (const emu_stream *s : emu_ctx().streams)
+        if (s->capture)
+            return emu_leave(cudaErrorStreamCaptureUnsupported);
     const size_t total = (size_t)emu_env("COSYFARM_EMU_MEMORY_MIB", 8192) << 20;
     if (bytes == 0) {
         *ptr = nullptr;

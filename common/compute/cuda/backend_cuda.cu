@@ -35,6 +35,7 @@ cf_err cuda_launch_status(const char *kernel)
 
 static cf_err cuda_sync(backend *be)
 {
+    CUDA_TRY(cuda_not_recorded(cuda_of(be), "waiting for the device"));
     return cuda_status(cudaStreamSynchronize(cuda_of(be)->stream), "waiting for the device");
 }
 
@@ -43,17 +44,22 @@ static cf_err cuda_upload(backend *be, const void *host, tensor *dst)
     const size_t bytes = tensor_bytes(dst);
     if (bytes == 0)
         return CF_OK;
+    CUDA_TRY(cuda_not_recorded(cuda_of(be), "copy to the device"));
     return cuda_status(cudaMemcpyAsync(dst->data, host, bytes, cudaMemcpyHostToDevice, cuda_of(be)->stream),
                        "copy to the device");
+}
+
+static cf_err cuda_fetch(backend *be, const tensor *src, void *host)
+{
+    return cuda_status(cudaMemcpyAsync(host, src->data, tensor_bytes(src), cudaMemcpyDeviceToHost, cuda_of(be)->stream),
+                       "copy from the device");
 }
 
 static cf_err cuda_download(backend *be, const tensor *src, void *host)
 {
     const size_t bytes = tensor_bytes(src);
-    if (bytes == 0)
-        return cuda_sync(be);
-    CUDA_TRY(cuda_status(cudaMemcpyAsync(host, src->data, bytes, cudaMemcpyDeviceToHost, cuda_of(be)->stream),
-                         "copy from the device"));
+    if (bytes > 0)
+        CUDA_TRY(cuda_fetch(be, src, host));
     return cuda_sync(be);
 }
 
@@ -99,6 +105,12 @@ static void cuda_close(backend *be)
         (void)cudaFree(block->dev);
         mem_free(block);
     }
+    while (cuda->pinned) {
+        cuda_pinned *piece = cuda->pinned;
+        cuda->pinned = piece->next;
+        (void)cudaFreeHost(piece->host);
+        mem_free(piece);
+    }
     if (cuda->stream)
         (void)cudaStreamDestroy(cuda->stream);
     mem_free(cuda);
@@ -121,6 +133,10 @@ static const backend_device cuda_device = {
     cuda_take,
     cuda_scratch_reset,
     cuda_list_upload,
+    cuda_keep_host,
+    cuda_fetch,
+    cuda_replay,
+    cuda_record_close,
 };
 
 static const backend_ops cuda_ops = {

@@ -39,6 +39,11 @@ typedef struct cuda_block {
     size_t bytes, used_bytes;
 } cuda_block;
 
+typedef struct cuda_pinned {
+    struct cuda_pinned *next;
+    void *host; /* owned */
+} cuda_pinned;
+
 typedef struct cuda_state {
     int device, capability; /* 90 for 9.0 */
     int mma_depth;          /* of the matrix instruction that kernels use: 16, or 8 */
@@ -49,6 +54,8 @@ typedef struct cuda_state {
     cuda_list lists[CUDA_LISTS_MAX];
     int list_count;
     cuda_block *kept;    /* owned */
+    cuda_pinned *pinned; /* owned */
+    bool recording;      /* nothing may wait, come from the host, or take memory: cuda_not_recorded */
     size_t device_bytes; /* allocated in all */
     const double *waves; /* kept: cosines, sines, Hann window of 16 points (WAVES_*) */
 } cuda_state;
@@ -65,6 +72,14 @@ void cuda_scratch_reset(backend *be, size_t mark);
 
 /* The device's copy of a host array, until the caller's scratch is reset. The same contents are uploaded once. */
 cf_err cuda_list_upload(backend *be, const void *values, size_t bytes, const void **ret_dev);
+
+/* Work that is submitted once and replayed: graph.cu. */
+cf_err cuda_replay(backend *be, backend_record **record, backend_submit_fn *submit, void *ctx);
+void cuda_record_close(backend *be, backend_record *record);
+/* CF_ERR_DEVICE while work is recorded. */
+cf_err cuda_not_recorded(const cuda_state *cuda, const char *what);
+
+cf_err cuda_keep_host(backend *be, size_t bytes, void **ret_ptr);
 
 /* Allocates; CF_ERR_NOMEM says how much was wanted and how much is free. */
 cf_err cuda_memory(cuda_state *cuda, size_t bytes, const char *what, unsigned char **ret_dev);

@@ -33,6 +33,7 @@ cf_err cuda_memory(cuda_state *cuda, size_t bytes, const char *what, unsigned ch
 {
     void *dev = NULL;
     size_t free_bytes = 0, total_bytes = 0;
+    CUDA_TRY(cuda_not_recorded(cuda, "allocation"));
     const cudaError_t status = fault_hit("cuda.malloc") ? cudaErrorMemoryAllocation : cudaMalloc(&dev, bytes);
     if (status == cudaErrorMemoryAllocation) {
         (void)cudaGetLastError(); /* not sticky */
@@ -68,6 +69,23 @@ cf_err cuda_keep(backend *be, size_t bytes, void **ret_dev)
     CUDA_CALL(cudaMemsetAsync(dev, 0, wanted, cuda->stream));
     block->used_bytes += wanted;
     *ret_dev = dev;
+    return CF_OK;
+}
+
+cf_err cuda_keep_host(backend *be, size_t bytes, void **ret_ptr)
+{
+    cuda_state *cuda = cuda_of(be);
+    cuda_pinned *piece;
+    CUDA_TRY(mem_alloc(1, sizeof *piece, &piece));
+    const cf_err err = cuda_status(cudaMallocHost(&piece->host, bytes ? bytes : 1), "memory of the host");
+    if (err != CF_OK) {
+        mem_free(piece);
+        return err;
+    }
+    memset(piece->host, 0, bytes);
+    piece->next = cuda->pinned;
+    cuda->pinned = piece;
+    *ret_ptr = piece->host;
     return CF_OK;
 }
 
@@ -131,6 +149,7 @@ cf_err cuda_list_upload(backend *be, const void *values, size_t bytes, const voi
 {
     cuda_state *cuda = cuda_of(be);
     void *dev;
+    CUDA_TRY(cuda_not_recorded(cuda, "a list of the host's"));
     for (int i = 0; i < cuda->list_count; i++) {
         const cuda_list *l = &cuda->lists[i];
         if (l->bytes == bytes && memcmp(be->scratch.base + l->off, values, bytes) == 0) {
