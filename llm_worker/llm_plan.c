@@ -1,6 +1,7 @@
 /*
  * llm_plan.c - memory of a llm worker: matrices as the device packs them, vectors in f32, rope tables, the cache.
- * Embeddings stay in the file's mapping. Any thread. Fails: as model_dir, weights and llm_dims_derive.
+ * Text embeddings stay in the file's mapping, on a CPU those of speech as well. Any thread.
+ * Fails: as model_dir, weights and llm_dims_derive.
  */
 #include "llm_worker/llm_plan.h"
 
@@ -39,11 +40,13 @@ cf_err llm_plan(const stage_config *cfg, stage_memory *ret_memory)
                              .layers = (int32_t)dims.layers,
                              .heads = (int32_t)dims.heads,
                              .kv_heads = (int32_t)dims.kv_heads,
-                             .intermediate = (int32_t)dims.intermediate};
+                             .intermediate = (int32_t)dims.intermediate,
+                             .speech_codes = (int32_t)dims.speech_codes};
     const uint64_t library_bytes = backend_library_bytes(cfg->device);
     const kv_cache_config cache = llm_cache_config(&shape, cfg->rows_max);
     *ret_memory = (stage_memory){.weights_bytes = memory_of_table(&table, bytes_per_value, cfg),
                                  .tables_bytes = kv_cache_plan_bytes(&cache) +
+                                                 llm_plan_kept_bytes(&shape, cfg->rows_max, library_bytes > 0) +
                                                  2 * sizeof(float) * (uint64_t)SEQUENCE_TOKENS_MAX * LLM_ROPE_PAIRS,
                                  .scratch_bytes = llm_plan_scratch_bytes(&shape, cfg->rows_max),
                                  .library_bytes = library_bytes};

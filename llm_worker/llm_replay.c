@@ -41,8 +41,9 @@ static cf_err run_prefills(llm_engine *e, const llm_replay_item *items, int32_t 
         for (int32_t i = done; i < count; i++)
             work[i] = (llm_prefill_item){.seq_idx = seqs[i], .prompt = &items[i].prompt};
         TRY(llm_prefill(e, work + done, count - done));
-        while (done < count && work[done].logits_idx >= 0) {
-            keep_row(e, &items[done], 0, work[done].logits_idx);
+        TRY(llm_engine_fetch(e));
+        while (done < count && work[done].result_idx >= 0) {
+            keep_row(e, &items[done], 0, work[done].result_idx);
             done++;
         }
     }
@@ -62,6 +63,7 @@ static cf_err run_decodes(llm_engine *e, const llm_replay_item *items, int32_t c
         if (active == 0)
             break;
         TRY(llm_decode(e, work, active));
+        TRY(llm_engine_fetch(e));
         for (int32_t i = 0, result = 0; i < count; i++)
             if (k < items[i].forced_tokens)
                 keep_row(e, &items[i], k + 1, result++);

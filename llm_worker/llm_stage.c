@@ -25,10 +25,8 @@
 #include "common/base/fault.h"
 #include "common/base/log.h"
 #include "common/base/mem.h"
-#include "common/base/rng.h"
 #include "llm_worker/llm_forward.h"
 #include "llm_worker/llm_plan.h"
-#include "llm_worker/ras_sampler.h"
 
 typedef enum row_state { ROW_FREE, ROW_PROMPT, ROW_RUNNING, ROW_ENDED } row_state;
 
@@ -40,10 +38,9 @@ typedef struct llm_row {
     uint64_t order; /* of acceptance: prompts run first come, first served */
     llm_prompt prompt;
     llm_lengths lengths;
-    int32_t seq_idx; /* valid while PROMPT or RUNNING */
-    int32_t *hist;   /* [TOKENS_MAX] every generated token: the context and the repetition window */
-    int32_t *out;    /* [TOKENS_MAX] those that the silence filter lets pass */
-    int32_t hist_count, out_count;
+    int32_t seq_idx;               /* valid while PROMPT or RUNNING */
+    int32_t *out;                  /* [TOKENS_MAX] generated tokens that the silence filter lets pass */
+    int32_t hist_count, out_count; /* of all generated tokens; their ids stay with the engine */
     int32_t silence_run;
     bool stopped;
     cf_err code;
@@ -57,7 +54,7 @@ typedef struct stage {
     bool strict_head;
     int32_t rows_max;
     llm_row *rows;              /* owned, [rows_max] */
-    int32_t *tokens;            /* owned, [rows_max, 2, TOKENS_MAX]: hist and out of each row */
+    int32_t *tokens;            /* owned, [rows_max, TOKENS_MAX]: out of each row */
     llm_prefill_item *prefills; /* owned, [rows_max] */
     llm_decode_item *decodes;   /* owned, [rows_max] */
     llm_row **picked;           /* owned, [rows_max]: rows of the current call */
@@ -124,14 +121,12 @@ static cf_err open_stage(const stage_config *cfg, void **ret_stage)
     st->rows_max = cfg->rows_max;
     const size_t rows = (size_t)cfg->rows_max;
     TRY(mem_alloc(rows, sizeof *st->rows, &st->rows));
-    TRY(mem_alloc(rows * 2 * TOKENS_MAX, sizeof *st->tokens, &st->tokens));
+    TRY(mem_alloc(rows * TOKENS_MAX, sizeof *st->tokens, &st->tokens));
     TRY(mem_alloc(rows, sizeof *st->prefills, &st->prefills));
     TRY(mem_alloc(rows, sizeof *st->decodes, &st->decodes));
     TRY(mem_alloc(rows, sizeof *st->picked, &st->picked));
-    for (size_t i = 0; i < rows; i++) {
-        st->rows[i].hist = st->tokens + i * 2 * TOKENS_MAX;
-        st->rows[i].out = st->rows[i].hist + TOKENS_MAX;
-    }
+    for (size_t i = 0; i < rows; i++)
+        st->rows[i].out = st->tokens + i * TOKENS_MAX;
     *ret_stage = st;
     st = NULL;
 out:
@@ -237,7 +232,6 @@ static cf_err accept_job(void *ctx, const stage_job *job)
                      .prompt = prompt,
                      .lengths = lengths,
                      .seq_idx = seq_idx,
-                     .hist = row->hist,
                      .out = row->out};
 out:
     return err;
@@ -252,19 +246,23 @@ static void row_end(stage *st, llm_row *row, cf_err code)
         snprintf(row->text, sizeof row->text, "%s", err_text());
 }
 
-/* Draws the row's next token from its logits and applies the stop rules. */
-static void row_advance(stage *st, llm_row *row, const float *logits)
+static cf_err refusal(const stage *st, const llm_row *row, int32_t result_idx, int32_t id)
 {
-    const uint32_t position = (uint32_t)row->hist_count;
-    const bool below_min = row->hist_count < row->lengths.min_tokens;
-    const ras_mask mask = !below_min ? RAS_MASK_NONE : st->strict_head ? RAS_MASK_SOS : RAS_MASK_STOP;
-    int32_t token;
+    float logit;
+    const cf_err err = llm_engine_logit(st->engine, result_idx, id, &logit);
+    if (err != CF_OK)
+        return err;
+    return err_set(CF_ERR_NUMERIC, "logit of speech id %d after %d tokens is %f: expected a finite number", (int)id,
+                   (int)row->hist_count, (double)logit);
+}
+
+/* Takes the row's next token, which the backend has drawn, and applies the stop rules. */
+static void row_advance(stage *st, llm_row *row, int32_t result_idx)
+{
     const int32_t codes = llm_engine_model(st->engine)->shape.speech_codes;
-    const cf_err err = ras_sample(logits, codes, row->hist, row->hist_count, mask,
-                                  rng_uniform(row->seed, row->segment_idx, position, RAS_DRAW_NUCLEUS),
-                                  rng_uniform(row->seed, row->segment_idx, position, RAS_DRAW_FALLBACK), &token);
-    if (err != CF_OK) {
-        row_end(st, row, err);
+    const int32_t token = llm_engine_drawn(st->engine, result_idx);
+    if (token < 0) {
+        row_end(st, row, refusal(st, row, result_idx, RAS_REFUSED(token)));
         return;
     }
     if (token >= codes) {
@@ -272,7 +270,7 @@ static void row_advance(stage *st, llm_row *row, const float *logits)
         row_end(st, row, row->hist_count > 0 ? CF_OK : err_set(CF_ERR_INVALID, "stop at the first step: no speech"));
         return;
     }
-    row->hist[row->hist_count++] = token;
+    row->hist_count++;
     /* The list of silent codes is the released vocabulary's. */
     if (codes != SPEECH_CODES || !llm_silence_drops(token, &row->silence_run))
         row->out[row->out_count++] = token;
@@ -306,19 +304,26 @@ static cf_err step_decodes(stage *st)
     const int32_t count = pick_rows(st, ROW_RUNNING);
     if (count == 0)
         return CF_OK;
-    for (int32_t i = 0; i < count; i++) {
-        const llm_row *row = st->picked[i];
-        st->decodes[i] = (llm_decode_item){.seq_idx = row->seq_idx, .token = row->hist[row->hist_count - 1]};
-    }
+    for (int32_t i = 0; i < count; i++)
+        st->decodes[i] = (llm_decode_item){.seq_idx = st->picked[i]->seq_idx, .token = LLM_DRAWN};
     const cf_err err = llm_decode(st->engine, st->decodes, count);
     if (err != CF_OK)
         return err;
     for (int32_t i = 0; i < count; i++)
-        row_advance(st, st->picked[i], llm_engine_logits(st->engine, i));
+        row_advance(st, st->picked[i], i);
     const uint64_t share_us = (clock_now_us() - start_us) / (uint64_t)count;
     for (int32_t i = 0; i < count; i++)
         st->picked[i]->compute_us += share_us;
     return CF_OK;
+}
+
+/* A row's uniforms are those of its seed, its segment and the position. */
+static llm_draws draws_of(const stage *st, const llm_row *row)
+{
+    return (llm_draws){.seed = row->seed,
+                       .segment_idx = row->segment_idx,
+                       .min_tokens = row->lengths.min_tokens,
+                       .mask = st->strict_head ? RAS_MASK_SOS : RAS_MASK_STOP};
 }
 
 static cf_err step_prefills(stage *st)
@@ -328,15 +333,16 @@ static cf_err step_prefills(stage *st)
     if (count == 0)
         return CF_OK;
     for (int32_t i = 0; i < count; i++)
-        st->prefills[i] = (llm_prefill_item){.seq_idx = st->picked[i]->seq_idx, .prompt = &st->picked[i]->prompt};
+        st->prefills[i] = (llm_prefill_item){
+            .seq_idx = st->picked[i]->seq_idx, .prompt = &st->picked[i]->prompt, .draws = draws_of(st, st->picked[i])};
     const cf_err err = llm_prefill(st->engine, st->prefills, count);
     if (err != CF_OK)
         return err;
     uint64_t carried = 0;
     for (int32_t i = 0; i < count; i++) {
         carried += st->prefills[i].carried;
-        if (st->prefills[i].logits_idx >= 0)
-            row_advance(st, st->picked[i], llm_engine_logits(st->engine, st->prefills[i].logits_idx));
+        if (st->prefills[i].result_idx >= 0)
+            row_advance(st, st->picked[i], st->prefills[i].result_idx);
     }
     const uint64_t share_us = (clock_now_us() - start_us) / carried;
     for (int32_t i = 0; i < count; i++)

@@ -1,38 +1,8 @@
 /*
- * rng.c - Philox4x32-10 and MT19937. Pure; states belong to the caller. Fails: never.
- * Source: Random123's constants; Matsumoto and Nishimura 2002; torch aten/src/ATen/core/MT19937RNGEngine.h.
+ * rng.c - MT19937. Pure; states belong to the caller. Fails: never.
+ * Source: Matsumoto and Nishimura 2002; torch aten/src/ATen/core/MT19937RNGEngine.h.
  */
 #include "common/base/rng.h"
-
-#define PHILOX_ROUNDS 10
-
-void rng_philox(uint64_t key, const uint32_t counter[4], uint32_t ret_words[4])
-{
-    uint32_t k0 = (uint32_t)key, k1 = (uint32_t)(key >> 32);
-    uint32_t c0 = counter[0], c1 = counter[1], c2 = counter[2], c3 = counter[3];
-    for (int round = 0; round < PHILOX_ROUNDS; round++) {
-        const uint64_t p0 = (uint64_t)0xD2511F53u * c0;
-        const uint64_t p1 = (uint64_t)0xCD9E8D57u * c2;
-        c0 = (uint32_t)(p1 >> 32) ^ c1 ^ k0;
-        c1 = (uint32_t)p1;
-        c2 = (uint32_t)(p0 >> 32) ^ c3 ^ k1;
-        c3 = (uint32_t)p0;
-        k0 += 0x9E3779B9u;
-        k1 += 0xBB67AE85u;
-    }
-    ret_words[0] = c0;
-    ret_words[1] = c1;
-    ret_words[2] = c2;
-    ret_words[3] = c3;
-}
-
-float rng_uniform(uint64_t seed, uint32_t segment, uint32_t position, uint32_t draw)
-{
-    const uint32_t counter[4] = {segment, position, draw, 0};
-    uint32_t words[4];
-    rng_philox(seed, counter, words);
-    return (float)(words[0] >> 8) * 0x1p-24f;
-}
 
 #define MT_N 624
 #define MT_M 397

@@ -5,6 +5,7 @@
 #include "common/compute/ops.h"
 
 #include "common/base/check.h"
+#include "common/base/limits.h"
 #include "common/compute/backend_impl.h"
 
 #define HEAD_VALUES      64
@@ -301,17 +302,56 @@ static void check_cache_pages(const op_attn_cache_args *a)
     }
 }
 
+static void check_attn_heads(const tensor *qkv, const tensor *cache, const tensor *y, int64_t heads, int64_t kv_heads)
+{
+    CF_ASSERT(is_f32(qkv, 2) && is_f32(y, 2) && is_f32(cache, 5));
+    CF_ASSERT(kv_heads >= 1 && heads >= 1 && heads % kv_heads == 0);
+    CF_ASSERT(qkv->dims[1] == (heads + 2 * kv_heads) * HEAD_VALUES);
+    CF_ASSERT(y->dims[0] == qkv->dims[0] && y->dims[1] == heads * HEAD_VALUES);
+    CF_ASSERT(cache->dims[1] == 2 && cache->dims[2] == kv_heads);
+    CF_ASSERT(cache->dims[3] == CACHE_PAGE_TOKENS && cache->dims[4] == HEAD_VALUES);
+    CF_ASSERT(apart(qkv, y) && apart(qkv, cache) && apart(cache, y));
+}
+
 static void check_attn_cache(const op_attn_cache_args *a)
 {
-    CF_ASSERT(is_f32(a->qkv, 2) && is_f32(a->y, 2) && is_f32(a->cache, 5));
-    CF_ASSERT(a->kv_heads >= 1 && a->heads >= 1 && a->heads % a->kv_heads == 0);
-    CF_ASSERT(a->qkv->dims[1] == ((int64_t)a->heads + 2 * (int64_t)a->kv_heads) * HEAD_VALUES);
-    CF_ASSERT(a->y->dims[0] == a->qkv->dims[0] && a->y->dims[1] == (int64_t)a->heads * HEAD_VALUES);
-    CF_ASSERT(a->cache->dims[1] == 2 && a->cache->dims[2] == a->kv_heads);
-    CF_ASSERT(a->cache->dims[3] == CACHE_PAGE_TOKENS && a->cache->dims[4] == HEAD_VALUES);
-    CF_ASSERT(apart(a->qkv, a->y) && apart(a->qkv, a->cache) && apart(a->cache, a->y));
+    check_attn_heads(a->qkv, a->cache, a->y, a->heads, a->kv_heads);
     check_rows(a->rows, a->qkv->dims[0]);
     check_cache_pages(a);
+}
+
+static bool is_i32(const tensor *t, int rank)
+{
+    return t->rank == rank && t->type == DTYPE_I32;
+}
+
+static void check_step_rows(const op_step_rows_args *a)
+{
+    CF_ASSERT(is_i32(a->slots, 1) && is_i32(a->tokens, 1));
+    CF_ASSERT(is_i32(a->past, 1) && a->past->dims[0] == a->tokens->dims[0]);
+    CF_ASSERT(is_i32(a->ids, 1) && a->ids->dims[0] == a->slots->dims[0]);
+    CF_ASSERT(is_i32(a->pos, 1) && a->pos->dims[0] == a->slots->dims[0]);
+    CF_ASSERT(apart(a->past, a->ids) && apart(a->past, a->pos) && apart(a->ids, a->pos));
+}
+
+static void check_attn_step(const op_attn_step_args *a)
+{
+    check_attn_heads(a->qkv, a->cache, a->y, a->heads, a->kv_heads);
+    CF_ASSERT(is_i32(a->slots, 1) && a->slots->dims[0] == a->qkv->dims[0]);
+    CF_ASSERT(is_i32(a->pos, 1) && a->pos->dims[0] == a->qkv->dims[0]);
+    CF_ASSERT(is_i32(a->pages, 2) && a->pages->dims[1] >= 1);
+}
+
+static void check_ras(const op_ras_args *a)
+{
+    CF_ASSERT(is_f32(a->logits, 2));
+    CF_ASSERT(a->logits->dims[1] > SPEECH_CONTROLS + 1 && a->logits->dims[1] <= SPEECH_ROWS);
+    CF_ASSERT(is_i32(a->slots, 1) && is_i32(a->ids, 1));
+    CF_ASSERT(a->slots->dims[0] == a->logits->dims[0] && a->ids->dims[0] == a->logits->dims[0]);
+    CF_ASSERT(is_i32(a->states, 2) && a->states->dims[1] == RAS_STATE_WORDS);
+    CF_ASSERT(is_i32(a->tokens, 1) && a->tokens->dims[0] == a->states->dims[0]);
+    CF_ASSERT(apart(a->logits, a->ids) && apart(a->slots, a->ids) && apart(a->states, a->ids));
+    CF_ASSERT(apart(a->logits, a->states) && apart(a->logits, a->tokens) && apart(a->states, a->tokens));
 }
 
 static void check_dit_input(const op_dit_input_args *a)

@@ -249,6 +249,69 @@ typedef struct op_attn_cache_args {
     gemm_kind kind; /* of the place: GEMM_DECODE may have a path of its own, with another order of sums */
 } op_attn_cache_args;
 
+/*
+ * What the next step of decoding takes of each row, s = slots[r] being its slot: ids[r] = tokens[s], pos[r] = past[s],
+ * and past[s] counts one more. Of an inert row (s < 0) the id is -1, whose embedding is zeros, and the position 0. Two
+ * rows of a call never have the same slot.   slots, ids, pos: [R] i32   tokens, past: [S] i32
+ */
+typedef struct op_step_rows_args {
+    const tensor *slots, *tokens;
+    tensor *past, *ids, *pos;
+} op_step_rows_args;
+
+/*
+ * op_attn_cache of GEMM_DECODE for one row of each sequence, with everything on the backend: row r appends at token
+ * pos[r] of its sequence and attends keys 0 .. pos[r]. Inert rows (slots[r] < 0) append nothing, their y is 0.
+ *   qkv: [R, (H + 2*KV) * 64]   cache: [pages, 2, KV, CACHE_PAGE_TOKENS, 64]   slots, pos: [R] i32
+ *   pages: [S, P] i32, page numbers of slot s   y: [R, H*64]
+ */
+typedef struct op_attn_step_args {
+    const tensor *qkv, *slots, *pos, *pages;
+    tensor *cache, *y;
+    int32_t heads, kv_heads;
+} op_attn_step_args;
+
+/*
+ * Repetition-aware sampling (docs/model/llm.md 7): one speech id for each row. What a row draws follows from its logits
+ * and its line of `states` alone; two rows of a call never have the same line.
+ *   logits: [R, V] f32, V control ids included   slots: [R] i32: the row's line of states and tokens; < 0: inert
+ *   states: [S, RAS_STATE_WORDS] i32   tokens: [S] i32: the newest code   ids: [R] i32
+ * ids[r] is the drawn id, RAS_INERT for an inert row, or RAS_REFUSED(first id whose logit is NaN or infinite). A drawn
+ * code is remembered in the line and becomes its token; control ids (behind the codes) and refusals change nothing.
+ */
+#define RAS_TOP_K         25
+#define RAS_TOP_P         0.8f
+#define RAS_WINDOW_TOKENS 10 /* tau_r 0.1 of it is one: any id seen in the window is rejected */
+
+/* Draws of one position, for rng_uniform. */
+#define RAS_DRAW_NUCLEUS  0u
+#define RAS_DRAW_FALLBACK 1u
+
+/* Which control ids cannot be drawn. */
+typedef enum ras_mask {
+    RAS_MASK_NONE, /* all ids */
+    RAS_MASK_SOS,  /* not sos, id `codes`: what upstream's HEAD does below the minimum length */
+    RAS_MASK_STOP  /* no control id: the minimum length is kept */
+} ras_mask;
+
+/* Words of a line of states. */
+#define RAS_SEED_LOW    0
+#define RAS_SEED_HIGH   1
+#define RAS_SEGMENT     2
+#define RAS_COUNT       3 /* codes drawn so far, the position of the next draw */
+#define RAS_MIN_TOKENS  4 /* below so many codes RAS_MASK says what is masked */
+#define RAS_MASK        5
+#define RAS_WINDOW      6 /* the last codes, code i in word i % RAS_WINDOW_TOKENS; -1: none */
+#define RAS_STATE_WORDS (RAS_WINDOW + RAS_WINDOW_TOKENS)
+
+#define RAS_INERT       (-1)
+#define RAS_REFUSED(id) (-2 - (id)) /* its own inverse */
+
+typedef struct op_ras_args {
+    const tensor *logits, *slots;
+    tensor *states, *tokens, *ids;
+} op_ras_args;
+
 /* The estimator's input for guidance: two sequences per request, [x | cond | mu | spk] and [x | 0 | 0 | 0].
  * x, cond, mu: [R, 80]   spk: [B, 80]   y: [2R, 320]: sequence b's conditional rows, then its unconditional ones. */
 typedef struct op_dit_input_args {
@@ -341,6 +404,9 @@ typedef struct op_cast_args {
     X(rope, op_rope_args)                     \
     X(attn_block, op_attn_block_args)         \
     X(attn_cache, op_attn_cache_args)         \
+    X(step_rows, op_step_rows_args)           \
+    X(attn_step, op_attn_step_args)           \
+    X(ras, op_ras_args)                       \
     X(dit_input, op_dit_input_args)           \
     X(cfg_euler, op_cfg_euler_args)           \
     X(lerp_time, op_lerp_time_args)           \

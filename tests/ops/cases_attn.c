@@ -335,25 +335,38 @@ static void cache_edit(const suite_case *c, int32_t seq, void **data)
     const cache_case *k = cached(c);
     const int64_t pages = cache_rows(c, seq);
     float *cache = data[1];
-    for (int64_t token = c->aux[seq]; token < pages * CACHE_PAGE_TOKENS; token++)
+    for (int64_t token = pages ? c->aux[seq] : 0; token < pages * CACHE_PAGE_TOKENS; token++)
         for (int32_t i = 0; i < 2 * k->kv_heads * HEAD; i++)
             cache[line_of(pages - 1 - token / CACHE_PAGE_TOKENS, k->kv_heads, i / HEAD % 2, i / HEAD / 2, token) +
                   i % HEAD] = NAN;
 }
 
-static cf_err cache_call(const op_run *run)
+enum { PAGES_MAX = 8 };
+
+/* The port's tensor as the ops want it. */
+static tensor cache_of(const op_run *run)
 {
-    enum { PAGES_MAX = 8 };
-    const cache_case *k = cached(run->c);
-    int32_t pages[SUITE_SEQS_MAX * PAGES_MAX] = {0};
-    tensor cache = run->t[1], y = run->t[2];
+    tensor cache = run->t[1];
+    const int64_t dims[5] = {run->t[1].dims[0], 2, cached(run->c)->kv_heads, CACHE_PAGE_TOKENS, HEAD};
     cache.rank = 5;
-    const int64_t dims[5] = {run->t[1].dims[0], 2, k->kv_heads, CACHE_PAGE_TOKENS, HEAD};
     for (int i = 0; i < 5; i++)
         cache.dims[i] = dims[i];
+    return cache;
+}
+
+static void list_pages(const op_run *run, int32_t seq, int32_t *ret_pages)
+{
+    for (int32_t p = 0; p < rows_length(&run->rows[1], seq); p++)
+        ret_pages[p] = page_of(run, seq, (int64_t)p * CACHE_PAGE_TOKENS);
+}
+
+static cf_err cache_call(const op_run *run)
+{
+    const cache_case *k = cached(run->c);
+    int32_t pages[SUITE_SEQS_MAX * PAGES_MAX] = {0};
+    tensor cache = cache_of(run), y = run->t[2];
     for (int32_t b = 0; b < run->seqs; b++)
-        for (int32_t p = 0; p < rows_length(&run->rows[1], b); p++)
-            pages[b * PAGES_MAX + p] = page_of(run, b, (int64_t)p * CACHE_PAGE_TOKENS);
+        list_pages(run, b, pages + b * PAGES_MAX);
     return op_attn_cache(run->be, &(op_attn_cache_args){.qkv = &run->t[0],
                                                         .cache = &cache,
                                                         .y = &y,
@@ -399,6 +412,10 @@ static void cache_direct(const op_run *run, double *const *ret)
     for (int32_t b = 0; b < run->seqs; b++)
         for (int64_t t = 0; t < rows_length(&run->rows[0], b); t++) {
             const int64_t token = run->aux[b] + t;
+            for (int64_t i = 0; token < 0 && i < k->heads * HEAD; i++)
+                ret[2][run->rows[0].offs[b] * k->heads * HEAD + i] = 0.0;
+            if (token < 0) /* attn_step: an inert row */
+                continue;
             for (int32_t head = 0; head < k->heads; head++)
                 cache_direct_head(run, b, t, head, ret[2]);
             for (int32_t i = 0; i < 2 * k->kv_heads * HEAD; i++) {
@@ -408,6 +425,54 @@ static void cache_direct(const op_run *run, double *const *ret)
                     (double)source_of(run, b, token, which, kv_head)[i % HEAD];
             }
         }
+}
+
+/* attn_step: as attn_cache, one row a sequence; aux: cached tokens, -1: inert */
+
+static const cache_case step_cases[] = {
+    {.head = {"first token", SEQS(1), .bound = SOFT}, .heads = 1, .kv_heads = 1},
+    {.head = {"inert alone", SEQS(1), AUX(-1), .bound = SOFT}, .heads = 2, .kv_heads = 1},
+    {.head = {"around a page", SEQS(1, 1, 0, 1, 1), AUX(62, 63, 0, 64, 0), .bound = SOFT}, .heads = 2, .kv_heads = 1},
+    {.head = {"inert among others", SEQS(1, 1, 1, 1, 1, 1), AUX(-1, 70, -1, -1, 3, -1), .bound = SOFT},
+     .heads = 6,
+     .kv_heads = 2},
+    {.head = {"language model", SEQS(1, 1, 1, 1), AUX(300, 0, 129, -1), .bound = SOFT, .heavy = true},
+     .heads = 14,
+     .kv_heads = 2},
+    {.head = {"pieces", SEQS(1, 1, 1, 1, 1), AUX(255, 256, 257, 511, -1), .bound = SOFT, .heavy = true},
+     .heads = 7,
+     .kv_heads = 1},
+    {.head = {"a group too wide", SEQS(1, 1, 1), AUX(70, -1, 3), .bound = SOFT}, .heads = 9, .kv_heads = 1},
+};
+
+static cf_err step_call(const op_run *run)
+{
+    const cache_case *k = cached(run->c);
+    int32_t pages[SUITE_SEQS_MAX * PAGES_MAX] = {0}, slots[SUITE_SEQS_MAX], pos[SUITE_SEQS_MAX];
+    const int64_t rows = run->t[0].dims[0];
+    tensor cache = cache_of(run), y = run->t[2], slots_at, pos_at, pages_at;
+    for (int32_t b = 0; b < run->seqs; b++) {
+        const int32_t slot = run->seqs - 1 - b, row = run->rows[0].offs[b];
+        list_pages(run, b, pages + slot * PAGES_MAX);
+        if (run->lengths[b] == 0)
+            continue;
+        slots[row] = run->aux[b] < 0 ? -1 : slot;
+        pos[row] = run->aux[b] < 0 ? 0 : run->aux[b];
+    }
+    assert_ok(backend_take(run->be, DTYPE_I32, 1, &rows, &slots_at));
+    assert_ok(backend_upload(run->be, slots, &slots_at));
+    assert_ok(backend_take(run->be, DTYPE_I32, 1, &rows, &pos_at));
+    assert_ok(backend_upload(run->be, pos, &pos_at));
+    assert_ok(backend_take_2d(run->be, DTYPE_I32, run->seqs, PAGES_MAX, &pages_at));
+    assert_ok(backend_upload(run->be, pages, &pages_at));
+    return op_attn_step(run->be, &(op_attn_step_args){.qkv = &run->t[0],
+                                                      .slots = &slots_at,
+                                                      .pos = &pos_at,
+                                                      .pages = &pages_at,
+                                                      .cache = &cache,
+                                                      .y = &y,
+                                                      .heads = k->heads,
+                                                      .kv_heads = k->kv_heads});
 }
 
 #define DIRECT_SOFT                                                                                 \
@@ -435,6 +500,14 @@ const op_driver attn_drivers[] = {
      .ports = cache_ports,
      .edit = cache_edit,
      .call = cache_call,
+     .direct = cache_direct,
+     .direct_bound = DIRECT_SOFT},
+    {.op = OP_attn_step,
+     DRIVER_CASES(step_cases),
+     .poisons = 9,
+     .ports = cache_ports,
+     .edit = cache_edit,
+     .call = step_call,
      .direct = cache_direct,
      .direct_bound = DIRECT_SOFT},
     {.cases = NULL},

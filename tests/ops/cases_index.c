@@ -1,7 +1,10 @@
 /*
- * cases_index.c - cases of ops that gather and combine: embedding, dit_input, cfg_euler, reflect_first. Test code.
+ * cases_index.c - cases of ops that gather and combine: embedding, dit_input, cfg_euler, step_rows, reflect_first. Test
+ * code.
  */
 #include "tests/ops/suite.h"
+
+#include "common/base/limits.h"
 
 #define MEL 80
 
@@ -160,6 +163,58 @@ static void euler_direct(const op_run *run, double *const *ret)
     }
 }
 
+/* step_rows: tokens, past, ids, pos; past changes. aux: 1 makes a sequence's rows inert */
+
+static const index_case step_cases[] = {
+    {.head = {"one row", SEQS(1), .bound = COPY}},
+    {.head = {"inert alone", SEQS(2), AUX(1), .bound = COPY}},
+    {.head = {"inert among others", SEQS(3, 0, 5, 7), AUX(1, 0, 0, 1), .bound = COPY}},
+    {.head = {"over a block", SEQS(256, 31, 300), AUX(0, 1, 0), .bound = COPY}},
+};
+
+static int32_t step_ports(const suite_case *c, port *p)
+{
+    (void)c;
+    const dist ids = {DIST_IDS, 0, SPEECH_CODES};
+    p[0] = (port){.name = "tokens", .role = PORT_IN, .type = DTYPE_I32, .width = 1, .values = ids};
+    p[1] = (port){.name = "past", .role = PORT_INOUT, .type = DTYPE_I32, .width = 1, .values = ids};
+    p[2] = (port){.name = "ids", .role = PORT_OUT, .type = DTYPE_I32, .width = 1};
+    p[3] = (port){.name = "pos", .role = PORT_OUT, .type = DTYPE_I32, .width = 1};
+    return 4;
+}
+
+/* Slot of row t of sequence b: backwards in the sequence. */
+static int32_t step_slot(const op_run *run, int32_t b, int32_t t)
+{
+    return run->aux[b] ? -1 : run->rows[0].offs[b + 1] - 1 - t;
+}
+
+static cf_err step_call(const op_run *run)
+{
+    const int64_t rows = run->t[0].dims[0];
+    int32_t slots[1024];
+    tensor on_device, past = flat(&run->t[1]), ids = flat(&run->t[2]), pos = flat(&run->t[3]);
+    const tensor tokens = flat(&run->t[0]);
+    for (int32_t b = 0; b < run->seqs; b++)
+        for (int32_t t = 0; t < run->lengths[b]; t++)
+            slots[run->rows[0].offs[b] + t] = step_slot(run, b, t);
+    assert_ok(backend_take(run->be, DTYPE_I32, 1, &rows, &on_device));
+    assert_ok(backend_upload(run->be, slots, &on_device));
+    return op_step_rows(
+        run->be, &(op_step_rows_args){.slots = &on_device, .tokens = &tokens, .past = &past, .ids = &ids, .pos = &pos});
+}
+
+static void step_direct(const op_run *run, double *const *ret)
+{
+    for (int32_t b = 0; b < run->seqs; b++)
+        for (int32_t t = 0; t < run->lengths[b]; t++) {
+            const int32_t row = run->rows[0].offs[b] + t, slot = step_slot(run, b, t);
+            ret[1][row] = value_at(&run->t[1], row) + (slot < 0 ? 0.0 : 1.0);
+            ret[2][row] = slot < 0 ? -1.0 : value_at(&run->t[0], slot);
+            ret[3][row] = slot < 0 ? 0.0 : value_at(&run->t[1], slot);
+        }
+}
+
 /* reflect_first: x, y */
 
 static const index_case reflect_cases[] = {
@@ -219,6 +274,12 @@ const op_driver index_drivers[] = {
      .call = euler_call,
      .direct = euler_direct,
      .direct_bound = EULER},
+    {.op = OP_step_rows,
+     DRIVER_CASES(step_cases),
+     .ports = step_ports,
+     .call = step_call,
+     .direct = step_direct,
+     .direct_bound = COPY},
     {.op = OP_reflect_first,
      DRIVER_CASES(reflect_cases),
      .ports = reflect_ports,

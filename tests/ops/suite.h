@@ -108,7 +108,7 @@ typedef struct op_driver {
     .cases = table, .case_bytes = sizeof *(table), .case_count = (int32_t)(sizeof(table) / sizeof *(table))
 
 extern const op_driver elem_drivers[], norm_drivers[], matmul_drivers[], conv_drivers[], attn_drivers[],
-    signal_drivers[], index_drivers[], enroll_drivers[]; /* each ends with a driver without cases */
+    signal_drivers[], index_drivers[], enroll_drivers[], ras_drivers[]; /* each ends with a driver without cases */
 
 static inline const suite_case *driver_case(const op_driver *d, int32_t case_idx)
 {

@@ -21,8 +21,8 @@
 #define ITEMS_MAX    2048
 #define CASES_PER_OP 4 /* at least: one row, odd sizes, over a tile's edge, as in the model */
 
-static const op_driver *const tables[] = {elem_drivers, norm_drivers,   matmul_drivers, conv_drivers,
-                                          attn_drivers, signal_drivers, index_drivers,  enroll_drivers};
+static const op_driver *const tables[] = {elem_drivers,   norm_drivers,  matmul_drivers, conv_drivers, attn_drivers,
+                                          signal_drivers, index_drivers, enroll_drivers, ras_drivers};
 #define TABLES (sizeof tables / sizeof tables[0])
 
 typedef struct item {

@@ -1,5 +1,6 @@
 # Archives of tests/unit programs; programs not named here need common/base alone.
-LIBS_test_ras_sampler := $(LLM)
+LIBS_test_ras := $(COMPUTE)
+EXT_test_ras := $(EXT_COMPUTE)
 LIBS_test_kv_cache := $(LLM) $(COMPUTE)
 EXT_test_kv_cache := $(EXT_COMPUTE)
 LIBS_test_cfm_solver := $(FLOW)

@@ -10,8 +10,8 @@
  */
 #include "common/compute/cuda/cuda_impl.cuh"
 
-#define KEYS    128             /* scored at a time, and threads of a block */
-#define PIECE   256             /* keys of a block */
+#define KEYS    128 /* scored at a time, and threads of a block */
+#define PIECE   CUDA_DECODE_PIECE
 #define PARTIAL (CUDA_HEAD + 2) /* what a piece leaves of a head: channels, maximum, sum */
 
 /* Of `shares` and `halves`: one line for each head of the group. */
@@ -28,11 +28,11 @@ static __global__ void attn_pieces_kernel(const float *qkv, cache_view c, int pi
     const int t = (int)threadIdx.x, channel = t % CUDA_HEAD, half = t / CUDA_HEAD, group = c.heads / c.kv_heads;
     const int piece = (int)(blockIdx.x % pieces_max), kv_head = (int)(blockIdx.x / pieces_max % c.kv_heads);
     const int64_t row = blockIdx.x / pieces_max / c.kv_heads, plane = (int64_t)CACHE_PAGE_TOKENS * CUDA_HEAD;
-    const int b = rows_find(c.offs, c.sequences, row);
-    const int64_t seen = c.past[b] + row - c.offs[b] + 1, begin = (int64_t)piece * PIECE;
+    int64_t token = -1; /* of an inert row: nothing is seen */
+    const int32_t *pages = cache_row(&c, row, &token);
+    const int64_t seen = token + 1, begin = (int64_t)piece * PIECE;
     const int64_t end = begin + PIECE < seen ? begin + PIECE : seen;
     const float *keys = c.cache + kv_head * plane, *values = keys + c.kv_heads * plane;
-    const int32_t *pages = c.pages + (int64_t)b * c.pages_max;
     const float *q = qkv + (row * (c.heads + 2 * c.kv_heads) + kv_head * group) * CUDA_HEAD;
     float max[CUDA_GROUP_MAX], sum[CUDA_GROUP_MAX], mixed[CUDA_GROUP_MAX];
     if (begin >= seen)
@@ -67,9 +67,9 @@ static __global__ void attn_pieces_kernel(const float *qkv, cache_view c, int pi
             max[g] = larger;
         }
         for (int j = half * CUDA_HEAD; j < (half + 1) * CUDA_HEAD && first + j < end; j++) {
-            const int64_t token = first + j;
-            const float v = values[pages[token / CACHE_PAGE_TOKENS] * 2 * c.kv_heads * plane +
-                                   token % CACHE_PAGE_TOKENS * CUDA_HEAD + channel];
+            const int64_t at = first + j;
+            const float v = values[pages[at / CACHE_PAGE_TOKENS] * 2 * c.kv_heads * plane +
+                                   at % CACHE_PAGE_TOKENS * CUDA_HEAD + channel];
             for (int g = 0; g < group; g++)
                 mixed[g] = fma_f32(shares[line(g, j)], v, mixed[g]);
         }
@@ -88,15 +88,18 @@ static __global__ void attn_pieces_kernel(const float *qkv, cache_view c, int pi
     }
 }
 
-/* Thread per channel of y. */
+/* Thread per channel of y; inert rows get zeros. */
 static __global__ void attn_merge_kernel(const float *partial, cache_view c, int pieces_max, float *y, int64_t count)
 {
     const int64_t i = cuda_item(), row = i / (c.heads * CUDA_HEAD);
     if (i >= count)
         return;
-    const int b = rows_find(c.offs, c.sequences, row);
-    const int64_t seen = c.past[b] + row - c.offs[b] + 1;
-    const int pieces = (int)((seen + PIECE - 1) / PIECE), channel = (int)(i % CUDA_HEAD);
+    int64_t token;
+    if (!cache_row(&c, row, &token)) {
+        y[i] = 0.0f;
+        return;
+    }
+    const int pieces = (int)(token / PIECE + 1), channel = (int)(i % CUDA_HEAD);
     const float *lefts = partial + i / CUDA_HEAD * pieces_max * PARTIAL;
     float max = -INFINITY, sum = 0.0f, mixed = 0.0f;
     for (int p = 0; p < pieces; p++)
@@ -110,26 +113,21 @@ static __global__ void attn_merge_kernel(const float *partial, cache_view c, int
     y[i] = mixed / sum;
 }
 
-static cf_err run_pieces(backend *be, const op_attn_cache_args *a, const cache_view *c, int pieces_max)
+static cf_err run_pieces(backend *be, const tensor *qkv, tensor *y, const cache_view *c, int pieces_max)
 {
-    const int64_t rows = a->qkv->dims[0], count = rows * a->heads * CUDA_HEAD;
+    const int64_t rows = qkv->dims[0], count = rows * c->heads * CUDA_HEAD;
     void *partial;
-    CUDA_TRY(cuda_take(be, (size_t)(rows * a->heads * pieces_max * PARTIAL) * sizeof(float), &partial));
-    CUDA_TRY(CUDA_LAUNCH(attn_pieces_kernel, rows * a->kv_heads * pieces_max, KEYS, cuda_of(be)->stream,
-                         (const float *)a->qkv->data, *c, pieces_max, (float *)partial));
+    CUDA_TRY(cuda_take(be, (size_t)(rows * c->heads * pieces_max * PARTIAL) * sizeof(float), &partial));
+    CUDA_TRY(CUDA_LAUNCH(attn_pieces_kernel, rows * c->kv_heads * pieces_max, KEYS, cuda_of(be)->stream,
+                         (const float *)qkv->data, *c, pieces_max, (float *)partial));
     return CUDA_LAUNCH(attn_merge_kernel, cuda_blocks(count), CUDA_BLOCK, cuda_of(be)->stream, (const float *)partial,
-                       *c, pieces_max, (float *)a->y->data, count);
+                       *c, pieces_max, (float *)y->data, count);
 }
 
-cf_err cuda_attn_decode(backend *be, const op_attn_cache_args *a, const cache_view *c)
+cf_err cuda_attn_decode(backend *be, const tensor *qkv, tensor *y, const cache_view *c, int pieces_max)
 {
     const size_t mark = backend_scratch_mark(be);
-    int pieces_max = 1;
-    for (int32_t b = 0; b < a->rows->count; b++) {
-        const int pieces = (a->past[b] + rows_length(a->rows, b) + PIECE - 1) / PIECE;
-        pieces_max = pieces > pieces_max ? pieces : pieces_max;
-    }
-    const cf_err err = run_pieces(be, a, c, pieces_max);
+    const cf_err err = run_pieces(be, qkv, y, c, pieces_max);
     backend_scratch_reset(be, mark); /* the stream keeps the order: whoever takes it next writes later */
     return err;
 }

@@ -98,17 +98,30 @@ cf_err cuda_attn_block_mma(backend *be, const op_attn_block_args *a);
 bool cuda_conv_fits_mma(const op_conv1d_args *a);
 cf_err cuda_conv1d_mma(backend *be, const op_conv1d_args *a);
 
-/* What the kernels of the cache know. */
+/* What the kernels of the cache know. Rows are packed sequences (offs, past: [B], pages: [B, pages_max]), or, with
+ * slots, one of each (past: [R], pages: [S, pages_max], offs NULL). */
 typedef struct cache_view {
     float *cache;
-    const int32_t *offs, *pages, *past;
+    const int32_t *offs, *pages, *past, *slots;
     int sequences, pages_max, heads, kv_heads;
 } cache_view;
 
-#define CUDA_GROUP_MAX 8 /* heads that share a key, on the path of decoding */
+/* The line of pages of row `row`, or NULL for an inert one; the row is token *ret_token of its sequence. */
+static __device__ inline const int32_t *cache_row(const cache_view *c, int64_t row, int64_t *ret_token)
+{
+    const int64_t b = c->slots ? c->slots[row] : rows_find(c->offs, c->sequences, row);
+    if (b < 0)
+        return NULL;
+    *ret_token = c->slots ? c->past[row] : c->past[b] + row - c->offs[b];
+    return c->pages + b * c->pages_max;
+}
 
-/* y of op_attn_cache, when this call's keys and values have been appended. */
-cf_err cuda_attn_decode(backend *be, const op_attn_cache_args *a, const cache_view *c);
+#define CUDA_GROUP_MAX    8   /* heads that share a key, on the path of decoding */
+#define CUDA_DECODE_PIECE 256 /* keys of a block of that path */
+
+/* The attention of decoding for `rows` rows of at most pieces_max pieces, when their keys and values have been
+ * appended. */
+cf_err cuda_attn_decode(backend *be, const tensor *qkv, tensor *y, const cache_view *c, int pieces_max);
 
 cf_err cuda_pack_linear(backend *be, const float *w, weight *out);
 cf_err cuda_pack_conv(backend *be, const float *w, weight *out);

@@ -96,9 +96,11 @@ static __global__ void cache_append_kernel(const float *qkv, cache_view c, int64
         return;
     const int64_t row = i / (2 * kv_values);
     const int which = (int)(i / kv_values % 2), head = (int)(i / CUDA_HEAD % c.kv_heads), d = (int)(i % CUDA_HEAD);
-    const int b = rows_find(c.offs, c.sequences, row);
-    const int64_t token = c.past[b] + row - c.offs[b];
-    const int64_t page = c.pages[(int64_t)b * c.pages_max + token / CACHE_PAGE_TOKENS];
+    int64_t token;
+    const int32_t *pages = cache_row(&c, row, &token);
+    if (!pages)
+        return;
+    const int64_t page = pages[token / CACHE_PAGE_TOKENS];
     const int64_t line = ((page * 2 + which) * c.kv_heads + head) * CACHE_PAGE_TOKENS + token % CACHE_PAGE_TOKENS;
     const int64_t from = row * (c.heads + 2 * c.kv_heads) + c.heads + which * c.kv_heads + head;
     c.cache[line * CUDA_HEAD + d] = qkv[from * CUDA_HEAD + d];
@@ -109,35 +111,69 @@ static __global__ void attn_cache_kernel(const float *qkv, float *y, cache_view 
 {
     const int64_t row = blockIdx.x / c.heads;
     const int head = (int)(blockIdx.x % c.heads), kv_head = head / (c.heads / c.kv_heads);
-    const int b = rows_find(c.offs, c.sequences, row);
     const int64_t plane = (int64_t)CACHE_PAGE_TOKENS * CUDA_HEAD;
     const float *keys = c.cache + kv_head * plane;
-    const key_lines lines = {keys, keys + c.kv_heads * plane, 0, c.pages + (int64_t)b * c.pages_max,
-                             2 * c.kv_heads * plane};
-    const float *q = qkv + (row * (c.heads + 2 * c.kv_heads) + head) * CUDA_HEAD;
-    attend(q, &lines, c.past[b] + row - c.offs[b] + 1, y + (row * c.heads + head) * CUDA_HEAD);
+    int64_t token;
+    const int32_t *pages = cache_row(&c, row, &token);
+    y += (row * c.heads + head) * CUDA_HEAD;
+    if (!pages) { // the whole block: nothing is waited for
+        if (threadIdx.x < CUDA_HEAD)
+            y[threadIdx.x] = 0.0f;
+        return;
+    }
+    const key_lines lines = {keys, keys + c.kv_heads * plane, 0, pages, 2 * c.kv_heads * plane};
+    attend(qkv + (row * (c.heads + 2 * c.kv_heads) + head) * CUDA_HEAD, &lines, token + 1, y);
+}
+
+/* Appends and attends. pieces_max: of the longest row on the path of decoding; 0: the plain path. */
+static cf_err run_cached(backend *be, const tensor *qkv, tensor *y, const cache_view *c, int pieces_max)
+{
+    cudaStream_t stream = cuda_of(be)->stream;
+    const int64_t rows = qkv->dims[0], count = rows * 2 * c->kv_heads * CUDA_HEAD;
+    CUDA_TRY(
+        CUDA_LAUNCH(cache_append_kernel, cuda_blocks(count), CUDA_BLOCK, stream, (const float *)qkv->data, *c, count));
+    if (pieces_max > 0 && c->heads <= CUDA_GROUP_MAX * c->kv_heads)
+        return cuda_attn_decode(be, qkv, y, c, pieces_max);
+    return CUDA_LAUNCH(attn_cache_kernel, rows * c->heads, KEYS, stream, (const float *)qkv->data, (float *)y->data,
+                       *c);
 }
 
 cf_err cuda_attn_cache(backend *be, const op_attn_cache_args *a)
 {
-    cudaStream_t stream = cuda_of(be)->stream;
     const size_t sequences = (size_t)a->rows->count;
-    const int64_t rows = a->qkv->dims[0], count = rows * 2 * a->kv_heads * CUDA_HEAD;
     const void *pages, *past;
+    int pieces_max = 0;
     CUDA_TRY(cuda_list_upload(be, a->pages, sequences * (size_t)a->pages_max * sizeof(int32_t), &pages));
     CUDA_TRY(cuda_list_upload(be, a->past, sequences * sizeof(int32_t), &past));
     const cache_view c = {(float *)a->cache->data,
                           a->rows->dev,
                           (const int32_t *)pages,
                           (const int32_t *)past,
+                          NULL,
                           a->rows->count,
                           a->pages_max,
                           a->heads,
                           a->kv_heads};
-    CUDA_TRY(CUDA_LAUNCH(cache_append_kernel, cuda_blocks(count), CUDA_BLOCK, stream, (const float *)a->qkv->data, c,
-                         count));
-    if (a->kind == GEMM_DECODE && a->heads <= CUDA_GROUP_MAX * a->kv_heads)
-        return cuda_attn_decode(be, a, &c);
-    return CUDA_LAUNCH(attn_cache_kernel, rows * a->heads, KEYS, stream, (const float *)a->qkv->data,
-                       (float *)a->y->data, c);
+    for (int32_t b = 0; b < a->rows->count && a->kind == GEMM_DECODE; b++) {
+        const int pieces = (a->past[b] + rows_length(a->rows, b) + CUDA_DECODE_PIECE - 1) / CUDA_DECODE_PIECE;
+        pieces_max = pieces > pieces_max ? pieces : pieces_max;
+    }
+    return run_cached(be, a->qkv, a->y, &c, pieces_max);
+}
+
+/* Blocks for as many pieces as a line of pages can hold: those behind a row's last key end at once. */
+cf_err cuda_attn_step(backend *be, const op_attn_step_args *a)
+{
+    const int pages_max = (int)a->pages->dims[1];
+    const cache_view c = {(float *)a->cache->data,
+                          NULL,
+                          (const int32_t *)a->pages->data,
+                          (const int32_t *)a->pos->data,
+                          (const int32_t *)a->slots->data,
+                          0,
+                          pages_max,
+                          a->heads,
+                          a->kv_heads};
+    const int pieces_max = (pages_max * CACHE_PAGE_TOKENS + CUDA_DECODE_PIECE - 1) / CUDA_DECODE_PIECE;
+    return run_cached(be, a->qkv, a->y, &c, pieces_max);
 }

@@ -25,6 +25,27 @@ cf_err cuda_embedding(backend *be, const op_embedding_args *a)
                        a->y->dims[1], a->table->dims[0]);
 }
 
+static __global__ void step_rows_kernel(const int32_t *slots, const int32_t *tokens, int32_t *past, int32_t *ids,
+                                        int32_t *pos, int64_t count)
+{
+    const int64_t r = cuda_item();
+    if (r >= count)
+        return;
+    const int32_t slot = slots[r];
+    ids[r] = slot < 0 ? -1 : tokens[slot];
+    pos[r] = slot < 0 ? 0 : past[slot];
+    if (slot >= 0)
+        past[slot] = pos[r] + 1;
+}
+
+cf_err cuda_step_rows(backend *be, const op_step_rows_args *a)
+{
+    const int64_t count = a->slots->dims[0];
+    return CUDA_LAUNCH(step_rows_kernel, cuda_blocks(count), CUDA_BLOCK, cuda_of(be)->stream,
+                       (const int32_t *)a->slots->data, (const int32_t *)a->tokens->data, (int32_t *)a->past->data,
+                       (int32_t *)a->ids->data, (int32_t *)a->pos->data, count);
+}
+
 /* Thread i writes value i of y, whose rows are 4 MEL wide: sequence b's conditional rows, then its others. */
 static __global__ void dit_input_kernel(const float *x, const float *cond, const float *mu, const float *spk, float *y,
                                         const int32_t *offs, int sequences, int64_t count)

@@ -1,19 +1,31 @@
-/* test_ras_sampler.c - the sampling law of llm.md 7: candidate sets, masks, the repetition window, both draws. */
+/* test_ras.c - the sampling law of llm.md 7: candidate sets, masks, the repetition window, both draws. */
 #include "tests/harness/test.h"
 
 #include <math.h>
 #include <stdio.h>
 #include <string.h>
 
+#include "common/base/limits.h"
 #include "common/base/rng.h"
-#include "llm_worker/ras_sampler.h"
+#include "common/compute/cpu/ras.h"
+#include "common/compute/ras_rule.h"
 
 #define GRID 1000 /* uniforms per draw in the inverse-CDF tests */
 
+/* hist: oldest first; the window is its end. */
+static int32_t sample_of(int32_t codes, const float *logits, const int32_t *hist, int32_t hist_count, ras_mask mask,
+                         float u0, float u1)
+{
+    int32_t window[RAS_WINDOW_TOKENS];
+    for (int32_t i = 0; i < RAS_WINDOW_TOKENS; i++)
+        window[i] = i < hist_count ? hist[hist_count - 1 - i] : -1;
+    return ras_sample(logits, codes, window, (int32_t)mask, u0, u1);
+}
+
 static int32_t sample(const float *logits, const int32_t *hist, int32_t hist_count, ras_mask mask, float u0, float u1)
 {
-    int32_t id = -1;
-    assert_ok(ras_sample(logits, SPEECH_CODES, hist, hist_count, mask, u0, u1, &id));
+    const int32_t id = sample_of(SPEECH_CODES, logits, hist, hist_count, mask, u0, u1);
+    assert_in_range(id, 0, SPEECH_ROWS - 1);
     return id;
 }
 
@@ -247,20 +259,15 @@ static void test_a_small_vocabulary(void **state)
     enum { CODES = 1024 };
     static float logits[SPEECH_ROWS];
     static const int32_t hist[] = {7};
-    int32_t id = -1;
     memset(logits, 0, sizeof logits);
     logits[CODES + SPEECH_CONTROLS] = NAN;
     logits[7] = 40;
     logits[CODES] = 60;
     logits[CODES + SPEECH_CONTROLS - 1] = 50;
-    assert_ok(ras_sample(logits, CODES, NULL, 0, RAS_MASK_NONE, 0.5f, 0.5f, &id));
-    assert_int_equal(id, CODES);
-    assert_ok(ras_sample(logits, CODES, NULL, 0, RAS_MASK_SOS, 0.5f, 0.5f, &id));
-    assert_int_equal(id, CODES + SPEECH_CONTROLS - 1);
-    assert_ok(ras_sample(logits, CODES, NULL, 0, RAS_MASK_STOP, 0.5f, 0.5f, &id));
-    assert_int_equal(id, 7);
-    assert_ok(ras_sample(logits, CODES, hist, 1, RAS_MASK_STOP, 0.5f, 0x1.fffffep-1f, &id));
-    assert_int_equal(id, CODES - 1);
+    assert_int_equal(sample_of(CODES, logits, NULL, 0, RAS_MASK_NONE, 0.5f, 0.5f), CODES);
+    assert_int_equal(sample_of(CODES, logits, NULL, 0, RAS_MASK_SOS, 0.5f, 0.5f), CODES + SPEECH_CONTROLS - 1);
+    assert_int_equal(sample_of(CODES, logits, NULL, 0, RAS_MASK_STOP, 0.5f, 0.5f), 7);
+    assert_int_equal(sample_of(CODES, logits, hist, 1, RAS_MASK_STOP, 0.5f, 0x1.fffffep-1f), CODES - 1);
 }
 
 static void test_refuses_what_is_not_a_number(void **state)
@@ -270,14 +277,27 @@ static void test_refuses_what_is_not_a_number(void **state)
     const float bad[] = {NAN, INFINITY, -INFINITY};
     const int32_t where[] = {0, 4000, SPEECH_ROWS - 1};
     for (int i = 0; i < 3; i++) {
-        int32_t id = -7;
         memset(logits, 0, sizeof logits);
         logits[where[i]] = bad[i];
-        char part[64];
-        snprintf(part, sizeof part, "speech id %d", (int)where[i]);
-        assert_err(CF_ERR_NUMERIC, part, ras_sample(logits, SPEECH_CODES, NULL, 0, RAS_MASK_NONE, 0.5f, 0.5f, &id));
-        assert_int_equal(id, -7);
+        logits[SPEECH_ROWS - 1] = bad[i];
+        assert_int_equal(sample_of(SPEECH_CODES, logits, NULL, 0, RAS_MASK_NONE, 0.5f, 0.5f), RAS_REFUSED(where[i]));
+        assert_int_equal(RAS_REFUSED(RAS_REFUSED(where[i])), where[i]);
     }
+}
+
+/* Against a library's f64, everywhere: never more than the one rounding, and the ends. */
+static void test_exponential(void **state)
+{
+    (void)state;
+    for (uint32_t i = 0; i < 200000; i++) {
+        const float x = -105.0f * rng_uniform(5, i, 0, 0) * rng_uniform(5, i, 1, 0);
+        const double want = exp((double)x), got = (double)ras_exp(x);
+        const double unit = fmax(ldexp(1.0, ilogb(want) - 23), 0x1p-149);
+        if (fabs(got - want) > 0.5001 * unit)
+            fail_msg("exp(%a): %a, %a expected", (double)x, got, want);
+    }
+    assert_true(ras_exp(0.0f) == 1.0f && ras_exp(-0.0f) == 1.0f);
+    assert_true(ras_exp(-103.9f) == 0x1p-149f && ras_exp(-104.0f) == 0.0f && ras_exp(-3e38f) == 0.0f);
 }
 
 int main(void)
@@ -293,6 +313,7 @@ int main(void)
         cmocka_unit_test(test_masks),
         cmocka_unit_test(test_a_small_vocabulary),
         cmocka_unit_test(test_refuses_what_is_not_a_number),
+        cmocka_unit_test(test_exponential),
     };
-    return cmocka_run_group_tests_name("ras_sampler", tests, NULL, NULL);
+    return cmocka_run_group_tests_name("ras", tests, NULL, NULL);
 }

@@ -1,0 +1,130 @@
+/*
+ * ras.c - op_ras on the CPU: repetition-aware sampling, rows side by side. A row takes 29 KiB of stack.
+ *
+ *     p = softmax(logits)                      f32; masked ids have p = 0
+ *     C = nucleus(p)                           at most 25 ids, the one that crosses 0.8 included
+ *     t = draw from C by p, uniform 0
+ *     t in the last 10 ids?  t = draw from softmax over all ids but t, uniform 1
+ *
+ * The softmax's denominator is summed in f64 (ras_rule.h says in which order) and rounded once; the nucleus is summed
+ * in f32 in descending order, as upstream does. Draws invert the cumulative sum in f64: its rounding is far below one
+ * step of u.
+ *
+ * Fails: never; logits that are not finite are told in the result. Asserts uniforms and lines.
+ * Source: cosy utils/common.py ras_sampling, nucleus_sampling, random_sampling; llm/llm.py sampling_ids @ace7c47.
+ * Differs: torch draws argmax(p / exponential) from a global generator; here the inverse of the cumulative sum at a
+ * counter-based uniform. The law is the same, the stream is not.
+ */
+#include "common/compute/cpu/ras.h"
+
+#include <math.h>
+
+#include "common/base/check.h"
+#include "common/compute/cpu/cpu_impl.h"
+#include "common/compute/ras_rule.h"
+
+#define ROW_COST (16 * SPEECH_ROWS)
+
+static void sum_pieces(const float *p, int32_t count, double *ret_sums)
+{
+    for (int32_t i = 0; i < RAS_PIECES; i++) {
+        double sum = 0;
+        for (int32_t id = ras_piece(count, i); id < ras_piece(count, i + 1); id++)
+            sum += (double)p[id];
+        ret_sums[i] = sum;
+    }
+}
+
+/* Softmax over all open ids; the others get 0. Logits are finite. */
+static void softmax_of(const float *logits, int32_t codes, int32_t mask, int32_t excluded, float *ret_p)
+{
+    const int32_t count = codes + SPEECH_CONTROLS;
+    double sums[RAS_PIECES];
+    float top = -INFINITY;
+    for (int32_t id = 0; id < count; id++)
+        if (logits[id] > top && ras_open(id, codes, mask, excluded))
+            top = logits[id];
+    for (int32_t id = 0; id < count; id++)
+        ret_p[id] = logits[id] <= top ? ras_exp(logits[id] - top) : 0.0f;
+    for (int32_t id = 0; id < count; id++)
+        if (!ras_open(id, codes, mask, excluded))
+            ret_p[id] = 0.0f;
+    sum_pieces(ret_p, count, sums);
+    const float total = (float)ras_total(sums); /* >= 1: the largest contributes exp(0) */
+    for (int32_t id = 0; id < count; id++)
+        ret_p[id] /= total;
+}
+
+int32_t ras_nucleus(const float *p, int32_t count, int32_t *ret_ids)
+{
+    /* The RAS_TOP_K largest, by insertion: ids come in ascending order, so an equal one goes behind. */
+    int32_t held = 0;
+    for (int32_t id = 0; id < count; id++) {
+        if (held == RAS_TOP_K && p[id] <= p[ret_ids[held - 1]])
+            continue;
+        int32_t at = held < RAS_TOP_K ? held++ : held - 1;
+        for (; at > 0 && p[ret_ids[at - 1]] < p[id]; at--)
+            ret_ids[at] = ret_ids[at - 1];
+        ret_ids[at] = id;
+    }
+    float sum = 0;
+    int32_t taken = 0;
+    while (taken < held && sum < RAS_TOP_P)
+        sum += p[ret_ids[taken++]];
+    return taken;
+}
+
+int32_t ras_sample(const float *logits, int32_t codes, const int32_t *window, int32_t mask, float nucleus_uniform,
+                   float fallback_uniform)
+{
+    const int32_t count = codes + SPEECH_CONTROLS;
+    float p[SPEECH_ROWS];
+    double sums[RAS_PIECES];
+    int32_t nucleus[RAS_TOP_K];
+    CF_ASSERT(codes >= 2 && codes <= SPEECH_CODES);
+    CF_ASSERT(nucleus_uniform >= 0.0f && nucleus_uniform < 1.0f && fallback_uniform >= 0.0f && fallback_uniform < 1.0f);
+    for (int32_t id = 0; id < count; id++)
+        if (!isfinite(logits[id]))
+            return RAS_REFUSED(id);
+    softmax_of(logits, codes, mask, -1, p);
+    const int32_t id = ras_draw_nucleus(p, nucleus, ras_nucleus(p, count, nucleus), nucleus_uniform);
+    if (!ras_in_window(window, id))
+        return id;
+    softmax_of(logits, codes, mask, id, p);
+    sum_pieces(p, count, sums);
+    return ras_draw_all(p, count, sums, fallback_uniform);
+}
+
+static void ras_rows(const cpu_state *cpu, const void *args, int64_t first, int64_t count)
+{
+    (void)cpu;
+    const op_ras_args *a = args;
+    const int64_t width = a->logits->dims[1];
+    const int32_t codes = (int32_t)width - SPEECH_CONTROLS;
+    for (int64_t r = first; r < first + count; r++) {
+        const int32_t slot = tensor_i32(a->slots)[r];
+        int32_t *id = &tensor_i32(a->ids)[r];
+        *id = RAS_INERT;
+        if (slot < 0)
+            continue;
+        CF_ASSERT(slot < a->states->dims[0]);
+        int32_t *state = tensor_i32(a->states) + (int64_t)slot * RAS_STATE_WORDS;
+        *id = ras_sample(tensor_f32(a->logits) + r * width, codes, state + RAS_WINDOW, ras_mask_now(state),
+                         ras_uniform(state, RAS_DRAW_NUCLEUS), ras_uniform(state, RAS_DRAW_FALLBACK));
+        if (*id >= 0)
+            ras_remember(*id, codes, state, &tensor_i32(a->tokens)[slot]);
+    }
+}
+
+cf_err naive_ras(backend *be, const op_ras_args *a)
+{
+    (void)be;
+    ras_rows(NULL, a, 0, a->logits->dims[0]);
+    return CF_OK;
+}
+
+cf_err fast_ras(backend *be, const op_ras_args *a)
+{
+    cpu_run_rows(be, a->logits->dims[0], ROW_COST, ras_rows, a);
+    return CF_OK;
+}
