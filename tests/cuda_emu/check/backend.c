@@ -216,6 +216,43 @@ static void run_conv_mma(backend *be, tensor *ret_y)
                                               .work = &work}));
 }
 
+/* Two draws of each row at the same position: what the first one drew is in the window then, so the second falls back
+ * on all ids. */
+static void run_ras(backend *be, tensor *ret_y)
+{
+    enum { DRAWS = 8, WIDTH = 900 };
+    const int64_t draws = DRAWS, words[] = {DRAWS, RAS_STATE_WORDS};
+    int32_t slots[DRAWS], drawn[DRAWS], lines[DRAWS][RAS_STATE_WORDS] = {{0}};
+    tensor at, states, tokens, ids;
+    float host[2 * DRAWS];
+    const tensor logits = random_2d(be, 10, DRAWS, WIDTH);
+    for (int32_t r = 0; r < DRAWS; r++) {
+        slots[r] = DRAWS - 1 - r;
+        lines[r][RAS_SEED_LOW] = r % 3;
+        for (int i = 0; i < RAS_WINDOW_TOKENS; i++)
+            lines[r][RAS_WINDOW + i] = -1;
+    }
+    assert_ok(backend_take(be, DTYPE_I32, 1, &draws, &at));
+    assert_ok(backend_upload(be, slots, &at));
+    assert_ok(backend_take(be, DTYPE_I32, 2, words, &states));
+    assert_ok(backend_take(be, DTYPE_I32, 1, &draws, &tokens));
+    assert_ok(backend_zero(be, &tokens));
+    assert_ok(backend_take(be, DTYPE_I32, 1, &draws, &ids));
+    const op_ras_args a = {.logits = &logits, .slots = &at, .states = &states, .tokens = &tokens, .ids = &ids};
+    for (int k = 0; k < 2; k++) {
+        assert_ok(backend_upload(be, lines, &states));
+        assert_ok(op_ras(be, &a));
+        assert_ok(backend_download(be, &ids, drawn));
+        assert_ok(backend_download(be, &states, lines));
+        for (int32_t r = 0; r < DRAWS; r++) {
+            host[k * DRAWS + r] = (float)drawn[r];
+            lines[r][RAS_COUNT] = 0;
+        }
+    }
+    assert_ok(backend_take_2d(be, DTYPE_F32, 2, DRAWS, ret_y));
+    assert_ok(backend_upload(be, host, ret_y));
+}
+
 static void test_rms_norm(void **state)
 {
     (void)state;
@@ -282,6 +319,12 @@ static void test_attn_decode(void **state)
 {
     (void)state;
     compare_with_naive(run_attn_decode);
+}
+
+static void test_ras(void **state)
+{
+    (void)state;
+    compare_within(run_ras, 0);
 }
 
 static void test_refusals(void **state)
@@ -410,7 +453,7 @@ int main(int argc, char **argv)
     const struct CMUnitTest kernels[] = {
         cmocka_unit_test(test_rms_norm), cmocka_unit_test(test_layer_norm), cmocka_unit_test(test_attn_block),
         cmocka_unit_test(test_attn_mma), cmocka_unit_test(test_attn_cache), cmocka_unit_test(test_attn_decode),
-        cmocka_unit_test(test_conv_mma),
+        cmocka_unit_test(test_conv_mma), cmocka_unit_test(test_ras),
     };
     const struct CMUnitTest rest[] = {
         cmocka_unit_test(test_attn_by_capability),

@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# mutants.sh - deletes each __syncthreads() of norms, attentions and convolutions in turn and demands that the test of the
-# kernels then fails: a check that cannot fail proves nothing.
+# mutants.sh - deletes each __syncthreads() of norms, attentions, convolutions and the sampler in turn and demands that
+# the test of the kernels then fails: a check that cannot fail proves nothing.
 #
 #   mutants.sh BUILD_DIR LINK    LINK: the command that links the test, OBJECTS standing for the mutated ones
 set -u
@@ -10,7 +10,7 @@ trap 'rm -rf "$dir"' EXIT
 program=$build/tests/cuda_emu/check/backend
 base=(-std=c++17 -O1 -ffp-contract=off -fno-exceptions -fno-rtti -w -DCF_CUDA_EMU)
 sources=(common/compute/cuda/ops_norm.cu common/compute/cuda/ops_attn.cu common/compute/cuda/attn_mma.cu
-    common/compute/cuda/attn_decode.cu common/compute/cuda/conv_mma.cu)
+    common/compute/cuda/attn_decode.cu common/compute/cuda/conv_mma.cu common/compute/cuda/ops_ras.cu)
 
 "$program" kernels >/dev/null 2>&1 || { echo "the test fails without a mutation"; exit 1; }
 survivors=0 count=0
