@@ -23,7 +23,7 @@ typedef struct told {
     int32_t seq_idx;
 } told;
 
-static const int32_t steps_of[SEQUENCES] = {8, 3, 5, 4, 3}, joins_at[SEQUENCES] = {0, 1, 2, 2, 3};
+static const int32_t steps_of[SEQUENCES] = {8, 3, 5, 4, 4}, joins_at[SEQUENCES] = {0, 1, 2, 2, 3};
 
 static llm_engine *open_engine(void)
 {
@@ -89,7 +89,8 @@ static void assert_told(const told *got, const told *want)
     assert_memory_equal(got->logits, want->logits, sizeof got->logits);
 }
 
-/* All sequences, joining and leaving; returns the steps. Rows 1, 2, 4, 5, 4, 3, ... in buckets of 1, 2, 4 and 5. */
+/* All sequences, joining and leaving; returns the steps. Rows 1, 2, 4, 5, 4, 4, 3, 1 in buckets of 1, 2, 4 and 5: one of
+ * the steps has an inert row. */
 static uint64_t run_company(llm_engine *e, told *all)
 {
     uint64_t steps = 0;
