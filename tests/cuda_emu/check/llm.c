@@ -89,8 +89,8 @@ static void assert_told(const told *got, const told *want)
     assert_memory_equal(got->logits, want->logits, sizeof got->logits);
 }
 
-/* All sequences, joining and leaving; returns the steps. Rows 1, 2, 4, 5, 4, 4, 3, 1 in buckets of 1, 2, 4 and 5: one of
- * the steps has an inert row. */
+/* All sequences, joining and leaving; returns the steps. Rows 1, 2, 4, 5, 4, 4, 3, 1 in buckets of 1, 2, 4 and 5: one
+ * of the steps has an inert row. */
 static uint64_t run_company(llm_engine *e, told *all)
 {
     uint64_t steps = 0;
