@@ -40,7 +40,7 @@ tap|cuda_emu/rules|$(LIMIT_S)|$(E)/tests/cuda_emu/check/rules
 step|no CUDA in the orchestrator|$(LIMIT_S)|! nm build/$(CONFIG)/bin/orchestrator | grep -E ' cuda|cublas' && ! ldd build/$(CONFIG)/bin/orchestrator | grep -E 'libcuda|libcublas'
 endef
 
-emu-build: $(PROG) $(EMU_PROGRAMS) $(GPU_OUTBOX) $(if $(wildcard tests/ops/test_ops.c),$(B)/tests/ops/test_ops) $(B)/tests/unit/test_memory_plan $(B)/tests/bench/probe_gpu
+emu-build: $(PROG) $(EMU_PROGRAMS) $(B)/tests/gpu/outbox $(if $(wildcard tests/ops/test_ops.c),$(B)/tests/ops/test_ops) $(B)/tests/unit/test_memory_plan $(B)/tests/bench/probe_gpu
 check-emu-build:
 	@+$(MAKE) -s -k -j$(JOBS) EMU=1 emu-build || echo "something did not build: its programs will be reported as failed"
 
