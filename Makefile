@@ -46,7 +46,7 @@ lib = $(B)/lib/$(subst /,_,$(1)).a
 BASE := $(call lib,common/base)
 TEXT := $(call lib,common/text)
 COMPUTE := $(call lib,common/compute)
-MODEL := $(call lib,common/model)
+MODEL_LIB := $(call lib,common/model)
 TRANSPORT := $(call lib,common/transport)
 WORKER := $(call lib,common/worker)
 ORCH := $(call lib,orchestrator)
@@ -71,16 +71,16 @@ all: $(PROG)
 	@echo "built $(B)/bin ($(CUDA_WORDS))"
 endif
 
-STAGE_LIBS := $(WORKER) $(TRANSPORT) $(MODEL) $(COMPUTE) $(BASE)
+STAGE_LIBS := $(WORKER) $(TRANSPORT) $(MODEL_LIB) $(COMPUTE) $(BASE)
 STAGE_EXT := $(EXT_TRANSPORT) $(EXT_COMPUTE) $(EXT_BASE)
 
 $(B)/bin/llm_worker: $(B)/obj/llm_worker/main.o $(LLM) $(STAGE_LIBS)
 $(B)/bin/flow_worker: $(B)/obj/flow_worker/main.o $(FLOW) $(STAGE_LIBS)
 $(B)/bin/hift_worker: $(B)/obj/hift_worker/main.o $(HIFT) $(STAGE_LIBS)
 $(B)/bin/llm_worker $(B)/bin/flow_worker $(B)/bin/hift_worker: EXT = $(STAGE_EXT)
-$(B)/bin/enroll: $(B)/obj/enroll/main.o $(ENROLL) $(MODEL) $(COMPUTE) $(BASE)
+$(B)/bin/enroll: $(B)/obj/enroll/main.o $(ENROLL) $(MODEL_LIB) $(COMPUTE) $(BASE)
 $(B)/bin/enroll: EXT = $(EXT_ENROLL) $(EXT_COMPUTE) $(EXT_BASE)
-$(B)/bin/orchestrator: $(B)/obj/orchestrator/main.o $(ORCH) $(TEXT) $(TRANSPORT) $(MODEL) $(BASE)
+$(B)/bin/orchestrator: $(B)/obj/orchestrator/main.o $(ORCH) $(TEXT) $(TRANSPORT) $(MODEL_LIB) $(BASE)
 $(B)/bin/orchestrator: EXT = $(EXT_ORCH) $(EXT_TEXT) $(EXT_TRANSPORT) $(EXT_BASE)
 $(B)/bin/exchange_keeper: $(B)/obj/orchestrator/keeper.o $(TRANSPORT) $(CUDA_EMULATED) $(BASE)
 $(B)/bin/exchange_keeper: EXT = $(EXT_TRANSPORT) $(EXT_CUDA) $(EXT_BASE)

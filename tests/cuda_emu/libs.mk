@@ -7,7 +7,7 @@ $(EMU_CHECK)/outbox: $(B)/obj/tests/cuda_emu/check/outbox.o $(B)/obj/tests/gpu/d
     $(HARNESS) $(TRANSPORT) $(COMPUTE) $(BASE)
 $(EMU_CHECK)/rules: $(B)/cuda/tests/cuda_emu/check/rules.o $(COMPUTE) $(BASE)
 $(EMU_CHECK)/backend: $(B)/obj/tests/cuda_emu/check/backend.o $(HARNESS) $(COMPUTE) $(BASE)
-$(EMU_CHECK)/llm: $(B)/obj/tests/cuda_emu/check/llm.o $(HARNESS) $(LLM) $(WORKER) $(MODEL) $(COMPUTE) $(BASE)
+$(EMU_CHECK)/llm: $(B)/obj/tests/cuda_emu/check/llm.o $(HARNESS) $(LLM) $(WORKER) $(MODEL_LIB) $(COMPUTE) $(BASE)
 $(EMU_PROGRAMS):
 	@mkdir -p $(@D)
 	$(CC) $(LDFLAGS) -o $@ $(filter %.o,$^) -Wl,--start-group $(filter %.a,$^) -Wl,--end-group $(EXT_COMPUTE) $(EXT_BASE) -lcmocka

@@ -1,5 +1,5 @@
 # End-to-end tests start the built programs; they link the client and the model recipe to drive them.
-FARM_TEST := $(B)/obj/tools/client.o $(ORCH) $(TRANSPORT) $(MODEL)
+FARM_TEST := $(B)/obj/tools/client.o $(ORCH) $(TRANSPORT) $(MODEL_LIB)
 LIBS_test_farm := $(FARM_TEST)
 EXT_test_farm := $(EXT_TRANSPORT)
 LIBS_test_kill := $(FARM_TEST)
@@ -20,5 +20,5 @@ $(B)/tests/e2e/test_faults: | $(PROG)
 LIBS_test_parole := $(FARM_TEST)
 EXT_test_parole := $(EXT_TRANSPORT)
 $(B)/tests/e2e/test_parole: | $(PROG)
-LIBS_test_enroll := $(MODEL)
+LIBS_test_enroll := $(MODEL_LIB)
 $(B)/tests/e2e/test_enroll: | $(PROG)
