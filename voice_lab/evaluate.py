@@ -193,10 +193,15 @@ def periodicity(audio, pitch_hz, rate_hz=24000):
     return sorted(out)[len(out) // 2] if out else 0.0
 
 
-def template_texts(templates, count=4000, seed=99):
+def joined(texts, each):
+    """Texts of `each` sentences."""
+    return [" ".join(texts[i:i + each]) for i in range(0, len(texts), each)]
+
+
+def template_texts(templates, each=1, count=4000, seed=99):
     """What the recogniser's bigram is made of: sentences of the templates."""
     rng = random.Random(seed)
-    return [sentences.fill(rng.choice(templates), rng) for _ in range(count)]
+    return joined([sentences.fill(rng.choice(templates), rng) for _ in range(count)], each)
 
 
 def _run(command):
@@ -207,7 +212,9 @@ def _run(command):
 
 def speak_by_farm(folder, program, model, voice, texts, options, streaming):
     """Has `cosyfarm batch` say the texts into folder/audio; streaming: with Flow's block-causal mask."""
-    os.makedirs(folder + "/audio", exist_ok=True)
+    if os.path.exists(folder + "/ledger.jsonl"):
+        raise RuntimeError(f"{folder} holds a batch already: another model's waves would be heard again")
+    os.makedirs(folder, exist_ok=True)
     with open(folder + "/manifest.jsonl", "w", encoding="utf-8") as out:
         for i, text in enumerate(texts):
             out.write(json.dumps({"id": f"s{i:03d}", "text": text, "seed": i + 1, **options}) + "\n")
@@ -225,6 +232,7 @@ def main():
     ap.add_argument("-v", "--voice", default="arlo", choices=PITCHES)
     ap.add_argument("--streaming", action="store_true", help="Flow's block-causal mask")
     ap.add_argument("--sentences", type=int, default=100)
+    ap.add_argument("--each", type=int, default=1, help="sentences of a text")
     ap.add_argument("--shapes", choices=("training", "other"), default="training")
     ap.add_argument("--row", type=json.loads, default={}, help='fields of every row, as {"mode": "instruct"}')
     ap.add_argument("--words", default=os.path.join(os.path.dirname(__file__), "words.txt"))
@@ -238,13 +246,13 @@ def main():
         sys.exit(77)
     templates = sentences.TRAINING if a.shapes == "training" else sentences.OTHER_SHAPES
     if a.farm:
-        speak_by_farm(a.folder, a.farm, a.model, a.voice, sentences.test(a.sentences, templates, 1), a.row, a.streaming)
+        speak_by_farm(a.folder, a.farm, a.model, a.voice, joined(sentences.test(a.sentences, templates, 1), a.each), a.row, a.streaming)
     with open(a.folder + "/manifest.jsonl", encoding="utf-8") as lines:
         rows = [json.loads(line) for line in lines]
     waves = [read_wave(f"{a.folder}/audio/{r['id']}.wav") for r in rows]
-    rates = score(waves, [r["text"] for r in rows], sentences.word_list(a.words), template_texts(templates), a.show, not a.no_loop)
+    rates = score(waves, [r["text"] for r in rows], sentences.word_list(a.words), template_texts(templates, a.each), a.show, not a.no_loop)
     periodic = sum(periodicity(w, PITCHES[a.voice], rate) for w, rate in waves) / len(waves)
-    print(f"{a.voice}, {a.shapes} shapes: {len(rows)} sentences, " +
+    print(f"{a.voice}, {a.shapes} shapes: {len(rows)} texts of {a.each}, " +
           ", ".join(f"{k} {v:.1f} %" for k, v in rates.items()) + f", periodicity {periodic:.2f}")
     if (a.limit is not None and rates["bigram"] > a.limit) or (a.periodicity is not None and periodic < a.periodicity):
         print(f"beyond the bound: error {a.limit} %, periodicity {a.periodicity}")

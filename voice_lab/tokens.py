@@ -66,8 +66,12 @@ class Codes:
 
     def encode(self, features):
         """[N, 2, 81] -> codes [N]."""
+        return self.spread(nearest(prepare(features), self.centres))
+
+    def spread(self, clusters):
+        """Clusters [N] -> codes [N]: of each cluster the first code that is free within the window."""
         out = []
-        for k in nearest(prepare(features), self.centres):
+        for k in clusters:
             codes = range(self.first[k], self.first[k] + self.variants[k])
             recent = out[-WINDOW:]
             free = [c for c in codes if c not in recent]

@@ -7,6 +7,7 @@ is being spoken. It is a loss of training alone: the model stays an ordinary one
 others, so that one wrongly drawn code does not lose the place.
 """
 import argparse
+import copy
 import os
 
 import numpy as np
@@ -20,6 +21,7 @@ from .train import Loop, compile_cache
 GUIDED, GUIDE_WEIGHT, WRONG_INPUT = (1, 2), 0.2, 0.04
 PROMPTS = {"arlo": "Hello, my name is David.", "mira": "Hello, my name is Anna."}
 BATCH = 24
+SENTENCES, CODES_MAX = (0.5, 0.3, 0.15, 0.05), 200     # shares of texts of 1, 2, 3, 4 sentences; of such a text
 
 
 class Utterance:
@@ -32,6 +34,22 @@ class Utterance:
         self.ids = ids
         self.id_word = np.array([max(np.searchsorted(begins, p + (self.text[p] == " "), "right") - 1, 0) for p in places])
         self.code_word = np.maximum(np.searchsorted(begins, spans, "right") - 1, 0)
+
+
+    @staticmethod
+    def joined(parts, space, codes):
+        """Sentences as one text, the token `space` between them."""
+        out = copy.copy(parts[0])
+        for p in parts[1:]:
+            shift = out.id_word.max() + 1
+            out.text += " " + p.text
+            out.ids = [*out.ids, space, *p.ids]
+            out.id_word = np.concatenate([out.id_word, [shift], p.id_word + shift])
+            out.codes = np.concatenate([out.codes, p.codes])
+            out.code_word = np.concatenate([out.code_word, p.code_word + shift])
+        if len(parts) > 1:
+            out.codes = codes.spread(codes.cluster_of[out.codes])
+        return out
 
 
 def load(out, tokenizer, codes):
@@ -51,9 +69,17 @@ def load(out, tokenizer, codes):
             for t, c, s in zip(stored["texts"], np.split(stored["codes"], cut), np.split(stored["spans"], cut))]
 
 
-def example(data, prompts, prefix, n, rng):
+def own_text(data, space, codes, rng):
+    """One sentence, or some: an end of speech must follow the text's last word, not its first full stop."""
+    parts = [data[rng.integers(len(data))] for _ in range(rng.choice(4, p=SENTENCES) + 1)]
+    while len(parts) > 1 and sum(len(p.codes) for p in parts) > CODES_MAX:
+        parts.pop()
+    return Utterance.joined(parts, space, codes)
+
+
+def example(data, prompts, prefix, space, codes, rng):
     """One training sequence: inputs [L], targets [L] (-100: none) and the word asked for [L] (-1: none); id words [L]."""
-    own, kind = data[rng.integers(len(data))], rng.random()
+    own, kind, n = own_text(data, space, codes, rng), rng.random(), codes.count
     prompt = None
     if kind < 0.3:
         prompt = prompts[rng.integers(len(prompts))]
@@ -131,7 +157,7 @@ def train(a):
     tokenizer, codes = Tokenizer.of_words(sentences.word_list(a.words)), tokens.Codes.load(a.out + "/codes.npz")
     data = load(a.out, tokenizer, codes)
     prompts = prompt_utterances(tokenizer, codes)
-    prefix = tokenizer.encode(PREFIX)[0]
+    prefix, space = tokenizer.encode(PREFIX)[0], tokenizer.encode(" ")[0][0]
     model = llm.Llm(codes.count, tokenizer.rows)
     print(f"llm: {len(data)} utterances, {codes.count} codes, {tokenizer.rows} text rows, "
           f"{sum(p.numel() for p in model.parameters())} parameters", flush=True)
@@ -140,7 +166,8 @@ def train(a):
     rng, pool = np.random.default_rng(a.seed * 1000003 + loop.step), []
     model.train()
     while loop.going():
-        loss, figures = loss_of(model, hidden_states, *batch_of(lambda: example(data, prompts, prefix, codes.count, rng), rng, pool))
+        batch = batch_of(lambda: example(data, prompts, prefix, space, codes, rng), rng, pool)
+        loss, figures = loss_of(model, hidden_states, *batch)
         loop.update(loss, figures)
     loop.finish()
 

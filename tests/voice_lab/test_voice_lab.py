@@ -221,14 +221,28 @@ class Parts(unittest.TestCase):
             self.assertEqual((again.step, again.rate), (loop.step, 5e-4))
             self.assertEqual(again.model.weight.item(), model.weight.item())
 
+    def test_joined_sentences(self):
+        """Words count on, and codes that both sentences have near the seam do not repeat."""
+        words, codes = Tokenizer.of_words(WORDS), tokens.Codes(np.zeros((9, 162)), np.full(9, 2, np.int32))
+        first = train_llm.Utterance("Thank you.", np.array([2, 0]), np.array([0, 6]), words)
+        second = train_llm.Utterance("We wait.", np.array([0, 4]), np.array([0, 3]), words)
+        both = train_llm.Utterance.joined([first, second], 7, codes)
+        self.assertEqual(both.text, "Thank you. We wait.")
+        self.assertEqual(list(both.ids), [*first.ids, 7, *second.ids])
+        self.assertEqual(both.codes.tolist(), [2, 0, 1, 4])
+        self.assertEqual(both.code_word.tolist(), [0, 1, 2, 3])
+        self.assertEqual(both.id_word[len(first.ids)], 2)          # the space belongs to the word behind it
+        self.assertEqual(both.id_word[-1], 3)
+        self.assertEqual(len(first.codes), 2)                      # the parts stay as they were
+
     def test_a_step_of_each_training(self):
         rng, generator = np.random.default_rng(0), torch.Generator().manual_seed(0)
         model = llm.Llm(50, 100, hidden=128, layers=3, heads=2, kv_heads=1, intermediate=64)
         utterance = train_llm.Utterance.__new__(train_llm.Utterance)
-        utterance.ids, utterance.id_word = [1, 2, 3], np.array([0, 1, 1])
+        utterance.text, utterance.ids, utterance.id_word = "Go on.", [1, 2, 3], np.array([0, 1, 1])
         utterance.codes, utterance.code_word = np.arange(12), np.repeat([0, 1], 6)
-        pool = []
-        batch = train_llm.batch_of(lambda: train_llm.example([utterance], [utterance], [5, 6], 50, rng), rng, pool)
+        codes, pool = tokens.Codes(np.zeros((50, 162)), np.ones(50, np.int32)), []
+        batch = train_llm.batch_of(lambda: train_llm.example([utterance], [utterance], [5, 6], 4, codes, rng), rng, pool)
         loss, figures = train_llm.loss_of(model, model.hidden_states, *batch)
         loss.backward()
         self.assertTrue(np.isfinite(loss.item()) and 0 < figures["look"] < 1)
