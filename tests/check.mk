@@ -152,7 +152,9 @@ UNITS := $(wildcard systemd/*.service) systemd/cosyfarm.target systemd/cosyfarm.
 EXAMPLES := $(filter-out %.md,$(wildcard examples/*))
 install: all
 	install -d $(DESTDIR)$(PREFIX)/bin $(DESTDIR)$(PREFIX)/lib/systemd/system $(DESTDIR)$(PREFIX)/lib/sysusers.d \
-	    $(DESTDIR)$(PREFIX)/lib/tmpfiles.d $(DESTDIR)$(PREFIX)/share/doc/cosyfarm/examples $(DESTDIR)$(SYSCONFDIR)/cosyfarm
+	    $(DESTDIR)$(PREFIX)/lib/tmpfiles.d $(DESTDIR)$(PREFIX)/share/doc/cosyfarm/examples $(DESTDIR)$(SYSCONFDIR)/cosyfarm \
+	    $(DESTDIR)$(PREFIX)/share/cosyfarm
+	cp -R models/demo $(DESTDIR)$(PREFIX)/share/cosyfarm/
 	install -m 755 $(PROG) $(DESTDIR)$(PREFIX)/bin
 	for u in $(notdir $(UNITS)); do sed -e 's|/usr/local/|$(PREFIX)/|g' -e 's|/etc/|$(SYSCONFDIR)/|g' systemd/$$u \
 	    >$(DESTDIR)$(PREFIX)/lib/systemd/system/$$u && chmod 644 $(DESTDIR)$(PREFIX)/lib/systemd/system/$$u || exit 1; done

@@ -38,9 +38,10 @@ typedef struct say {
 } say;
 
 static const char say_help[] =
-    "usage: cosyfarm say -m MODEL [-v VOICE] [-o FILE] [options] TEXT...\n\n"
+    "usage: cosyfarm say [-m MODEL] [-v VOICE] [-o FILE] [options] TEXT...\n\n"
     "Speaks TEXT (or standard input, for -) into FILE (default cosyfarm.wav; .wav .flac .ogg .mp3; - writes WAV to\n"
-    "standard output). Uses the farm of the run directory when one runs, else a private one.\n\n" FARM_OPTIONS_HELP
+    "standard output). Uses the farm of the run directory when one runs, else a private one. Without a model the demo\n"
+    "voice speaks.\n\n" FARM_OPTIONS_HELP
     "  -v, --voice NAME      voice of the model directory (default: the first by name)\n"
     "  -o, --output FILE     where to\n"
     "      --mode MODE       zero_shot (default), cross_lingual, instruct\n"
@@ -337,7 +338,12 @@ static cf_err run(say *s)
     const client_handler handler = {s, on_ended, on_tick};
     TRY(process_run_dir(run_dir, sizeof run_dir));
     if (!client_farm_runs(run_dir)) {
+        const bool demo = !s->farm.cfg.model[0] && !s->is_convert;
+        if (demo)
+            TRY(farm_options_take_demo(&s->farm));
         TRY(farm_options_check(&s->farm));
+        if (demo && !s->quiet)
+            fputs("cosyfarm: no model given: the demo voice speaks, a small model of 335 words\n", stderr);
         s->farm_up_us = clock_now_us();
         TRY(private_farm_open(&s->farm.cfg, NULL, &own));
         is_own = true;

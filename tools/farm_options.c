@@ -17,6 +17,7 @@
 #include "common/base/check.h"
 #include "common/base/clock.h"
 #include "common/base/device.h"
+#include "common/base/process.h"
 #include "common/compute/backend.h"
 #include "common/model/model_dir.h"
 
@@ -149,6 +150,20 @@ static cf_err check_devices(const config *cfg, bool *ret_cuda)
             TRY(backend_check_device(text));
             *ret_cuda = *ret_cuda && device != DEVICE_CPU;
         }
+    }
+out:
+    return err;
+}
+
+cf_err farm_options_take_demo(farm_options *o)
+{
+    cf_err err = CF_OK;
+    static const char *const places[] = {"../share/cosyfarm/demo", "../../../models/demo"}; /* installed, build tree */
+    char path[IO_PATH_BYTES];
+    for (size_t i = 0; i < CF_COUNT(places) && !o->cfg.model[0]; i++) {
+        TRY(process_sibling(places[i], path, sizeof path));
+        if (access(path, R_OK | X_OK) == 0)
+            TRY(set_key(&o->cfg, "demo voice", "model", path, false));
     }
 out:
     return err;

@@ -49,6 +49,10 @@ bool farm_options_take(farm_options *o, int letter, const char *value, cf_err *r
 CF_MUST_CHECK cf_err farm_options_number(const char *option, const char *text, uint64_t max, uint64_t *ret_value);
 CF_MUST_CHECK cf_err farm_options_speed(const char *text, double *ret_speed);
 
+/* Takes the demo voice that comes with the programs as the model, where no other was named: PREFIX/share/cosyfarm/demo,
+ * or models/demo of the tree that they were built in. Leaves the model unnamed where neither is there. */
+CF_MUST_CHECK cf_err farm_options_take_demo(farm_options *o);
+
 /* Checks what a farm needs before processes start: a model directory that is one, a device and precision that exist;
  * makes the model path absolute. */
 CF_MUST_CHECK cf_err farm_options_check(farm_options *o);

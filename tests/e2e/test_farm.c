@@ -63,6 +63,20 @@ static void test_cold_say_repeats_itself(void **state)
     assert_string_not_equal(hash_a, hash_b);
 }
 
+/* The demo voice speaks where no model was named. */
+static void test_say_without_a_model(void **state)
+{
+    (void)state;
+    const char *dir = test_temp_dir();
+    char wav[256];
+    snprintf(wav, sizeof wav, "%s/x.wav", dir);
+    setenv("COSYFARM_RUN_DIR", dir, 1);
+    unsetenv("COSYFARM_MODEL");
+    expect(0, "the demo voice speaks", (const char *const[]){"cosyfarm", "say", "-o", wav, "Thank you.", NULL});
+    expect(78, "there is: arlo, mira",
+           (const char *const[]){"cosyfarm", "say", "-v", "echo", "-o", wav, "Thank you.", NULL});
+}
+
 /* The mask is a matter of the farm's configuration: another wave of the same length. */
 static void test_streaming_mask(void **state)
 {
@@ -91,7 +105,7 @@ static void test_say_refusals(void **state)
     snprintf(wav, sizeof wav, "%s/x.wav", dir);
     setenv("COSYFARM_RUN_DIR", dir, 1);
     unsetenv("COSYFARM_MODEL");
-    expect(78, "no model directory", (const char *const[]){"cosyfarm", "say", "-o", wav, "x", NULL});
+    expect(78, "no model directory", (const char *const[]){"cosyfarm", "up", NULL});
     expect(78, "no such model directory",
            (const char *const[]){"cosyfarm", "say", "-m", "/nonexistent", "-o", wav, "x", NULL});
     expect(64, "nothing to say", (const char *const[]){"cosyfarm", "say", "-m", tiny_model_dir(), "-o", wav, NULL});
@@ -284,6 +298,7 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_cold_say_repeats_itself),
+        cmocka_unit_test(test_say_without_a_model),
         cmocka_unit_test(test_streaming_mask),
         cmocka_unit_test(test_say_refusals),
         cmocka_unit_test(test_running_farm),
