@@ -31,7 +31,7 @@
 
 struct run_record {
     char path[IO_PATH_BYTES], lock_path[IO_PATH_BYTES];
-    bool force_mix;
+    bool force_mix, look_only;
     json *seen; /* owned; the file as it was last read or written */
 };
 
@@ -281,11 +281,12 @@ static const json *find_stage(const json *record, const char *stage)
     return NULL;
 }
 
-static cf_err compare_models(const char *path, const json *record, const run_start *start)
+cf_err run_record_compare(const run_record *r, const run_model_file *files, size_t file_count)
 {
-    for (size_t i = 0; i < start->file_count; i++) {
-        const run_model_file *now = &start->files[i];
-        const json *then = find_stage(record, now->stage);
+    const char *path = r->path;
+    for (size_t i = 0; i < file_count; i++) {
+        const run_model_file *now = &files[i];
+        const json *then = find_stage(r->seen, now->stage);
         if (!then)
             return err_set(CF_ERR_MISMATCH, "%s: stage %s: not in the record; " WAY_OUT, path, now->stage);
         if (strcmp(str_of(then, "sha256"), now->sha256) != 0)
@@ -297,10 +298,9 @@ static cf_err compare_models(const char *path, const json *record, const run_sta
             return err_set(CF_ERR_MISMATCH, "%s: precision of %s: expected %s, found %s; " WAY_OUT, path, now->stage,
                            str_of(then, "precision"), now->precision);
     }
-    const size_t count = json_count(json_find(json_find(record, "model"), "files"));
-    if (count != start->file_count)
-        return err_set(CF_ERR_MISMATCH, "%s: expected %zu model files, found %zu; " WAY_OUT, path, count,
-                       start->file_count);
+    const size_t count = json_count(json_find(json_find(r->seen, "model"), "files"));
+    if (count != file_count)
+        return err_set(CF_ERR_MISMATCH, "%s: expected %zu model files, found %zu; " WAY_OUT, path, count, file_count);
     return CF_OK;
 }
 
@@ -310,7 +310,7 @@ static const char *voice_hash(const json *record, const char *name)
     return json_find(voices, name) ? str_of(voices, name) : NULL;
 }
 
-/* ---- the three calls ---- */
+/* ---- the calls ---- */
 
 /* Writes, then takes the record as seen. */
 static cf_err keep(run_record *r, json *record)
@@ -325,19 +325,50 @@ static cf_err keep(run_record *r, json *record)
     return CF_OK;
 }
 
+static cf_err new_record(const char *dir, run_record **ret_record)
+{
+    cf_err err;
+    run_record *r = NULL;
+    TRY(mem_alloc(1, sizeof *r, &r));
+    TRY(io_join(r->path, sizeof r->path, dir, "run.json"));
+    TRY(io_join(r->lock_path, sizeof r->lock_path, dir, "run.lock"));
+    *ret_record = r;
+    r = NULL;
+out:
+    mem_free(r);
+    return err;
+}
+
+cf_err run_record_look(const char *dir, run_record **ret_record)
+{
+    cf_err err;
+    run_record *r = NULL;
+    TRY(new_record(dir, &r));
+    r->look_only = true;
+    TRY(read_record(r->path, &r->seen)); /* written by rename: whole without the lock */
+    *ret_record = r->seen ? r : NULL;
+    r = r->seen ? NULL : r;
+out:
+    run_record_close(r);
+    return err;
+}
+
+const json *run_record_voices(const run_record *r)
+{
+    return json_find(r->seen, "voices");
+}
+
 cf_err run_record_open(const char *dir, const run_start *start, bool force_mix, run_record **ret_record)
 {
     cf_err err;
     int lock_fd = -1;
     run_record *r = NULL;
     json *record = NULL;
-    TRY(mem_alloc(1, sizeof *r, &r));
+    TRY(new_record(dir, &r));
     r->force_mix = force_mix;
-    TRY(io_join(r->path, sizeof r->path, dir, "run.json"));
-    TRY(io_join(r->lock_path, sizeof r->lock_path, dir, "run.lock"));
     TRY(lock(r, &lock_fd));
     TRY(read_record(r->path, &r->seen));
-    err = r->seen ? compare_models(r->path, r->seen, start) : CF_OK;
+    err = r->seen ? run_record_compare(r, start->files, start->file_count) : CF_OK;
     if (err != CF_OK && !force_mix)
         goto out;
     if (!r->seen || err != CF_OK) {
@@ -368,18 +399,21 @@ cf_err run_record_use_voice(run_record *r, const char *name, const char *content
     const char *hash = voice_hash(r->seen, name);
     if (hash && strcmp(hash, content) == 0)
         return CF_OK;
-    TRY(lock(r, &lock_fd));
-    TRY(read_record(r->path, &now));
-    if (!now)
-        FAIL(CF_ERR_GONE, "%s: was deleted while the batch was running", r->path);
-    json_close(r->seen);
-    r->seen = now;
-    hash = voice_hash(now, name);
+    if (!r->look_only) {
+        TRY(lock(r, &lock_fd));
+        TRY(read_record(r->path, &now));
+        if (!now)
+            FAIL(CF_ERR_GONE, "%s: was deleted while the batch was running", r->path);
+        json_close(r->seen);
+        r->seen = now;
+        hash = voice_hash(now, name);
+    }
     const bool differs = hash && strcmp(hash, content) != 0;
     if (differs && !r->force_mix)
         FAIL(CF_ERR_MISMATCH, "%s: voice %s: expected content %.*s, found %.*s; " WAY_OUT, r->path, name, HASH_SHOWN,
              hash, HASH_SHOWN, content);
-    if (!hash || differs)
+    err = CF_OK;
+    if ((!hash || differs) && !r->look_only)
         TRY(keep(r, record_with_voice(now, name, content, differs)));
 out:
     io_close(&lock_fd);

@@ -43,8 +43,18 @@ typedef struct run_record run_record;
 CF_MUST_CHECK cf_err run_record_open(const char *dir, const run_start *start, bool force_mix, run_record **ret_record);
 void run_record_close(run_record *r); /* NULL is fine */
 
+/* The record as it is, for a look before anything is made: this one is never written. *ret_record is NULL where there
+ * is none yet. CF_ERR_CORRUPT: not a record. */
+CF_MUST_CHECK cf_err run_record_look(const char *dir, run_record **ret_record);
+
+/* The comparison of run_record_open alone. CF_ERR_MISMATCH. */
+CF_MUST_CHECK cf_err run_record_compare(const run_record *r, const run_model_file *files, size_t file_count);
+
+/* Object of voice names and content hashes; borrowed. */
+const json *run_record_voices(const run_record *r);
+
 /* Before the first row of a voice, whose content has this SHA-256: adds it, or compares. CF_ERR_MISMATCH names it;
- * forced, as above. A voice that is in the record with this content touches no file. */
+ * forced, as above. A voice that is in the record with this content touches no file. A look adds nothing. */
 CF_MUST_CHECK cf_err run_record_use_voice(run_record *r, const char *name, const char *content);
 
 #endif

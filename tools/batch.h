@@ -1,6 +1,6 @@
 /*
- * batch.h - the state of one `cosyfarm batch`, shared by its files: cmd_batch.c (options, phases), batch_run.c (rows
- * out, ledger lines in), batch_progress.c (what a person sees).
+ * batch.h - the state of one `cosyfarm batch`, shared by its files: cmd_batch.c (options, phases), batch_record.c
+ * (what the files are made with), batch_run.c (rows out, ledger lines in), batch_progress.c (what a person sees).
  */
 #ifndef CF_TOOLS_BATCH_H
 #define CF_TOOLS_BATCH_H
@@ -55,6 +55,14 @@ typedef struct batch {
     uint64_t ledger_us; /* spent in the ledger */
     double journal_s;   /* spent in the farm's journal, as it last said */
 } batch;
+
+/* batch_record.c */
+/* Nothing is made or written: is the model of this start the one of run.json? CF_ERR_MISMATCH. */
+CF_MUST_CHECK cf_err batch_check_record(const batch *b);
+/* Opens b->record once every stage of the status has a worker that told its model. CF_ERR_MISMATCH. */
+CF_MUST_CHECK cf_err batch_open_record(batch *b, const wire_msg *status);
+/* The voice's content hash, read once a name, and its entry in run.json. */
+CF_MUST_CHECK cf_err batch_use_voice(batch *b, const char *name);
 
 /* batch_run.c */
 CF_MUST_CHECK cf_err batch_next(void *ctx, client_row *ret_row, client_next *ret_next);

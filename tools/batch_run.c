@@ -9,7 +9,6 @@
 #include <inttypes.h>
 #include <stdio.h>
 #include <string.h>
-#include <time.h>
 
 #include "common/base/check.h"
 #include "common/base/clock.h"
@@ -35,27 +34,6 @@ static void give_up(batch *b, cf_err err)
 
 /* ---- rows out ---- */
 
-/* The voice's content hash, read once a name, and its entry in run.json. */
-static cf_err use_voice(batch *b, const char *name)
-{
-    cf_err err;
-    voice *v = NULL;
-    for (size_t i = 0; i < b->voices_count; i++)
-        if (strcmp(b->voices[i].name, name) == 0)
-            return CF_OK;
-    if (b->voices_count == BATCH_VOICES_MAX)
-        return err_set(CF_ERR_LIMIT, "more than %d different voices in one manifest", BATCH_VOICES_MAX);
-    TRY(voice_load(b->farm.cfg.model, name, &v));
-    TRY(run_record_use_voice(b->record, name, v->sha256));
-    batch_voice *entry = &b->voices[b->voices_count];
-    TRY(mem_strndup(name, strlen(name), &entry->name));
-    snprintf(entry->sha256, sizeof entry->sha256, "%s", v->sha256);
-    b->voices_count++;
-out:
-    voice_close(v);
-    return err;
-}
-
 /* A recording's path is relative to its manifest's folder, as one finds them side by side. */
 static cf_err beside_manifest(const batch *b, const char *path, char ret_path[IO_PATH_BYTES])
 {
@@ -72,7 +50,7 @@ static cf_err fill_row(batch *b, const manifest_row *from, client_row *ret_row)
 {
     cf_err err;
     if (from->voice)
-        TRY(use_voice(b, from->voice));
+        TRY(batch_use_voice(b, from->voice));
     if ((size_t)snprintf(b->path, sizeof b->path, "%s/audio/%s.%s", b->dir, from->id, from->format) >= sizeof b->path)
         FAIL(CF_ERR_LIMIT, "%s: path longer than %d bytes", from->id, IO_PATH_BYTES);
     TRY(beside_manifest(b, from->prompt_wav, b->prompt_wav));
@@ -245,48 +223,6 @@ out:
     return err;
 }
 
-/* Names and hashes of the models in use, when every stage has a worker that told its own. */
-static size_t read_models(const wire_msg *status, run_model_file files[STAGES])
-{
-    size_t known = 0;
-    const char *precision = "";
-    if (json_get_str(wire_json(status, "config"), "precision", 15, &precision) != CF_OK)
-        return 0;
-    for (int s = 0; s < STAGES; s++)
-        for (const json *m = json_first(wire_json(status, "members")); m; m = json_next(m)) {
-            const char *role, *file, *hash;
-            if (json_get_str(m, "role", 31, &role) != CF_OK || strcmp(role, stage_names[s]) != 0 ||
-                json_get_str(m, "model", 255, &file) != CF_OK || json_get_str(m, "sha256", 64, &hash) != CF_OK ||
-                !hash[0])
-                continue;
-            const char *slash = strrchr(file, '/');
-            files[known++] = (run_model_file){stage_names[s], slash ? slash + 1 : file, hash, precision};
-            break;
-        }
-    return known;
-}
-
-static cf_err open_record(batch *b, const wire_msg *status)
-{
-    run_model_file files[STAGES];
-    if (read_models(status, files) != STAGES)
-        return CF_OK; /* some worker still loads */
-    const char *dir;
-    const cf_err err = json_get_str(wire_json(status, "config"), "model", sizeof b->farm.cfg.model - 1, &dir);
-    if (err != CF_OK)
-        return err;
-    snprintf(b->farm.cfg.model, sizeof b->farm.cfg.model, "%s", dir); /* the running farm's, when -m was not given */
-    const run_start start = {.version = CF_VERSION,
-                             .model_dir = b->farm.cfg.model,
-                             .files = files,
-                             .file_count = STAGES,
-                             .config = wire_json(status, "config"),
-                             .command = (const char *const *)b->argv,
-                             .command_count = (size_t)b->argc,
-                             .started_unix_s = (int64_t)time(NULL)};
-    return run_record_open(b->dir, &start, b->force_mix, &b->record);
-}
-
 /* Is there a stage whose every worker is fed no more? */
 static const char *barred_stage(const wire_msg *status)
 {
@@ -340,7 +276,7 @@ client_stop batch_tick(void *ctx, const wire_msg *status)
     }
     cf_err err = write_and_sync(b, now_us);
     if (err == CF_OK && status && !b->record)
-        err = open_record(b, status);
+        err = batch_open_record(b, status);
     if (err != CF_OK)
         give_up(b, err);
     if (status) {

@@ -25,6 +25,7 @@
 #define SIGN_OF_LIFE_US (CLOCK_SECOND_US / 2)
 #define BUSY_RETRY_US   (CLOCK_SECOND_US / 5)
 #define CONNECTING_US   10000
+#define STATUS_US       (10 * CLOCK_SECOND_US) /* an orchestrator that answers at all has long answered */
 
 struct client {
     bus *b;      /* owned */
@@ -181,13 +182,18 @@ out:
     return err;
 }
 
+cf_err client_status(client *c, wire_msg *ret_status)
+{
+    return client_ask(c, query_message(c), WIRE_status, clock_now_us() + STATUS_US, ret_status);
+}
+
 cf_err client_check_model(client *c, const char *wanted_dir)
 {
     cf_err err;
     wire_msg status = {0};
     static char wanted[PATH_MAX]; /* one thread; realpath wants this much */
     const char *running;
-    TRY(client_ask(c, query_message(c), WIRE_status, clock_now_us() + 10 * CLOCK_SECOND_US, &status));
+    TRY(client_status(c, &status));
     TRY(json_get_str(wire_json(&status, "config"), "model", IO_PATH_BYTES, &running));
     if (wanted_dir && (!realpath(wanted_dir, wanted) || strcmp(wanted, running) != 0))
         err = err_set(CF_ERR_MISMATCH,

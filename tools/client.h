@@ -40,6 +40,9 @@ CF_MUST_CHECK cf_err client_ask(client *c, json *request, wire_kind answer, uint
 /* The next message of this kind, until the deadline: CF_ERR_TIMEOUT. Others are dropped. */
 CF_MUST_CHECK cf_err client_wait(client *c, wire_kind kind, uint64_t deadline_us, wire_msg *ret_msg);
 
+/* The farm's status, within ten seconds: CF_ERR_TIMEOUT. */
+CF_MUST_CHECK cf_err client_status(client *c, wire_msg *ret_status);
+
 /* CF_ERR_MISMATCH when the running farm serves another model directory; NULL: any is fine. */
 CF_MUST_CHECK cf_err client_check_model(client *c, const char *wanted_dir);
 

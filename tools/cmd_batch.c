@@ -2,7 +2,8 @@
  * cmd_batch.c - `cosyfarm batch`: a manifest in, a file for each row out; the same command line goes on where it
  * stopped.
  *
- *   check the manifest -> ledger: what has ended before -> a farm (the running one, or one of its own) -> run -> ledger
+ *   check the manifest -> run.json: the same model as before -> ledger: what has ended before -> a farm (the running
+ *   one, or one of its own) -> run -> ledger
  *
  * With a farm of its own this process is its supervisor. Interrupted, killed, out of storage: nothing accepted is lost,
  * since a row is in the ledger only when its file is in place. Fails: exit codes of tools/cmd.h.
@@ -321,17 +322,21 @@ out:
     return err;
 }
 
+static cf_err make_dir(batch *b)
+{
+    char absolute[PATH_MAX];
+    const cf_err err = io_make_dirs(b->dir, 0777);
+    if (err == CF_OK && !realpath(b->dir, absolute))
+        return err_sys("%s", b->dir);
+    if (err == CF_OK)
+        snprintf(b->dir, sizeof b->dir, "%s", absolute);
+    return err;
+}
+
 static cf_err read_ledger(batch *b)
 {
     cf_err err;
     uint64_t torn_line, dropped = 0;
-    char absolute[PATH_MAX];
-    TRY(io_make_dirs(b->dir, 0777));
-    if (!realpath(b->dir, absolute)) {
-        err = err_sys("%s", b->dir);
-        goto out;
-    }
-    snprintf(b->dir, sizeof b->dir, "%s", absolute);
     TRY(ledger_open(b->dir, b->mine, &b->log, &torn_line));
     if (torn_line > 0)
         fprintf(stderr,
@@ -458,6 +463,8 @@ static cf_err work(batch *b)
     if (b->check_only)
         goto out;
     TRY(mem_alloc(BATCH_VOICES_MAX, sizeof *b->voices, &b->voices));
+    TRY(make_dir(b));
+    TRY(batch_check_record(b));
     TRY(read_ledger(b));
     if (b->ended_before == b->counts.own)
         goto out;

@@ -72,13 +72,6 @@ static void print_table(const wire_msg *status)
            real(totals, "up_s"));
 }
 
-static cf_err ask_status(client *c, wire_msg *ret_status)
-{
-    json *m = wire_new(WIRE_query);
-    json_put_u64(m, "nonce", 0);
-    return client_ask(c, m, WIRE_status, clock_now_us() + 10 * CLOCK_SECOND_US, ret_status);
-}
-
 static cf_err open_client(const char *run_dir, client **ret_client)
 {
     if (!client_farm_runs(run_dir))
@@ -93,7 +86,7 @@ static cf_err show(const char *run_dir, bool as_json)
     wire_msg status = {0};
     char *text = NULL;
     TRY(open_client(run_dir, &c));
-    TRY(ask_status(c, &status));
+    TRY(client_status(c, &status));
     if (as_json) {
         TRY(json_print(status.root, false, &text));
         puts(text);
@@ -161,7 +154,7 @@ static cf_err watch(const top *t)
         if (n > 0)
             poll(NULL, 0, (int)t->seconds * 1000);
         wire_done(&status);
-        TRY(ask_status(c, &status));
+        TRY(client_status(c, &status));
         const json *totals = wire_json(&status, "totals");
         if (terminal)
             fputs("\033[H\033[J", stdout);

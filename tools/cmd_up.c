@@ -242,9 +242,7 @@ static cf_err ask_grace(client *c, uint64_t *ret_grace_s)
 {
     cf_err err;
     wire_msg status = {0};
-    json *m = wire_new(WIRE_query);
-    json_put_u64(m, "nonce", 0);
-    TRY(client_ask(c, m, WIRE_status, clock_now_us() + ANSWER_US, &status));
+    TRY(client_status(c, &status));
     TRY(json_get_u64(wire_json(&status, "config"), "grace_s", 0, INT32_MAX, ret_grace_s));
 out:
     wire_done(&status);

@@ -1,7 +1,8 @@
 /*
  * network_hash.h - which networks a model directory has: the SHA-256 of a file of a gigabyte, remembered.
  *
- * Voices say which networks made them, so the question comes up at every enrollment and at every voice that is loaded.
+ * Voices say which networks made them, and so does the folder of a batch: the question comes up at every enrollment, at
+ * every voice that is loaded, and wherever a batch goes on.
  * The answer is kept in MODEL/voices/.networks beside size, inode and times of the file, and believed while none of
  * them has changed. Where that file cannot be written the hash is computed each time.
  */
@@ -15,8 +16,8 @@
 extern "C" {
 #endif
 
-/* file: a name inside the model directory (model_dir.h MODEL_TOKENIZER_FILE, MODEL_SPEAKER_FILE). CF_ERR_NOTFOUND when
- * the directory does not have it. */
+/* file: a name inside the model directory (model_dir.h: MODEL_TOKENIZER_FILE, MODEL_SPEAKER_FILE, a stage's file).
+ * CF_ERR_NOTFOUND when the directory does not have it. */
 CF_MUST_CHECK cf_err network_sha256(const char *model_path, const char *file, char ret_hex[SHA256_HEX_BYTES]);
 
 #ifdef __cplusplus

@@ -14,6 +14,7 @@
 
 #include "common/base/io.h"
 #include "common/base/mem.h"
+#include "common/model/recipe.h"
 #include "tests/harness/batch_case.h"
 #include "tests/harness/farm.h"
 
@@ -139,15 +140,53 @@ static void test_storage_that_fails(void **state)
     }
 }
 
+/* The later -m and --precision win. Nothing is started for a refusal, and nothing is lost by one. */
+static void expect_refusal(const char *dir, const char *other)
+{
+    batch_expect_command(78, "run.json: model file of llm: expected llm.safetensors with sha256",
+                         (const char *const[]){BATCH(dir), "-m", other, NULL});
+    batch_expect_command(78, "run.json: precision of llm: expected bf16, found f32; use another output folder",
+                         (const char *const[]){BATCH(dir), "--precision", "f32", NULL});
+}
+
+/* The voice of the finished rows has other content now. */
+static void expect_other_voice_refused(const char *dir)
+{
+    char echo[320], vale[320], *was, *other;
+    size_t was_bytes, other_bytes;
+    snprintf(echo, sizeof echo, "%s/voices/echo.safetensors", tiny_model_dir());
+    snprintf(vale, sizeof vale, "%s/voices/vale.safetensors", tiny_model_dir());
+    assert_ok(io_read_file(echo, 1 << 24, &was, &was_bytes));
+    assert_ok(io_read_file(vale, 1 << 24, &other, &other_bytes));
+    assert_ok(io_write_file(echo, other, other_bytes));
+    batch_expect(78, "run.json: voice echo: expected content", dir);
+    assert_ok(io_write_file(echo, was, was_bytes));
+    batch_expect(0, "0 done, 0 failed, 6 before", dir);
+    mem_free(was);
+    mem_free(other);
+}
+
 static void test_other_model_is_not_mixed_in(void **state)
 {
     (void)state;
+    char other[256], path[320], log[320], *was, *is;
+    size_t was_bytes, is_bytes;
+    const recipe spec = {.size = RECIPE_TINY, .seed = 1};
     const char *dir = test_temp_dir();
+    snprintf(other, sizeof other, "%s/other", test_temp_dir());
+    assert_ok(recipe_make_dir(&spec, RECIPE_SAFETENSORS, NULL, other));
     batch_expect(0, "6 done", dir);
-    char path[320];
+    snprintf(log, sizeof log, "%s/farm.log", dir);
+    assert_ok(io_read_file(log, 1 << 24, &was, &was_bytes));
+    expect_refusal(dir, other); /* no row is left */
+    expect_other_voice_refused(dir);
     snprintf(path, sizeof path, "%s/audio/set/03.wav", dir);
     assert_int_equal(unlink(path), 0);
-    batch_expect_command(78, "precision", (const char *const[]){BATCH(dir), "--precision", "f32", NULL});
+    expect_refusal(dir, other);
+    assert_ok(io_read_file(log, 1 << 24, &is, &is_bytes));
+    assert_int_equal(is_bytes, was_bytes);
+    mem_free(was);
+    mem_free(is);
     batch_expect_command(0, "1 done", (const char *const[]){BATCH(dir), "--precision", "f32", "--force-mix", NULL});
 }
 

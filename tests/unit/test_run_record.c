@@ -171,6 +171,36 @@ static void test_voices_are_added_and_compared(void **state)
     run_record_close(r);
 }
 
+/* A start that makes nothing: the same refusals, and the folder as it was. */
+static void test_a_look_compares_and_writes_nothing(void **state)
+{
+    (void)state;
+    const char *dir = test_temp_dir();
+    draft *d = fresh();
+    run_record *r, *look = NULL;
+    assert_ok(run_record_look(dir, &look));
+    assert_null(look);
+    assert_ok(run_record_open(dir, &d->start, false, &r));
+    assert_ok(run_record_use_voice(r, "vale", HASH_A));
+    run_record_close(r);
+    char *before = read_text(dir);
+    assert_ok(run_record_look(dir, &look));
+    assert_int_equal(json_count(run_record_voices(look)), 1);
+    assert_ok(run_record_compare(look, d->files, 2));
+    assert_ok(run_record_use_voice(look, "vale", HASH_A));
+    assert_err(CF_ERR_MISMATCH, "run.json: voice vale", run_record_use_voice(look, "vale", HASH_B));
+    assert_ok(run_record_use_voice(look, "echo", HASH_B));
+    d->files[1].sha256 = HASH_A;
+    assert_err(CF_ERR_MISMATCH,
+               "run.json: model file of flow: expected flow.pt with sha256 bbbbbbbbbbbb, found flow.pt",
+               run_record_compare(look, d->files, 2));
+    run_record_close(look);
+    char *after = read_text(dir);
+    assert_string_equal(after, before);
+    mem_free(before);
+    mem_free(after);
+}
+
 static const json *mixed_at(const json *root, size_t idx)
 {
     const json *v = json_first(json_find(root, "mixed"));
@@ -290,6 +320,7 @@ int main(void)
         cmocka_unit_test(test_later_starts_leave_it),
         cmocka_unit_test(test_refuses_other_models),
         cmocka_unit_test(test_voices_are_added_and_compared),
+        cmocka_unit_test(test_a_look_compares_and_writes_nothing),
         cmocka_unit_test(test_forced_mixing_is_recorded),
         cmocka_unit_test(test_refuses_what_is_no_record),
         cmocka_unit_test(test_failed_writes_leave_the_former),
