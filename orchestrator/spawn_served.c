@@ -16,13 +16,11 @@
 
 #include "common/base/clock.h"
 #include "common/base/process.h"
+#include "orchestrator/farm_watch.h"
 #include "orchestrator/spawn_impl.h"
 
-#define STAGES         3
 #define LOG_TAIL_BYTES 65536
 #define LAST_WORD_MAX  240 /* of a log line, in an error */
-
-static const char *const stage_names[STAGES] = {"llm", "flow", "hift"};
 
 void spawn_count_end(child *c, int status, uint64_t now_us)
 {
@@ -43,19 +41,9 @@ static void forget_ends(spawn *s, child_role role, const char *stage)
             s->children[i].ends = 0;
 }
 
-static bool stage_serves(const wire_msg *status, const char *stage)
+static bool stage_serves(const wire_msg *status, model_stage stage)
 {
-    static const char *const served[] = {"serving", "barred", "parole", "draining", "drained"};
-    for (const json *m = json_first(wire_json(status, "members")); m; m = json_next(m)) {
-        const char *role, *state;
-        if (json_get_str(m, "role", 31, &role) != CF_OK || json_get_str(m, "state", 31, &state) != CF_OK ||
-            strcmp(role, stage) != 0)
-            continue;
-        for (size_t i = 0; i < sizeof served / sizeof served[0]; i++)
-            if (strcmp(state, served[i]) == 0)
-                return true;
-    }
-    return false;
+    return farm_workers(status, stage) & (WORKERS_FED | WORKERS_BARRED | WORKERS_PAUSED);
 }
 
 void spawn_hear(spawn *s, const wire_msg *msg)
@@ -65,12 +53,12 @@ void spawn_hear(spawn *s, const wire_msg *msg)
         forget_ends(s, CHILD_ORCHESTRATOR, NULL);
     if (msg->kind != WIRE_status)
         return;
-    for (int i = 0; i < STAGES; i++)
-        if (stage_serves(msg, stage_names[i])) {
-            forget_ends(s, CHILD_WORKER, stage_names[i]);
+    for (int i = 0; i < MODEL_STAGE_COUNT; i++)
+        if (stage_serves(msg, (model_stage)i)) {
+            forget_ends(s, CHILD_WORKER, model_stage_name((model_stage)i));
             serving++;
         }
-    if (serving == STAGES)
+    if (serving == MODEL_STAGE_COUNT)
         forget_ends(s, CHILD_KEEPER, NULL);
 }
 

@@ -8,15 +8,12 @@
 #include <string.h>
 #include <unistd.h>
 
-#include "common/base/check.h"
 #include "common/base/clock.h"
 #include "common/base/mem.h"
 #include "tools/batch.h"
 
 #define TERMINAL_US (CLOCK_SECOND_US / 2)
 #define LOG_US      (10 * CLOCK_SECOND_US)
-
-static const char *const stage_names[] = {"llm", "flow", "hift"};
 
 static uint64_t u64_of(const json *obj, const char *key)
 {
@@ -64,10 +61,13 @@ void batch_show(batch *b, const wire_msg *status, uint64_t now_us)
         line, sizeof line,
         "%" PRIu64 " of %" PRIu64 " rows, %" PRIu64 " failed, %" PRIu64 " left, %.2f audio-s/s, ETA %s ",
         b->ended_before + ended, all, b->failed_before + b->failed, left, b->audio_s / spent_s, eta);
-    for (size_t i = 0; i < CF_COUNT(stage_names) && n < sizeof line; i++) {
-        const json *q = json_find(wire_json(status, "queues"), stage_names[i]);
-        n += (size_t)snprintf(line + n, sizeof line - n, " %s %d%% %" PRIu64 "+%" PRIu64, stage_names[i],
-                              busy_percent(status, stage_names[i]), u64_of(q, "running"), u64_of(q, "waiting"));
+    for (int i = 0; i < MODEL_STAGE_COUNT && n < sizeof line; i++) {
+        const char *name = model_stage_name((model_stage)i);
+        const json *q = json_find(wire_json(status, "queues"), name);
+        const char *word = farm_workers_word(farm_workers(status, (model_stage)i));
+        n += (size_t)snprintf(line + n, sizeof line - n, " %s %d%% %" PRIu64 "+%" PRIu64 "%s%s", name,
+                              busy_percent(status, name), u64_of(q, "running"), u64_of(q, "waiting"),
+                              word[0] ? " " : "", word);
     }
     fprintf(stderr, terminal ? "\r%s\033[K" : "%s\n", line);
 }

@@ -20,9 +20,6 @@
 
 #define SYNC_US   CLOCK_SECOND_US /* what a power cut may cost: a second of rows are done again, same bytes */
 #define FLAGS_MAX 32
-#define STAGES    3
-
-static const char *const stage_names[STAGES] = {"llm", "flow", "hift"};
 
 static void give_up(batch *b, cf_err err)
 {
@@ -226,27 +223,10 @@ out:
 /* Is there a stage whose every worker is fed no more? */
 static const char *barred_stage(const wire_msg *status)
 {
-    for (int s = 0; s < STAGES; s++) {
-        int here = 0, barred = 0;
-        for (const json *m = json_first(wire_json(status, "members")); m; m = json_next(m)) {
-            const char *role, *state;
-            if (json_get_str(m, "role", 31, &role) != CF_OK || json_get_str(m, "state", 31, &state) != CF_OK ||
-                strcmp(role, stage_names[s]) != 0)
-                continue;
-            here++;
-            barred += strcmp(state, "barred") == 0;
-        }
-        if (here > 0 && barred == here)
-            return stage_names[s];
-    }
+    for (int s = 0; s < MODEL_STAGE_COUNT; s++)
+        if (farm_workers(status, (model_stage)s) == WORKERS_BARRED)
+            return model_stage_name((model_stage)s);
     return NULL;
-}
-
-/* Seconds from the configuration of the farm, which need not be ours. */
-static uint64_t farm_seconds(const wire_msg *status, const char *key)
-{
-    uint64_t seconds = 0;
-    return json_get_u64(wire_json(status, "config"), key, 0, INT32_MAX, &seconds) == CF_OK ? seconds : 0;
 }
 
 /* Longer than the first pause of a barred worker, so that each was tried again before the batch gives up. */
@@ -261,6 +241,16 @@ static void watch_barred(batch *b, const wire_msg *status, uint64_t now_us)
                            "every %s worker died %d times before it finished a job, and again when it was tried; none "
                            "has been fed for %" PRIu64 " s (parole_s + barred_s); the log says how they died",
                            stage, UNPROVEN_DEATHS_MAX, wait_s));
+}
+
+/* A farm of its own is judged by how its processes end (spawn_check_served). Before the first row every stage has to
+ * tell its model. */
+static void watch_stages(batch *b, const wire_msg *status, uint64_t now_us)
+{
+    const unsigned needed = b->record ? farm_awaited(status) : FARM_ALL_STAGES;
+    const cf_err err = b->is_own_farm ? CF_OK : farm_watch_hear(&b->stages, status, needed, UINT64_MAX, now_us);
+    if (err != CF_OK)
+        give_up(b, err);
 }
 
 client_stop batch_tick(void *ctx, const wire_msg *status)
@@ -282,6 +272,7 @@ client_stop batch_tick(void *ctx, const wire_msg *status)
     if (status) {
         b->journal_s = f64_of(wire_json(status, "totals"), "journal_s");
         watch_barred(b, status, now_us);
+        watch_stages(b, status, now_us);
         batch_show(b, status, now_us);
     }
     return b->broken != CF_OK ? CLIENT_STOP : b->interrupted ? CLIENT_DRAIN : CLIENT_GO_ON;

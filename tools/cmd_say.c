@@ -17,11 +17,13 @@
 #include "common/base/process.h"
 #include "common/text/frontend.h"
 #include "orchestrator/audio_file.h"
+#include "orchestrator/farm_watch.h"
 #include "tools/client.h"
 #include "tools/cmd.h"
 #include "tools/farm_options.h"
 
 #define SILENCE_US     (60 * CLOCK_SECOND_US)
+#define ABSENT_US      (20 * CLOCK_SECOND_US) /* four times a supervisor's longest pause between two starts */
 #define TEXT_STDIN_MAX TEXT_BYTES_MAX
 
 typedef struct say {
@@ -34,7 +36,8 @@ typedef struct say {
     bool as_float, as_json, quiet;
     int signal_fd, exit_code;
     uint64_t started_us, farm_up_us;
-    bool served; /* a member was serving at some time */
+    farm_watch stages; /* of a farm that others look after */
+    char gave_up[512]; /* "" as long as it need not */
 } say;
 
 static const char say_help[] =
@@ -242,27 +245,43 @@ out:
 
 /* ---- running ---- */
 
-static client_stop on_tick(void *ctx, const wire_msg *status)
+static void show_queues(const say *s, const wire_msg *status)
 {
-    say *s = ctx;
-    const bool terminal = isatty(STDERR_FILENO) && !s->quiet;
-    if (process_read_signal(s->signal_fd) != 0)
-        return CLIENT_STOP;
-    if (!status || !terminal)
-        return CLIENT_GO_ON;
-    char line[128] = "";
+    char line[160] = "";
     size_t n = 0;
-    static const char *const stages[] = {"llm", "flow", "hift"};
-    for (int i = 0; i < 3; i++) {
+    for (int i = 0; i < MODEL_STAGE_COUNT && n < sizeof line; i++) {
         uint64_t waiting = 0, running = 0;
-        const json *q = json_find(wire_json(status, "queues"), stages[i]);
+        const char *name = model_stage_name((model_stage)i);
+        const char *word = farm_workers_word(farm_workers(status, (model_stage)i));
+        const json *q = json_find(wire_json(status, "queues"), name);
         if (!q || json_get_u64(q, "waiting", 0, UINT64_MAX, &waiting) != CF_OK ||
             json_get_u64(q, "running", 0, UINT64_MAX, &running) != CF_OK)
             continue;
-        n += (size_t)snprintf(line + n, sizeof line - n, "  %s %" PRIu64 "+%" PRIu64, stages[i], running, waiting);
+        n += (size_t)snprintf(line + n, sizeof line - n, "  %s %" PRIu64 "+%" PRIu64 "%s%s", name, running, waiting,
+                              word[0] ? " " : "", word);
     }
     fprintf(stderr, "\r%.1f s%s \033[K", (double)(clock_now_us() - s->started_us) / 1e6, line);
-    return CLIENT_GO_ON;
+}
+
+/* A farm of its own is judged by how its processes end (spawn_check_served). A recording needs no llm, whoever else
+ * waits for one. */
+static bool stages_serve(say *s, const wire_msg *status)
+{
+    const unsigned needed = farm_awaited(status) & (s->is_convert ? ~(1u << MODEL_LLM) : FARM_ALL_STAGES);
+    if (s->farm_up_us > 0 || farm_watch_hear(&s->stages, status, needed, ABSENT_US, clock_now_us()) == CF_OK)
+        return true;
+    snprintf(s->gave_up, sizeof s->gave_up, "%s", err_text());
+    return false;
+}
+
+static client_stop on_tick(void *ctx, const wire_msg *status)
+{
+    say *s = ctx;
+    if (process_read_signal(s->signal_fd) != 0)
+        return CLIENT_STOP;
+    if (status && isatty(STDERR_FILENO) && !s->quiet)
+        show_queues(s, status);
+    return status && !stages_serve(s, status) ? CLIENT_STOP : CLIENT_GO_ON;
 }
 
 static double f64_of(const json *obj, const char *key)
@@ -354,7 +373,11 @@ static cf_err run(say *s)
     if (!is_own)
         TRY(client_check_model(c, s->farm.model_given ? s->farm.cfg.model : NULL));
     s->row.id = "say";
-    TRY(client_run_list(c, &s->row, 1, false, SILENCE_US, &handler));
+    err = client_run_list(c, &s->row, 1, false, SILENCE_US, &handler);
+    if (err == CF_ERR_CANCELLED && s->gave_up[0])
+        err = err_set(CF_ERR_GONE, "%s", s->gave_up);
+    if (err != CF_OK)
+        goto out;
     if (s->exit_code == EXIT_DONE && strcmp(s->out, "-") == 0)
         TRY(copy_to_stdout(s));
 out:

@@ -36,7 +36,8 @@
       "seconds until a barred worker is tried with one job; twice as long after each death")                       \
     X(INT, parole_max_s, 600, 1, 86400, "what that pause doubles up to")                                           \
     X(INT, barred_s, 60, 1, 86400, "seconds beyond parole_s that batch waits for a stage of barred workers")       \
-    X(INT, unserved_s, 300, 1, 86400, "seconds that batch starts processes again that end before they serve")      \
+    X(INT, unserved_s, 300, 1, 86400,                                                                              \
+      "seconds that batch, and say on a running farm, wait for a stage that none serves")                          \
     X(INT, storage_wait_s, 600, 0, 86400, "seconds that a finished row waits for a full or read-only file system") \
     X(STR, journal, "", 0, 1023, "file of accepted rows; empty: journal in the run directory")                     \
     X(STR, voice_store, "", 0, 1023, "folder of voices made from recordings; empty: voices in the run directory")  \

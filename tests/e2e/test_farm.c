@@ -183,6 +183,34 @@ static void wait_for_file(const char *path)
     }
 }
 
+/* A running farm that nobody gives a flow worker: who waits ends in bounded time and says why. The farm keeps what it
+ * has accepted, and the same commands go on when there is one. */
+static void test_stage_without_workers(void **state)
+{
+    (void)state;
+    farm f;
+    char wav[256], manifest[256], out[256];
+    static const char row[] = "{\"id\":\"a\",\"text\":\"It rained.\"}\n";
+    const char *dir = test_temp_dir();
+    snprintf(wav, sizeof wav, "%s/x.wav", dir);
+    snprintf(manifest, sizeof manifest, "%s/rows.jsonl", dir);
+    snprintf(out, sizeof out, "%s/out", dir);
+    assert_ok(io_write_file(manifest, row, strlen(row)));
+    const char *const say[] = {"cosyfarm", "say", "-o", wav, "It rained.", NULL};
+    const char *const batch[] = {"cosyfarm", "batch", "-m", tiny_model_dir(), manifest, "-o", out, NULL};
+    farm_start(&f, NULL, "\"unserved_s\":1");
+    setenv("COSYFARM_RUN_DIR", f.run_dir, 1);
+    expect(0, "", (const char *const[]){"cosyfarm", "scale", "flow=0", NULL});
+    expect(75, "stage flow of the running farm: expected a worker that serves, found", say);
+    expect(75, "stage flow of the running farm: expected a worker that serves, found no worker for", batch);
+    assert_false(io_exists(wav));
+    expect(0, "", (const char *const[]){"cosyfarm", "scale", "flow=1", NULL});
+    wait_for_file(wav);
+    expect(0, "1 rows: 1 done", batch);
+    expect(0, "0 done, 0 failed, 1 before", batch);
+    farm_end(&f);
+}
+
 /* A stage that is too slow for grace_s: the farm ends all the same, down says what is left, and the next farm of the
  * run directory does it, same bytes. */
 static void test_down_with_a_row_left(void **state)
@@ -303,6 +331,7 @@ int main(void)
         cmocka_unit_test(test_say_refusals),
         cmocka_unit_test(test_running_farm),
         cmocka_unit_test(test_instruct_and_speed),
+        cmocka_unit_test(test_stage_without_workers),
         cmocka_unit_test(test_down_with_a_row_left),
         cmocka_unit_test(test_alone_and_among_others),
         cmocka_unit_test(test_full_farm_refuses_and_client_waits),
