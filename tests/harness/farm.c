@@ -76,9 +76,11 @@ int farm_command_wait_within(pid_t pid, int seconds)
 
 int farm_command(const char *const *args, char *ret_out, size_t out_bytes)
 {
-    char path[256], *text;
+    static char path[256]; /* one folder a program: there are not many */
+    char *text;
     size_t bytes;
-    snprintf(path, sizeof path, "%s/out", test_temp_dir());
+    if (!path[0])
+        snprintf(path, sizeof path, "%s/out", test_temp_dir());
     const int code = farm_command_wait(farm_command_start(args, path));
     assert_ok(io_read_file(path, 1 << 24, &text, &bytes));
     snprintf(ret_out, out_bytes, "%s", text);
