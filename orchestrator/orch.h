@@ -47,6 +47,7 @@ typedef struct conn {
     int32_t speech_codes; /* hift 0 */
     uint32_t outbox_id;   /* 0: none */
     bool draining;
+    bool worked; /* finished a job */
     uint64_t since_us;
     health alive;
     /* from its last beat */
@@ -141,6 +142,7 @@ void members_drain_one(orch *o, int conn_idx, bool again); /* finish what you ho
 void members_dismiss_all(orch *o);                   /* the farm has ended: keeper, and workers that are still there */
 void members_send(orch *o, int conn_idx, json *msg); /* on its lifeline; lost when that fails */
 int members_count_serving(const orch *o);
+int members_in_state(const orch *o, conn_state state); /* the first connection; -1: none */
 
 /* orch_requests.c */
 void requests_on_bus(orch *o, const char *peer, const wire_msg *msg);

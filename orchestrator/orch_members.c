@@ -77,8 +77,7 @@ box_entry *members_find_box(orch *o, uint32_t outbox_id)
     return NULL;
 }
 
-/* The connection in that state, of which there is one at most; -1: none. */
-static int conn_in_state(const orch *o, conn_state state)
+int members_in_state(const orch *o, conn_state state)
 {
     for (int i = 0; i < CONNS_MAX; i++)
         if (o->conns[i].state == state)
@@ -133,7 +132,7 @@ static void use_host_memory(orch *o, int device, const char *why)
 /* Asks the keeper for every box that is still missing; repeated when a keeper (re)joins. */
 static void ask_keeper(orch *o)
 {
-    const int keeper = conn_in_state(o, CONN_KEEPER);
+    const int keeper = members_in_state(o, CONN_KEEPER);
     for (int i = 0; i < BOX_TABLE_MAX && keeper >= 0 && o->conns[keeper].state == CONN_KEEPER; i++) {
         box_entry *box = &o->boxes[i];
         if (box->outbox_id == 0 || box->read_fd >= 0 || box->asked)
@@ -253,6 +252,19 @@ static void want_box(orch *o, int conn_idx)
 
 /* ---- lifeline messages ---- */
 
+/* How a supervisor treats a worker's death depends on it. */
+static void tell_worked(orch *o, const conn *c)
+{
+    const int supervisor = members_in_state(o, CONN_SUPERVISOR);
+    if (supervisor < 0)
+        return;
+    json *m = wire_new(WIRE_worked);
+    json_put_str(m, "stage", stage_names[c->stage]);
+    json_put_u64(m, "instance", (uint64_t)c->instance);
+    json_put_u64(m, "pid", (uint64_t)c->pid);
+    send_to(o, supervisor, m, NULL, 0);
+}
+
 static void on_hello(orch *o, int conn_idx, const wire_msg *msg)
 {
     conn *c = &o->conns[conn_idx];
@@ -272,7 +284,7 @@ static void on_hello(orch *o, int conn_idx, const wire_msg *msg)
         refuse(o, conn_idx, CF_ERR_MISMATCH, "another version of cosyfarm than the orchestrator's " CF_VERSION);
         return;
     }
-    if (single != CONN_FREE && conn_in_state(o, single) >= 0) {
+    if (single != CONN_FREE && members_in_state(o, single) >= 0) {
         refuse(o, conn_idx, CF_ERR_BUSY,
                single == CONN_KEEPER ? "there is a keeper already" : "there is a supervisor already");
         return;
@@ -290,6 +302,9 @@ static void on_hello(orch *o, int conn_idx, const wire_msg *msg)
             o->boxes[i].asked = false;
         ask_keeper(o);
     }
+    for (int i = 0; i < CONNS_MAX && single == CONN_SUPERVISOR; i++)
+        if (o->conns[i].state == CONN_SERVING && o->conns[i].worked)
+            tell_worked(o, &o->conns[i]);
 }
 
 /* Whether two members can serve one farm; if not, why. */
@@ -524,6 +539,10 @@ static void on_ready(orch *o, int conn_idx, const wire_msg *msg)
         row->compute_us[s->stage] += wire_u64(msg, "compute_us");
         if (s->stage == CORE_LLM && wire_has(msg, "tokens"))
             e.tokens = take_tokens(o, row, s->idx, msg);
+    }
+    if (s && !o->conns[conn_idx].worked) {
+        o->conns[conn_idx].worked = true;
+        tell_worked(o, &o->conns[conn_idx]);
     }
     o->caused_us = wire_u64(msg, "sent_us");
     orch_apply(o, &e);

@@ -104,17 +104,10 @@ void steer_tick(orch *o, uint64_t now_us)
 
 /* ---- scale ---- */
 
-static int supervisor_idx(const orch *o)
-{
-    for (int i = 0; i < CONNS_MAX; i++)
-        if (o->conns[i].state == CONN_SUPERVISOR)
-            return i;
-    return -1;
-}
-
 static cf_err scale(orch *o, int stage, int count, int *ret_members)
 {
-    if (supervisor_idx(o) < 0)
+    const int supervisor = members_in_state(o, CONN_SUPERVISOR);
+    if (supervisor < 0)
         return err_set(CF_ERR_UNSUPPORTED,
                        "no supervisor starts processes here; with systemd: systemctl enable --now cosyfarm-%s@N, "
                        "systemctl disable --now cosyfarm-%s@N",
@@ -131,7 +124,7 @@ static cf_err scale(orch *o, int stage, int count, int *ret_members)
     json *m = wire_new(WIRE_staff);
     json_put_str(m, "stage", stage_names[stage]);
     json_put_u64(m, "count", (uint64_t)count);
-    members_send(o, supervisor_idx(o), m);
+    members_send(o, supervisor, m);
     *ret_members = count;
     return CF_OK;
 }

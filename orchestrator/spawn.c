@@ -23,12 +23,9 @@
 #include "common/transport/wire.h"
 #include "orchestrator/spawn_impl.h"
 
-#define BACKOFF_FIRST_US 100000
-#define BACKOFF_MAX_US   (5 * CLOCK_SECOND_US)
-#define STEADY_US        CLOCK_SECOND_US /* who lived this long starts again at once; faster deaths are a loop */
-#define ENV_MAX          512
-#define RETRY_START_US   CLOCK_SECOND_US
-#define CONNECT_US       100000 /* between two attempts to reach the orchestrator */
+#define ENV_MAX        512
+#define RETRY_START_US CLOCK_SECOND_US
+#define CONNECT_US     100000 /* between two attempts to reach the orchestrator */
 
 /* The environment of a child: ours, with the farm's own variables replaced. A fault armed from outside fires once: a
  * restarted child runs without it. */
@@ -52,7 +49,7 @@ static void make_env(const spawn *s, bool first, char text[4][IO_PATH_BYTES + 32
     ret_env[n] = NULL;
 }
 
-static cf_err start_child(spawn *s, child *c, uint64_t now_us)
+static cf_err start_child(spawn *s, child *c)
 {
     cf_err err;
     char path[IO_PATH_BYTES], instance[16], env_text[4][IO_PATH_BYTES + 32];
@@ -86,7 +83,7 @@ static cf_err start_child(spawn *s, child *c, uint64_t now_us)
         FAIL(CF_ERR_SYS, "%s: %s", path, strerror(rc));
     }
     c->starts++;
-    c->started_us = now_us;
+    c->worked = false;
     TRY(io_pidfd_open(c->pid, &c->pid_fd));
 out:
     return err;
@@ -143,7 +140,7 @@ cf_err spawn_open(const config *cfg, const char *run_dir, const char *log_path, 
     TRY(add_children(s, CHILD_WORKER, "flow_worker", 0, cfg->flow_workers));
     TRY(add_children(s, CHILD_WORKER, "hift_worker", 0, cfg->hift_workers));
     for (size_t i = 0; i < s->count; i++)
-        TRY(start_child(s, &s->children[i], clock_now_us()));
+        TRY(start_child(s, &s->children[i]));
     *ret_spawn = s;
     s = NULL;
 out:
@@ -184,14 +181,7 @@ static cf_err judge(spawn *s, child *c, int status, uint64_t now_us)
         return err_set(CF_ERR_GONE, "the farm has ended");
     if (code == PROCESS_DRAINED || c->surplus)
         return CF_OK; /* it was drained: the orchestrator is about to end, or someone wanted it gone */
-    const bool steady = now_us - c->started_us >= STEADY_US;
-    c->quick_deaths = steady ? 0 : c->quick_deaths + 1;
-    uint64_t pause_us = 0;
-    if (c->quick_deaths > 1) {
-        const unsigned doublings = c->quick_deaths - 2 < 16 ? c->quick_deaths - 2 : 16;
-        pause_us = (uint64_t)BACKOFF_FIRST_US << doublings;
-    }
-    c->restart_us = now_us + (pause_us < BACKOFF_MAX_US ? pause_us : BACKOFF_MAX_US);
+    c->restart_us = now_us + spawn_rest_us(c);
     spawn_count_end(c, status, now_us);
     if (WIFSIGNALED(status))
         log_warn("child.died", "program=%s instance=%d pid=%ld signal=%d restart_ms=%llu", c->program, c->instance,
@@ -257,6 +247,8 @@ static cf_err read_wish(spawn *s, uint64_t now_us)
     TRY(wire_parse(text, bytes, WIRE_ORCH_LIFELINE, &msg));
     if (msg.kind == WIRE_staff) {
         TRY(set_staff(s, wire_str(&msg, "stage"), (int)wire_u64(&msg, "count"), now_us));
+    } else if (msg.kind == WIRE_worked) {
+        spawn_note_work(s, &msg);
     } else if (msg.kind == WIRE_refuse) {
         err = err_set(CF_ERR_GONE, "refused: %s", wire_str(&msg, "text"));
     }
@@ -268,7 +260,7 @@ out:
     return err;
 }
 
-/* Hears what is to be scaled. Losing the line is no failure of the farm: it is tried again. */
+/* Hears what is to be scaled, and who has worked. Losing the line is no failure of the farm: it is tried again. */
 static void listen_to_orchestrator(spawn *s, uint64_t now_us)
 {
     if (s->stopping)
@@ -299,8 +291,7 @@ cf_err spawn_progress(spawn *s, uint64_t now_us)
         }
         if (c->pid == 0 && !s->stopping && !c->surplus && now_us >= c->restart_us) {
             c->restart_us = UINT64_MAX;
-            if (start_child(s, c, now_us) !=
-                CF_OK) { /* its file is being replaced, or the system is short of something */
+            if (start_child(s, c) != CF_OK) { /* its file is being replaced, or the system is short of something */
                 log_warn("child.not_started", "program=%s instance=%d text=\"%s\"", c->program, c->instance,
                          err_text());
                 c->restart_us = now_us + RETRY_START_US;

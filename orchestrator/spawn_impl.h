@@ -1,6 +1,6 @@
 /*
  * spawn_impl.h - a farm's processes as their supervisor knows them, shared by spawn.c (starts, restarts, stops them)
- * and spawn_served.c (whether anything comes of it).
+ * and spawn_served.c (whether anything comes of it, and how long they rest if not).
  */
 #ifndef CF_ORCHESTRATOR_SPAWN_IMPL_H
 #define CF_ORCHESTRATOR_SPAWN_IMPL_H
@@ -21,8 +21,10 @@ typedef struct child {
     bool surplus; /* scaled away: not started again */
     pid_t pid;    /* 0: not running */
     int pid_fd;
-    unsigned starts, quick_deaths;
-    uint64_t started_us, restart_us;
+    unsigned starts;
+    bool worked;        /* since its last start */
+    unsigned vain_ends; /* in a row, of lives in which it had not */
+    uint64_t restart_us;
     unsigned ends; /* since it last served */
     int end_status;
     uint64_t ends_since_us; /* of the first of them */
@@ -38,6 +40,13 @@ struct spawn {
     uint64_t connect_us;
     char lifeline_path[IO_PATH_BYTES];
 };
+
+/* How long it rests after this end: not at all when it has worked, or the first time that it has not; then 100 ms,
+ * 200 ms, ... 5 s. How long it lived says nothing: some take seconds to find out that they cannot work. */
+uint64_t spawn_rest_us(child *c);
+
+/* The orchestrator says that a worker has finished a job. */
+void spawn_note_work(spawn *s, const wire_msg *worked);
 
 /* It ended with this wait status, and is to be started again. */
 void spawn_count_end(child *c, int status, uint64_t now_us);

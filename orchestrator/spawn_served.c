@@ -1,7 +1,7 @@
 /*
- * spawn_served.c - processes that end before they serve, again and again: a restart cures a crash, but not a worker
- * that finds too little memory each time. Counts their ends, and says when the owner may give up. The supervisor's one
- * thread.
+ * spawn_served.c - processes that end before they work or serve, again and again: a restart cures a crash, but not a
+ * worker that finds too little memory each time. Counts their ends, gives them pauses, and says when the owner may give
+ * up. The supervisor's one thread.
  *
  * A worker has served when a status names one of its stage as fed, barred, on parole or drained; the keeper when each
  * stage has such a worker, since workers wait for its memory; the orchestrator when a row has ended.
@@ -19,8 +19,34 @@
 #include "orchestrator/farm_watch.h"
 #include "orchestrator/spawn_impl.h"
 
+#define REST_FIRST_US  100000
+#define REST_MAX_US    (5 * CLOCK_SECOND_US)
 #define LOG_TAIL_BYTES 65536
 #define LAST_WORD_MAX  240 /* of a log line, in an error */
+
+uint64_t spawn_rest_us(child *c)
+{
+    c->vain_ends = c->worked ? 0 : c->vain_ends + 1;
+    if (c->vain_ends < 2)
+        return 0;
+    const unsigned doublings = c->vain_ends - 2;
+    const uint64_t rest_us = doublings < 16 ? (uint64_t)REST_FIRST_US << doublings : REST_MAX_US;
+    return rest_us < REST_MAX_US ? rest_us : REST_MAX_US;
+}
+
+void spawn_note_work(spawn *s, const wire_msg *worked)
+{
+    char program[32];
+    snprintf(program, sizeof program, "%s_worker", wire_str(worked, "stage"));
+    for (size_t i = 0; i < s->count; i++) {
+        child *c = &s->children[i];
+        if (c->role != CHILD_WORKER)
+            c->worked = true; /* the job went through their hands */
+        else if (strcmp(c->program, program) == 0 && c->instance == (int)wire_u64(worked, "instance") &&
+                 c->pid == (pid_t)wire_u64(worked, "pid"))
+            c->worked = true;
+    }
+}
 
 void spawn_count_end(child *c, int status, uint64_t now_us)
 {

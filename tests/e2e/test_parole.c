@@ -6,6 +6,7 @@
 #define _GNU_SOURCE
 #include "tests/harness/test.h"
 
+#include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -178,6 +179,20 @@ static void test_none_serves(void **state)
     batch_expect_undisturbed(dir);
 }
 
+/* It needs more than a second each time to find out: its rests grow all the same. [P-25] */
+static void test_slow_ends_are_rested_for(void **state)
+{
+    (void)state;
+    const char *dir = test_temp_dir();
+    make_worker(1000, "{ sleep 1.1; exit 75; }");
+    const pid_t up =
+        start("up", (const char *const[]){"cosyfarm", "up", "-m", tiny_model_dir(), "--run-dir", dir, NULL});
+    batch_wait_text(bin, "up", "ev=child.ended unit=up program=llm_worker");
+    batch_wait_text(bin, "up", "code=75 restart_ms=200");
+    assert_int_equal(kill(up, SIGTERM), 0);
+    assert_int_equal(farm_command_wait_within(up, 60), 75);
+}
+
 /* A few such ends are nothing. */
 static void test_a_worker_serves_at_last(void **state)
 {
@@ -202,6 +217,7 @@ int main(void)
         cmocka_unit_test(test_batch_goes_on_after_a_parole),
         cmocka_unit_test(test_batch_gives_up_after_paroles),
         cmocka_unit_test(test_none_serves),
+        cmocka_unit_test(test_slow_ends_are_rested_for),
         cmocka_unit_test(test_a_worker_serves_at_last),
         cmocka_unit_test(test_farm_without_a_stage_is_refused),
     };

@@ -1,0 +1,70 @@
+/* test_spawn.c - how long a dead process of the farm rests: by whether it had worked, not by its age. [P-25] */
+#include "tests/harness/test.h"
+
+#include <stdio.h>
+#include <string.h>
+
+#include "common/base/mem.h"
+#include "orchestrator/spawn_impl.h"
+
+#define MS UINT64_C(1000)
+
+static void test_rests_grow_until_it_works(void **state)
+{
+    (void)state;
+    static const uint64_t rests_ms[] = {0, 100, 200, 400, 800, 1600, 3200, 5000, 5000};
+    child c = {.role = CHILD_WORKER};
+    for (size_t i = 0; i < sizeof rests_ms / sizeof rests_ms[0]; i++)
+        assert_int_equal(spawn_rest_us(&c), rests_ms[i] * MS);
+    for (int i = 0; i < 100; i++)
+        assert_int_equal(spawn_rest_us(&c), 5000 * MS);
+    c.worked = true;
+    assert_int_equal(spawn_rest_us(&c), 0);
+    assert_int_equal(spawn_rest_us(&c), 0);
+    c.worked = false; /* as its next start makes it */
+    assert_int_equal(spawn_rest_us(&c), 0);
+    assert_int_equal(spawn_rest_us(&c), 100 * MS);
+}
+
+static void hear(spawn *s, const char *stage, int instance, int pid)
+{
+    char text[256];
+    wire_msg msg = {0};
+    snprintf(text, sizeof text, "{\"v\":1,\"kind\":\"worked\",\"stage\":\"%s\",\"instance\":%d,\"pid\":%d}", stage,
+             instance, pid);
+    assert_ok(wire_parse(text, strlen(text), WIRE_ORCH_LIFELINE, &msg));
+    spawn_note_work(s, &msg);
+    wire_done(&msg);
+}
+
+static void test_who_has_worked(void **state)
+{
+    (void)state;
+    spawn *s;
+    static const child children[] = {
+        {.role = CHILD_ORCHESTRATOR, .program = "orchestrator", .pid = 10},
+        {.role = CHILD_KEEPER, .program = "exchange_keeper", .pid = 11},
+        {.role = CHILD_WORKER, .program = "llm_worker", .pid = 12},
+        {.role = CHILD_WORKER, .program = "flow_worker", .pid = 13},
+        {.role = CHILD_WORKER, .program = "flow_worker", .instance = 1, .pid = 14},
+    };
+    assert_ok(mem_alloc(1, sizeof *s, &s));
+    s->count = sizeof children / sizeof children[0];
+    memcpy(s->children, children, sizeof children);
+    hear(s, "flow", 1, 9); /* the process before this one */
+    for (size_t i = 0; i < s->count; i++)
+        assert_int_equal(s->children[i].worked, s->children[i].role != CHILD_WORKER);
+    hear(s, "flow", 1, 14);
+    for (size_t i = 2; i < s->count; i++)
+        assert_int_equal(s->children[i].worked, i == 4);
+    mem_free(s);
+}
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(test_rests_grow_until_it_works),
+        cmocka_unit_test(test_who_has_worked),
+    };
+    return cmocka_run_group_tests_name("spawn", tests, NULL, NULL);
+}
