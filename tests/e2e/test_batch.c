@@ -34,7 +34,7 @@ static void test_resume_does_what_is_missing(void **state)
     batch_write_text(path, "shorter"); /* another size is seen at once, other bytes with --verify */
     batch_expect(0, "1 done", dir);
     batch_expect_undisturbed(dir);
-    batch_expect_command(0, "0 done", (const char *const[]){BATCH(dir), "--verify", NULL});
+    farm_expect(0, "0 done", (const char *const[]){BATCH(dir), "--verify", NULL});
 }
 
 static void test_torn_ledger_line_is_repaired(void **state)
@@ -62,18 +62,17 @@ static void test_bad_manifest_is_refused_before_work(void **state)
                      "{\"id\":\"a\",\"text\":\"x\"}\n{\"id\":\"b\",\"txet\":\"x\"}\n{\"id\":\"a\",\"text\":\"y\"}\n"
                      "{\"id\":\"c\",\"text\":\"x\",\"voice\":\"ecko\"}\n");
     const char *const args[] = {"cosyfarm", "batch", "-m", tiny_model_dir(), bad, "-o", dir, NULL};
-    batch_expect_command(78, "bad.jsonl:2: key \"txet\" is not known; did you mean \"text\"?", args);
-    batch_expect_command(78, "bad.jsonl:4: voice \"ecko\" is not in", args);
-    batch_expect_command(78, "bad.jsonl:3: ", args);
+    farm_expect(78, "bad.jsonl:2: key \"txet\" is not known; did you mean \"text\"?", args);
+    farm_expect(78, "bad.jsonl:4: voice \"ecko\" is not in", args);
+    farm_expect(78, "bad.jsonl:3: ", args);
     assert_false(io_exists(dir));
-    batch_expect_command(78, "3 rows, 2 of this shard; 1 bad lines, 1 repeated ids, 1 unknown voices",
-                         (const char *const[]){"cosyfarm", "batch", "-m", tiny_model_dir(), "--check", bad, NULL});
-    batch_expect_command(0, "6 rows, 6 of this shard; 0 bad lines", (const char *const[]){BATCH(dir), "--check", NULL});
-    batch_expect_command(64, "no output folder",
-                         (const char *const[]){"cosyfarm", "batch", "-m", tiny_model_dir(), bad, NULL});
-    batch_expect_command(64, "no manifest", (const char *const[]){"cosyfarm", "batch", "-o", dir, NULL});
-    batch_expect_command(78, "no model directory",
-                         (const char *const[]){"cosyfarm", "batch", batch_manifest(), "-o", dir, NULL});
+    farm_expect(78, "3 rows, 2 of this shard; 1 bad lines, 1 repeated ids, 1 unknown voices",
+                (const char *const[]){"cosyfarm", "batch", "-m", tiny_model_dir(), "--check", bad, NULL});
+    farm_expect(0, "6 rows, 6 of this shard; 0 bad lines", (const char *const[]){BATCH(dir), "--check", NULL});
+    farm_expect(64, "no output folder", (const char *const[]){"cosyfarm", "batch", "-m", tiny_model_dir(), bad, NULL});
+    farm_expect(64, "no manifest", (const char *const[]){"cosyfarm", "batch", "-o", dir, NULL});
+    farm_expect(78, "no model directory",
+                (const char *const[]){"cosyfarm", "batch", batch_manifest(), "-o", dir, NULL});
 }
 
 static void test_shards_share_a_folder(void **state)
@@ -82,13 +81,13 @@ static void test_shards_share_a_folder(void **state)
     static batch_outcome o;
     const char *dir = test_temp_dir();
     o.count = 0;
-    batch_expect_command(0, "0 failed", (const char *const[]){BATCH(dir), "--shard", "0/2", NULL});
-    batch_expect_command(0, "0 failed", (const char *const[]){BATCH(dir), "--shard", "1/2", NULL});
+    farm_expect(0, "0 failed", (const char *const[]){BATCH(dir), "--shard", "0/2", NULL});
+    farm_expect(0, "0 failed", (const char *const[]){BATCH(dir), "--shard", "1/2", NULL});
     batch_read_ledger(dir, "ledger.0-of-2.jsonl", &o);
     assert_true(o.count > 0 && o.count < BATCH_ROWS);
     batch_read_ledger(dir, "ledger.1-of-2.jsonl", &o);
     batch_expect_same(&o);
-    batch_expect_command(64, "0 <= i < n", (const char *const[]){BATCH(dir), "--shard", "2/2", NULL});
+    farm_expect(64, "0 <= i < n", (const char *const[]){BATCH(dir), "--shard", "2/2", NULL});
 }
 
 /* Starts a batch, and when some rows have ended sends it a signal; returns its exit code. */
@@ -135,7 +134,7 @@ static void test_storage_that_fails(void **state)
         if (code != 0 && code != 65)
             fail_msg("%s: exit code %d\n%s", faults[i], code, out);
         if (code == 65) /* a row that failed to be written is named, and done again when asked */
-            batch_expect_command(0, "0 failed", (const char *const[]){BATCH(dir), "--retry-failed", NULL});
+            farm_expect(0, "0 failed", (const char *const[]){BATCH(dir), "--retry-failed", NULL});
         batch_expect_undisturbed(dir);
     }
 }
@@ -143,10 +142,10 @@ static void test_storage_that_fails(void **state)
 /* The later -m and --precision win. Nothing is started for a refusal, and nothing is lost by one. */
 static void expect_refusal(const char *dir, const char *other)
 {
-    batch_expect_command(78, "run.json: model file of llm: expected llm.safetensors with sha256",
-                         (const char *const[]){BATCH(dir), "-m", other, NULL});
-    batch_expect_command(78, "run.json: precision of llm: expected bf16, found f32; use another output folder",
-                         (const char *const[]){BATCH(dir), "--precision", "f32", NULL});
+    farm_expect(78, "run.json: model file of llm: expected llm.safetensors with sha256",
+                (const char *const[]){BATCH(dir), "-m", other, NULL});
+    farm_expect(78, "run.json: precision of llm: expected bf16, found f32; use another output folder",
+                (const char *const[]){BATCH(dir), "--precision", "f32", NULL});
 }
 
 /* The voice of the finished rows has other content now. */
@@ -187,7 +186,7 @@ static void test_other_model_is_not_mixed_in(void **state)
     assert_int_equal(is_bytes, was_bytes);
     mem_free(was);
     mem_free(is);
-    batch_expect_command(0, "1 done", (const char *const[]){BATCH(dir), "--precision", "f32", "--force-mix", NULL});
+    farm_expect(0, "1 done", (const char *const[]){BATCH(dir), "--precision", "f32", "--force-mix", NULL});
 }
 
 /* Everything is too fast for this guard: two more attempts with seeds of their own, the same each time. */
@@ -201,7 +200,7 @@ static void test_flagged_rows_are_tried_again(void **state)
     batch_write_text(strict, "{\"precision\":\"bf16\",\"guard_letters_per_s_min\":1,\"guard_letters_per_s_max\":1}");
     const char *const args[] = {"cosyfarm", "batch",   "-m",  tiny_model_dir(), "--config", strict, "-v",
                                 "echo",     "--shard", "0/4", batch_manifest(), "-o",       dir,    NULL};
-    batch_expect_command(0, "0 failed", args);
+    farm_expect(0, "0 failed", args);
     snprintf(ledger, sizeof ledger, "%s/ledger.0-of-4.jsonl", dir);
     assert_ok(io_read_file(ledger, 1 << 20, &text, &bytes));
     assert_non_null(strstr(text, "\"flags\":[\"too-short\""));
@@ -212,18 +211,18 @@ static void test_flagged_rows_are_tried_again(void **state)
         strict,
         "{\"precision\":\"bf16\",\"guard_letters_per_s_min\":1,\"guard_letters_per_s_max\":1,\"guard_fail\":true}");
     dir = test_temp_dir();
-    batch_expect_command(65, "0 done",
-                         (const char *const[]){"cosyfarm", "batch", "-m", tiny_model_dir(), "--config", strict, "-v",
-                                               "echo", "--shard", "0/4", batch_manifest(), "-o", dir, NULL});
+    farm_expect(65, "0 done",
+                (const char *const[]){"cosyfarm", "batch", "-m", tiny_model_dir(), "--config", strict, "-v", "echo",
+                                      "--shard", "0/4", batch_manifest(), "-o", dir, NULL});
     snprintf(ledger, sizeof ledger, "%s/ledger.0-of-4.jsonl", dir);
     assert_ok(io_read_file(ledger, 1 << 20, &text, &bytes));
     assert_non_null(strstr(text, "the quality guard flags each of 3 attempts"));
     mem_free(text);
     dir = test_temp_dir();
     batch_write_text(strict, "{\"precision\":\"bf16\",\"guard\":false}");
-    batch_expect_command(0, "0 failed",
-                         (const char *const[]){"cosyfarm", "batch", "-m", tiny_model_dir(), "--config", strict, "-v",
-                                               "echo", "--shard", "0/4", batch_manifest(), "-o", dir, NULL});
+    farm_expect(0, "0 failed",
+                (const char *const[]){"cosyfarm", "batch", "-m", tiny_model_dir(), "--config", strict, "-v", "echo",
+                                      "--shard", "0/4", batch_manifest(), "-o", dir, NULL});
     snprintf(ledger, sizeof ledger, "%s/ledger.0-of-4.jsonl", dir);
     assert_ok(io_read_file(ledger, 1 << 20, &text, &bytes));
     assert_null(strstr(text, "too-short"));

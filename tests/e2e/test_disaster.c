@@ -143,7 +143,7 @@ static void test_closed_folder_fails_rows_in_the_end(void **state)
     assert_true(batch_has_text(dir, "ledger.jsonl", "Permission denied"));
     close_folder(dir, 0755);
     const char *const again[] = {BATCH_WITH(dir, waits_briefly), "--retry-failed", NULL};
-    batch_expect_command(0, "0 failed", again);
+    farm_expect(0, "0 failed", again);
     batch_expect_undisturbed(dir);
 }
 
@@ -159,11 +159,11 @@ static void test_say_into_a_closed_folder(void **state)
     snprintf(below, sizeof below, "%s/new/folder/a.wav", dir);
     assert_int_equal(chmod(dir, 0555), 0);
     const char *const say[] = {"cosyfarm", "say", "-m", tiny_model_dir(), "-o", file, "It rained.", NULL};
-    batch_expect_command(78, "no file can be put into this folder: Permission denied", say);
+    farm_expect(78, "no file can be put into this folder: Permission denied", say);
     const char *const deep[] = {"cosyfarm", "say", "-m", tiny_model_dir(), "-o", below, "It rained.", NULL};
-    batch_expect_command(78, "no file can be put into this folder: Permission denied", deep);
+    farm_expect(78, "no file can be put into this folder: Permission denied", deep);
     assert_int_equal(chmod(dir, 0755), 0);
-    batch_expect_command(0, "", deep);
+    farm_expect(0, "", deep);
 }
 
 /* A file system of our own, of so many KiB, seen by us and what we start. False: this kernel or user cannot. */
@@ -210,7 +210,7 @@ static void test_full_disk_ends_the_batch(void **state)
     assert_true(code == 65 || code == 75);
     resize(dir, 65536);
     const char *const again[] = {BATCH_WITH(dir, waits_briefly), "--retry-failed", NULL};
-    batch_expect_command(0, "0 failed", again);
+    farm_expect(0, "0 failed", again);
     batch_expect_undisturbed(dir);
     assert_int_equal(umount(dir), 0);
 }

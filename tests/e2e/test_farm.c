@@ -33,32 +33,24 @@ static size_t hash_file(const char *path, char ret_hex[SHA256_HEX_BYTES])
     return bytes;
 }
 
-static void expect(int code, const char *part, const char *const *args)
-{
-    char out[8192];
-    const int got = farm_command(args, out, sizeof out);
-    if (got != code || !strstr(out, part))
-        fail_msg("exit code %d (want %d), output without \"%s\":\n%s", got, code, part, out);
-}
-
 static void test_cold_say_repeats_itself(void **state)
 {
     (void)state;
     char a[256], b[256], hash_a[SHA256_HEX_BYTES], hash_b[SHA256_HEX_BYTES];
-    const char *dir = test_temp_dir();
+    const char *dir = farm_of_their_own();
     snprintf(a, sizeof a, "%s/a.wav", dir);
     snprintf(b, sizeof b, "%s/b.wav", dir);
-    setenv("COSYFARM_RUN_DIR", dir, 1);
-    expect(0, "s of audio in",
-           (const char *const[]){"cosyfarm", "say", "-m", tiny_model_dir(), "-o", a, sentence, NULL});
-    expect(0, "\"status\":\"done\"",
-           (const char *const[]){"cosyfarm", "say", "-m", tiny_model_dir(), "--threads", "1", "--json", "-o", b,
-                                 sentence, NULL});
+    farm_expect(0, "s of audio in",
+                (const char *const[]){"cosyfarm", "say", "-m", tiny_model_dir(), "-o", a, sentence, NULL});
+    farm_expect(0, "\"status\":\"done\"",
+                (const char *const[]){"cosyfarm", "say", "-m", tiny_model_dir(), "--threads", "1", "--json", "-o", b,
+                                      sentence, NULL});
     hash_file(a, hash_a);
     hash_file(b, hash_b);
     assert_string_equal(hash_a, hash_b);
-    expect(0, "s of audio",
-           (const char *const[]){"cosyfarm", "say", "-m", tiny_model_dir(), "--seed", "5", "-o", b, sentence, NULL});
+    farm_expect(
+        0, "s of audio",
+        (const char *const[]){"cosyfarm", "say", "-m", tiny_model_dir(), "--seed", "5", "-o", b, sentence, NULL});
     hash_file(b, hash_b);
     assert_string_not_equal(hash_a, hash_b);
 }
@@ -67,14 +59,13 @@ static void test_cold_say_repeats_itself(void **state)
 static void test_say_without_a_model(void **state)
 {
     (void)state;
-    const char *dir = test_temp_dir();
+    const char *dir = farm_of_their_own();
     char wav[256];
     snprintf(wav, sizeof wav, "%s/x.wav", dir);
-    setenv("COSYFARM_RUN_DIR", dir, 1);
     unsetenv("COSYFARM_MODEL");
-    expect(0, "the demo voice speaks", (const char *const[]){"cosyfarm", "say", "-o", wav, "Thank you.", NULL});
-    expect(78, "there is: arlo, mira",
-           (const char *const[]){"cosyfarm", "say", "-v", "echo", "-o", wav, "Thank you.", NULL});
+    farm_expect(0, "the demo voice speaks", (const char *const[]){"cosyfarm", "say", "-o", wav, "Thank you.", NULL});
+    farm_expect(78, "there is: arlo, mira",
+                (const char *const[]){"cosyfarm", "say", "-v", "echo", "-o", wav, "Thank you.", NULL});
 }
 
 /* The mask is a matter of the farm's configuration: another wave of the same length. */
@@ -82,17 +73,16 @@ static void test_streaming_mask(void **state)
 {
     (void)state;
     char whole[256], blocks[256], conf[256], hash_whole[SHA256_HEX_BYTES], hash_blocks[SHA256_HEX_BYTES];
-    const char *dir = test_temp_dir();
+    const char *dir = farm_of_their_own();
     snprintf(whole, sizeof whole, "%s/whole.wav", dir);
     snprintf(blocks, sizeof blocks, "%s/blocks.wav", dir);
     snprintf(conf, sizeof conf, "%s/c.json", dir);
-    setenv("COSYFARM_RUN_DIR", dir, 1);
     assert_ok(io_write_file(conf, "{\"streaming_mask\":true}", 23));
-    expect(0, "s of audio",
-           (const char *const[]){"cosyfarm", "say", "-m", tiny_model_dir(), "-o", whole, sentence, NULL});
-    expect(0, "s of audio",
-           (const char *const[]){"cosyfarm", "say", "-m", tiny_model_dir(), "--config", conf, "-o", blocks, sentence,
-                                 NULL});
+    farm_expect(0, "s of audio",
+                (const char *const[]){"cosyfarm", "say", "-m", tiny_model_dir(), "-o", whole, sentence, NULL});
+    farm_expect(0, "s of audio",
+                (const char *const[]){"cosyfarm", "say", "-m", tiny_model_dir(), "--config", conf, "-o", blocks,
+                                      sentence, NULL});
     assert_int_equal(hash_file(whole, hash_whole), hash_file(blocks, hash_blocks));
     assert_string_not_equal(hash_whole, hash_blocks);
 }
@@ -100,28 +90,28 @@ static void test_streaming_mask(void **state)
 static void test_say_refusals(void **state)
 {
     (void)state;
-    const char *dir = test_temp_dir();
+    const char *dir = farm_of_their_own();
     char wav[256];
     snprintf(wav, sizeof wav, "%s/x.wav", dir);
-    setenv("COSYFARM_RUN_DIR", dir, 1);
     unsetenv("COSYFARM_MODEL");
-    expect(78, "no model directory", (const char *const[]){"cosyfarm", "up", NULL});
-    expect(78, "no such model directory",
-           (const char *const[]){"cosyfarm", "say", "-m", "/nonexistent", "-o", wav, "x", NULL});
-    expect(64, "nothing to say", (const char *const[]){"cosyfarm", "say", "-m", tiny_model_dir(), "-o", wav, NULL});
-    expect(64, "expected 0.5..2",
-           (const char *const[]){"cosyfarm", "say", "-m", tiny_model_dir(), "--speed", "3", "x", NULL});
-    expect(64, "expected .wav",
-           (const char *const[]){"cosyfarm", "say", "-m", tiny_model_dir(), "-o", "x.xyz", "x", NULL});
-    expect(78, "there is: echo, vale",
-           (const char *const[]){"cosyfarm", "say", "-m", tiny_model_dir(), "-v", "ecko", "-o", wav, "x", NULL});
-    expect(78, "nothing to say",
-           (const char *const[]){"cosyfarm", "say", "-m", tiny_model_dir(), "-o", wav, "...", NULL});
-    expect(
+    farm_expect(78, "no model directory", (const char *const[]){"cosyfarm", "up", NULL});
+    farm_expect(78, "no such model directory",
+                (const char *const[]){"cosyfarm", "say", "-m", "/nonexistent", "-o", wav, "x", NULL});
+    farm_expect(64, "nothing to say",
+                (const char *const[]){"cosyfarm", "say", "-m", tiny_model_dir(), "-o", wav, NULL});
+    farm_expect(64, "expected 0.5..2",
+                (const char *const[]){"cosyfarm", "say", "-m", tiny_model_dir(), "--speed", "3", "x", NULL});
+    farm_expect(64, "expected .wav",
+                (const char *const[]){"cosyfarm", "say", "-m", tiny_model_dir(), "-o", "x.xyz", "x", NULL});
+    farm_expect(78, "there is: echo, vale",
+                (const char *const[]){"cosyfarm", "say", "-m", tiny_model_dir(), "-v", "ecko", "-o", wav, "x", NULL});
+    farm_expect(78, "nothing to say",
+                (const char *const[]){"cosyfarm", "say", "-m", tiny_model_dir(), "-o", wav, "...", NULL});
+    farm_expect(
         78, "device \"cuda:0\"",
         (const char *const[]){"cosyfarm", "say", "-m", tiny_model_dir(), "--device", "cuda:0", "-o", wav, "x", NULL});
-    expect(64, "is not known", (const char *const[]){"cosyfarm", "sing", NULL});
-    expect(69, "no farm runs", (const char *const[]){"cosyfarm", "status", "--run-dir", dir, NULL});
+    farm_expect(64, "is not known", (const char *const[]){"cosyfarm", "sing", NULL});
+    farm_expect(69, "no farm runs", (const char *const[]){"cosyfarm", "status", "--run-dir", dir, NULL});
     assert_false(io_exists(wav));
 }
 
@@ -133,17 +123,17 @@ static void test_running_farm(void **state)
     static const char *const extensions[] = {"wav", "flac", "ogg", "mp3"};
     const char *dir = test_temp_dir();
     farm_start(&f, NULL, NULL);
-    setenv("COSYFARM_RUN_DIR", f.run_dir, 1);
     for (int i = 0; i < 4; i++) {
         snprintf(path, sizeof path, "%s/sub/x.%s", dir, extensions[i]);
-        expect(0, "running farm",
-               (const char *const[]){"cosyfarm", "say", "-m", tiny_model_dir(), "-o", path, sentence, NULL});
+        farm_expect(0, "running farm",
+                    (const char *const[]){"cosyfarm", "say", "-m", tiny_model_dir(), "-o", path, sentence, NULL});
         assert_true(io_exists(path));
     }
-    expect(0, "standard output", (const char *const[]){"cosyfarm", "say", "-o", "-", sentence, NULL});
-    expect(78, "serves", (const char *const[]){"cosyfarm", "say", "-m", small_model_dir(), "-o", path, sentence, NULL});
-    expect(78, "runs in", (const char *const[]){"cosyfarm", "up", "-m", tiny_model_dir(), NULL});
-    expect(0, "hift", (const char *const[]){"cosyfarm", "status", NULL});
+    farm_expect(0, "standard output", (const char *const[]){"cosyfarm", "say", "-o", "-", sentence, NULL});
+    farm_expect(78, "serves",
+                (const char *const[]){"cosyfarm", "say", "-m", small_model_dir(), "-o", path, sentence, NULL});
+    farm_expect(78, "runs in", (const char *const[]){"cosyfarm", "up", "-m", tiny_model_dir(), NULL});
+    farm_expect(0, "hift", (const char *const[]){"cosyfarm", "status", NULL});
     assert_int_equal(farm_command((const char *const[]){"cosyfarm", "status", "--json", NULL}, out, sizeof out), 0);
     json *root;
     uint64_t done;
@@ -151,7 +141,7 @@ static void test_running_farm(void **state)
     assert_ok(json_get_u64(json_find(root, "totals"), "rows_done", 5, 5, &done));
     json_close(root);
     farm_end(&f);
-    expect(69, "no farm runs", (const char *const[]){"cosyfarm", "down", NULL});
+    farm_expect(69, "no farm runs", (const char *const[]){"cosyfarm", "down", NULL});
 }
 
 static void test_instruct_and_speed(void **state)
@@ -161,15 +151,14 @@ static void test_instruct_and_speed(void **state)
     char path[256];
     const char *dir = test_temp_dir();
     farm_start(&f, NULL, NULL);
-    setenv("COSYFARM_RUN_DIR", f.run_dir, 1);
     snprintf(path, sizeof path, "%s/x.wav", dir);
-    expect(0, "s of audio",
-           (const char *const[]){"cosyfarm", "say", "--instruct", "Speak slowly.", "-o", path, sentence, NULL});
-    expect(0, "s of audio",
-           (const char *const[]){"cosyfarm", "say", "--mode", "cross_lingual", "--speed", "1.5", "-o", path, sentence,
-                                 NULL});
-    expect(64, "--instruct TEXT goes with",
-           (const char *const[]){"cosyfarm", "say", "--mode", "instruct", "-o", path, "x", NULL});
+    farm_expect(0, "s of audio",
+                (const char *const[]){"cosyfarm", "say", "--instruct", "Speak slowly.", "-o", path, sentence, NULL});
+    farm_expect(0, "s of audio",
+                (const char *const[]){"cosyfarm", "say", "--mode", "cross_lingual", "--speed", "1.5", "-o", path,
+                                      sentence, NULL});
+    farm_expect(64, "--instruct TEXT goes with",
+                (const char *const[]){"cosyfarm", "say", "--mode", "instruct", "-o", path, "x", NULL});
     farm_end(&f);
 }
 
@@ -199,15 +188,14 @@ static void test_stage_without_workers(void **state)
     const char *const say[] = {"cosyfarm", "say", "-o", wav, "It rained.", NULL};
     const char *const batch[] = {"cosyfarm", "batch", "-m", tiny_model_dir(), manifest, "-o", out, NULL};
     farm_start(&f, NULL, "\"unserved_s\":1");
-    setenv("COSYFARM_RUN_DIR", f.run_dir, 1);
-    expect(0, "", (const char *const[]){"cosyfarm", "scale", "flow=0", NULL});
-    expect(75, "stage flow of the running farm: expected a worker that serves, found", say);
-    expect(75, "stage flow of the running farm: expected a worker that serves, found no worker for", batch);
+    farm_expect(0, "", (const char *const[]){"cosyfarm", "scale", "flow=0", NULL});
+    farm_expect(75, "stage flow of the running farm: expected a worker that serves, found", say);
+    farm_expect(75, "stage flow of the running farm: expected a worker that serves, found no worker for", batch);
     assert_false(io_exists(wav));
-    expect(0, "", (const char *const[]){"cosyfarm", "scale", "flow=1", NULL});
+    farm_expect(0, "", (const char *const[]){"cosyfarm", "scale", "flow=1", NULL});
     wait_for_file(wav);
-    expect(0, "1 rows: 1 done", batch);
-    expect(0, "0 done, 0 failed, 1 before", batch);
+    farm_expect(0, "1 rows: 1 done", batch);
+    farm_expect(0, "0 done, 0 failed, 1 before", batch);
     farm_end(&f);
 }
 
@@ -222,8 +210,7 @@ static void test_down_with_a_row_left(void **state)
     snprintf(first, sizeof first, "%s/first.wav", dir);
     snprintf(late, sizeof late, "%s/late.wav", dir);
     farm_start(&f, NULL, "\"grace_s\":1");
-    setenv("COSYFARM_RUN_DIR", f.run_dir, 1);
-    expect(0, "s of audio", (const char *const[]){"cosyfarm", "say", "-o", first, sentence, NULL});
+    farm_expect(0, "s of audio", (const char *const[]){"cosyfarm", "say", "-o", first, sentence, NULL});
     assert_int_equal(kill(farm_pid(&f, "flow"), SIGSTOP), 0);
     const pid_t say =
         farm_command_start((const char *const[]){"cosyfarm", "say", "-q", "-o", late, sentence, NULL}, NULL);
@@ -234,10 +221,10 @@ static void test_down_with_a_row_left(void **state)
     }
     kill(say, SIGKILL); /* it would look for another orchestrator for a minute */
     farm_command_wait(say);
-    expect(75, "rows left when the farm ended: 1; its journal keeps them",
-           (const char *const[]){"cosyfarm", "down", NULL});
+    farm_expect(75, "rows left when the farm ended: 1; its journal keeps them",
+                (const char *const[]){"cosyfarm", "down", NULL});
     assert_int_equal(farm_command_wait_within(f.supervisor, 30), 0);
-    expect(69, "no farm runs", (const char *const[]){"cosyfarm", "status", NULL});
+    farm_expect(69, "no farm runs", (const char *const[]){"cosyfarm", "status", NULL});
     assert_false(io_exists(late));
     farm_start_again(&f);
     wait_for_file(late);
@@ -291,9 +278,9 @@ static void test_bench_farm_and_its_trace(void **state)
     json *root = NULL;
     int stages = 0, begun = 0, ended = 0;
     snprintf(path, sizeof path, "%s/trace.json", test_temp_dir());
-    expect(0, "\"bench\":\"orchestrator\"",
-           (const char *const[]){"cosyfarm", "bench", "farm", "-m", tiny_model_dir(), "--count", "3", "--json",
-                                 "--trace", path, NULL});
+    farm_expect(0, "\"bench\":\"orchestrator\"",
+                (const char *const[]){"cosyfarm", "bench", "farm", "-m", tiny_model_dir(), "--count", "3", "--json",
+                                      "--trace", path, NULL});
     assert_ok(io_read_file(path, 1 << 20, &text, &bytes));
     assert_ok(json_parse(text, bytes, 8, &root));
     for (const json *e = json_first(root); e; e = json_next(e)) {
@@ -318,8 +305,8 @@ static void test_unknown_configuration_key(void **state)
     const char *dir = test_temp_dir();
     snprintf(path, sizeof path, "%s/c.json", dir);
     assert_ok(io_write_file(path, "{\"llm_row\":4}", 13));
-    expect(64, "did you mean \"llm_rows\"",
-           (const char *const[]){"cosyfarm", "up", "-m", tiny_model_dir(), "--config", path, NULL});
+    farm_expect(64, "did you mean \"llm_rows\"",
+                (const char *const[]){"cosyfarm", "up", "-m", tiny_model_dir(), "--config", path, NULL});
 }
 
 int main(void)

@@ -69,7 +69,7 @@ static void finish(const fault_case *c, unsigned nth, const char *dir, pid_t pid
     if (code != 0 && code != 65 && !strstr(said, "cosyfarm batch: "))
         fail_msg("%s=%s#%u: exit code %d, and no reason:\n%s", c->variable, c->point, nth, code, said);
     if (code != 0)
-        batch_expect_command(0, "0 failed", (const char *const[]){BATCH(dir), "--retry-failed", NULL});
+        farm_expect(0, "0 failed", (const char *const[]){BATCH(dir), "--retry-failed", NULL});
     batch_expect_undisturbed(dir);
 }
 

@@ -145,17 +145,9 @@ pid_t batch_start(const char *dir, const char *config_file)
     return farm_command_start((const char *const[]){BATCH_WITH(dir, config_file), NULL}, out);
 }
 
-void batch_expect_command(int code, const char *part, const char *const *args)
-{
-    char out[16384];
-    const int got = farm_command(args, out, sizeof out);
-    if (got != code || !strstr(out, part))
-        fail_msg("exit code %d (want %d), output without \"%s\":\n%s", got, code, part, out);
-}
-
 void batch_expect(int code, const char *part, const char *dir)
 {
-    batch_expect_command(code, part, (const char *const[]){BATCH(dir), NULL});
+    farm_expect(code, part, (const char *const[]){BATCH(dir), NULL});
 }
 
 int batch_cases_begin(void **state)
@@ -179,7 +171,7 @@ int batch_cases_begin(void **state)
     /* bf16: with a matrix unit the small Flow is ten times faster, and what is tested is the farm. */
     batch_write_text(config_path,
                      "{\"precision\":\"bf16\",\"llm_rows\":3,\"flow_rows\":2,\"hift_rows\":2,\"utterances_max\":4}");
-    setenv("COSYFARM_RUN_DIR", test_temp_dir(), 1); /* no farm runs there: each batch has its own */
+    (void)farm_of_their_own();
     dir = test_temp_dir();
     batch_expect(0, "6 done", dir);
     batch_read_ledger(dir, "ledger.jsonl", &undisturbed);

@@ -45,8 +45,7 @@ bool batch_has_text(const char *dir, const char *name, const char *part);
 /* Starts `cosyfarm batch` for dir; what it says is in dir.said. */
 pid_t batch_start(const char *dir, const char *config_file);
 
-/* Runs the command; its exit code and a part of its output have to be these. */
-void batch_expect_command(int code, const char *part, const char *const *args);
+/* Runs the batch; its exit code and a part of its output have to be these. */
 void batch_expect(int code, const char *part, const char *dir);
 
 void batch_write_text(const char *path, const char *text);

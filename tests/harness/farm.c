@@ -88,6 +88,14 @@ int farm_command(const char *const *args, char *ret_out, size_t out_bytes)
     return code;
 }
 
+void farm_expect(int code, const char *part, const char *const *args)
+{
+    char out[16384];
+    const int got = farm_command(args, out, sizeof out);
+    if (got != code || !strstr(out, part))
+        fail_msg("exit code %d (want %d), output without \"%s\":\n%s", got, code, part, out);
+}
+
 static size_t serving(const wire_msg *status)
 {
     size_t n = 0;
@@ -122,10 +130,18 @@ void farm_start(farm *f, const char *fault, const char *overrides)
     snprintf(text, sizeof text, "{\"precision\":\"bf16\",\"silence_s\":60%s%s}", overrides ? "," : "",
              overrides ? overrides : "");
     assert_ok(io_write_file(config_path, text, strlen(text)));
+    setenv("COSYFARM_RUN_DIR", f->run_dir, 1);
     if (fault)
         setenv("COSYFARM_FAULT", fault, 1);
     farm_start_again(f);
     unsetenv("COSYFARM_FAULT");
+}
+
+const char *farm_of_their_own(void)
+{
+    const char *dir = test_temp_dir();
+    setenv("COSYFARM_RUN_DIR", dir, 1);
+    return dir;
 }
 
 void farm_start_again(farm *f)
@@ -156,10 +172,7 @@ void farm_start_again(farm *f)
 
 void farm_end(farm *f)
 {
-    char out[1024];
-    const char *const args[] = {"cosyfarm", "down", "--run-dir", f->run_dir, NULL};
-    if (farm_command(args, out, sizeof out) != 0)
-        fail_msg("cosyfarm down: %s", out);
+    farm_expect(0, "", (const char *const[]){"cosyfarm", "down", "--run-dir", f->run_dir, NULL});
     assert_int_equal(farm_command_wait(f->supervisor), 0);
 }
 

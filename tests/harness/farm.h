@@ -18,8 +18,11 @@ typedef struct farm {
 
 /* `cosyfarm up` on the tiny model with these workers; waits until all serve. fault: a specification armed in the first
  * incarnation of every process, or NULL. overrides: members of a JSON object that replace defaults
- * ("\"llm_rows\":4"), or NULL. */
+ * ("\"llm_rows\":4"), or NULL. Commands that name no run directory mean this farm from now on. */
 void farm_start(farm *f, const char *fault, const char *overrides);
+
+/* A fresh folder where no farm runs: commands that name no run directory have farms of their own from now on. */
+const char *farm_of_their_own(void);
 
 /* Another farm in the run directory of one that has ended, with its configuration. */
 void farm_start_again(farm *f);
@@ -58,5 +61,8 @@ int farm_command_wait_within(pid_t pid, int seconds);
 /* Runs the command with these arguments (NULL-terminated), its output in *ret_out (at most out_bytes); returns its
  * exit code. */
 int farm_command(const char *const *args, char *ret_out, size_t out_bytes);
+
+/* The same; its exit code and a part of its output have to be these. */
+void farm_expect(int code, const char *part, const char *const *args);
 
 #endif
