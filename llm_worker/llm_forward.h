@@ -92,7 +92,7 @@ CF_MUST_CHECK cf_err llm_engine_fetch(llm_engine *e);
 const float *llm_engine_logits(const llm_engine *e, int32_t idx);
 const float *llm_engine_hidden(const llm_engine *e, int32_t idx);
 
-/* Steps of decoding that were recorded, and that were replays. Zero on a CPU. */
+/* Steps of decoding on a device: calls of llm_decode by how they were submitted. */
 backend_record_counts llm_engine_records(const llm_engine *e);
 
 #ifdef __cplusplus

@@ -150,6 +150,11 @@ static void facts_of(void *ctx, stage_facts *ret_facts)
     ret_facts->speech_codes = m->shape.speech_codes;
 }
 
+static backend_record_counts records_of(void *ctx)
+{
+    return llm_engine_records(((const stage *)ctx)->engine);
+}
+
 static bool has_id(const int32_t *ids, int32_t count, int32_t id)
 {
     for (int32_t i = 0; i < count; i++)
@@ -415,4 +420,5 @@ const stage_ops llm_stage = {.kind = STAGE_LLM,
                              .step = step_stage,
                              .cancel = cancel_job,
                              .held = held_count,
-                             .close = close_stage};
+                             .close = close_stage,
+                             .records = records_of};

@@ -52,6 +52,8 @@ typedef struct conn {
     health alive;
     /* from its last beat */
     uint64_t jobs_done, steps, held, busy_us, rss_bytes, weights_bytes;
+    bool records; /* it said how its steps were submitted: */
+    uint64_t steps_recorded, steps_replayed, steps_eager;
 } conn;
 
 /* Exchange memory as the shell holds it: descriptors to hand out, its own mapping to collect samples. */

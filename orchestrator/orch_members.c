@@ -494,6 +494,12 @@ static void on_beat(orch *o, int conn_idx, const wire_msg *msg)
     c->held = wire_u64(msg, "held");
     c->busy_us = wire_u64(msg, "busy_us");
     c->rss_bytes = wire_u64(msg, "rss_bytes");
+    c->records = wire_has(msg, "steps_recorded") && wire_has(msg, "steps_replayed") && wire_has(msg, "steps_eager");
+    if (c->records) {
+        c->steps_recorded = wire_u64(msg, "steps_recorded");
+        c->steps_replayed = wire_u64(msg, "steps_replayed");
+        c->steps_eager = wire_u64(msg, "steps_eager");
+    }
     latency_ring *ring = &o->handover[c->stage];
     for (const json *v = json_first(wire_json(msg, "handover_us")); v; v = json_next(v)) {
         uint64_t us;

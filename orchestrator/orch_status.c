@@ -37,6 +37,11 @@ static json *member_json(const orch *o, const conn *c, uint64_t now_us)
     json_put_u64(m, "held", c->held);
     json_put_f64(m, "busy_s", (double)c->busy_us / 1e6);
     json_put_u64(m, "rss_bytes", c->rss_bytes);
+    if (c->records) {
+        json_put_u64(m, "steps_recorded", c->steps_recorded);
+        json_put_u64(m, "steps_replayed", c->steps_replayed);
+        json_put_u64(m, "steps_eager", c->steps_eager);
+    }
     if (c->state == CONN_SERVING && orch_core_standing(&o->core, c->stage, c->instance) == STANDING_BARRED)
         json_put_f64(m, "parole_s",
                      (double)clock_since_us(now_us, o->core.records[c->stage][c->instance].parole_at_us) / 1e6);

@@ -48,6 +48,9 @@ static void print_table(const wire_msg *status)
                word(m, "role"), number(m, "instance"), number(m, "gen"), number(m, "pid"), word(m, "state"),
                number(m, "jobs_done"), number(m, "held"), up_s > 0 ? 100 * real(m, "busy_s") / up_s : 0,
                (double)number(m, "rss_bytes") / (1 << 20), word(m, "model"), word(m, "sha256"));
+        if (json_find(m, "steps_replayed"))
+            printf("%-8s steps of decoding: %" PRIu64 " replayed, %" PRIu64 " recorded, %" PRIu64 " eager\n", "",
+                   number(m, "steps_replayed"), number(m, "steps_recorded"), number(m, "steps_eager"));
         if (json_find(m, "parole_s"))
             printf("%-8s died again and again before it finished a job: tried with one in %.0f s; `cosyfarm resume "
                    "%s/%" PRIu64 "` feeds it now\n",

@@ -98,8 +98,10 @@ typedef cf_err backend_submit_fn(void *ctx);
 CF_MUST_CHECK cf_err backend_replay(backend *be, backend_record **record, backend_submit_fn *submit, void *ctx);
 void backend_record_close(backend *be, backend_record *record); /* NULL is fine; before the backend closes */
 
+/* Calls of backend_replay on a device, each in one of three. Zero on a CPU. */
 typedef struct backend_record_counts {
-    uint64_t recorded, replayed;
+    uint64_t recorded, replayed; /* submitted and recorded; replays */
+    uint64_t eager;              /* submitted, and not recorded: recording was refused */
 } backend_record_counts;
 backend_record_counts backend_records(const backend *be);
 

@@ -87,8 +87,17 @@ static const wire_field staff_fields[] = {TEXT("stage", 15), NUM("count", INSTAN
 static const wire_field worked_fields[] = {TEXT("stage", 15), NUM("instance", INSTANCES_MAX - 1), NUM("pid", 1e9)};
 static const wire_field here_fields[] = {NUM("gen", U64_ANY), NUM("boot", U64_ANY)};
 static const wire_field beat_fields[] = {
-    NUM("gen", U64_ANY),       NUM("jobs_done", 1e15),  NUM("steps", 1e15),     NUM("held", 1e6),
-    NUM("oldest_us", U64_ANY), NUM("busy_us", U64_ANY), NUM("rss_bytes", 1e15), TREE("handover_us"),
+    NUM("gen", U64_ANY),
+    NUM("jobs_done", 1e15),
+    NUM("steps", 1e15),
+    NUM("held", 1e6),
+    NUM("oldest_us", U64_ANY),
+    NUM("busy_us", U64_ANY),
+    NUM("rss_bytes", 1e15),
+    TREE("handover_us"),
+    OPT("steps_recorded", FIELD_U64, 0, 1e15),
+    OPT("steps_replayed", FIELD_U64, 0, 1e15),
+    OPT("steps_eager", FIELD_U64, 0, 1e15),
 };
 static const wire_field ready_fields[] = {
     NUM("gen", U64_ANY),     NUM("job", U64_ANY),     NUM("frames", FRAMES_MAX),

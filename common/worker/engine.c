@@ -229,8 +229,10 @@ static cf_err step_once(engine *e)
     if (err != CF_OK)
         return err;
     const uint64_t spent_us = clock_now_us() - start_us;
+    const backend_record_counts records = e->ops->records ? e->ops->records(e->stage) : (backend_record_counts){0};
     pthread_mutex_lock(&e->mutex);
     e->counters.steps++;
+    e->counters.records = records;
     e->counters.busy_us += spent_us;
     pthread_mutex_unlock(&e->mutex);
     trace_step(e->events, start_us, spent_us, carried);

@@ -61,8 +61,9 @@ bool engine_take_result(engine *e, engine_result *ret_result);
 
 typedef struct engine_counters {
     uint64_t jobs_done, steps, busy_us;
-    int32_t held;       /* submitted and not yet taken back */
-    uint64_t oldest_us; /* since when there has been something to do without a pause; 0: idle */
+    int32_t held;                  /* submitted and not yet taken back */
+    uint64_t oldest_us;            /* since when there has been something to do without a pause; 0: idle */
+    backend_record_counts records; /* after the last step */
 } engine_counters;
 void engine_count(engine *e, engine_counters *ret_counters);
 

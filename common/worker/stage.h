@@ -119,9 +119,10 @@ typedef struct stage_ops {
     /* Advances every held job once and returns those that ended, at most `max` (a stage keeps the rest for the next
      * call). An error return means the stage itself is unusable and the process must exit. */
     cf_err (*step)(void *stage, stage_result *results, int32_t max, int32_t *ret_count);
-    void (*cancel)(void *stage, uint64_t job_id); /* unknown ids are fine */
-    int32_t (*held)(void *stage);                 /* jobs accepted and not yet returned */
-    void (*close)(void *stage);                   /* NULL is fine */
+    void (*cancel)(void *stage, uint64_t job_id);  /* unknown ids are fine */
+    int32_t (*held)(void *stage);                  /* jobs accepted and not yet returned */
+    void (*close)(void *stage);                    /* NULL is fine */
+    backend_record_counts (*records)(void *stage); /* of its backend; NULL: a stage that records no work */
 } stage_ops;
 
 extern const stage_ops llm_stage, flow_stage, hift_stage; /* each defined in its worker's folder */

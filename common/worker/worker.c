@@ -513,6 +513,11 @@ static cf_err send_beat(worker *w, uint64_t now_us)
     json_put_u64(m, "busy_us", c.busy_us);
     json_put_u64(m, "rss_bytes", process_rss_bytes());
     json_put_i32s(m, "handover_us", w->handovers, (size_t)w->handovers_count);
+    if (w->device != DEVICE_CPU && w->ops->records) {
+        json_put_u64(m, "steps_recorded", c.records.recorded);
+        json_put_u64(m, "steps_replayed", c.records.replayed);
+        json_put_u64(m, "steps_eager", c.records.eager);
+    }
     w->handovers_count = 0;
     w->next_beat_us = now_us + BEAT_US;
     return bus_send(w->b, NULL, m);

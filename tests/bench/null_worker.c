@@ -114,9 +114,11 @@ static void null_close(void *stage)
 int main(int argc, char **argv)
 {
     static const stage_ops ops[] = {
-        {STAGE_LLM, null_plan, null_open, null_facts, null_accept, null_step, null_cancel, null_held, null_close},
-        {STAGE_FLOW, null_plan, null_open, null_facts, null_accept, null_step, null_cancel, null_held, null_close},
-        {STAGE_HIFT, null_plan, null_open, null_facts, null_accept, null_step, null_cancel, null_held, null_close}};
+        {STAGE_LLM, null_plan, null_open, null_facts, null_accept, null_step, null_cancel, null_held, null_close, NULL},
+        {STAGE_FLOW, null_plan, null_open, null_facts, null_accept, null_step, null_cancel, null_held, null_close,
+         NULL},
+        {STAGE_HIFT, null_plan, null_open, null_facts, null_accept, null_step, null_cancel, null_held, null_close,
+         NULL}};
     const char *name = program_invocation_short_name;
     for (int k = 0; k < STAGE_COUNT; k++)
         if (strncmp(name, stage_name((stage_kind)k), strlen(stage_name((stage_kind)k))) == 0) {

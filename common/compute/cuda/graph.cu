@@ -65,10 +65,12 @@ static cf_err record_new(backend *be, backend_record *record, backend_submit_fn 
     drop(record);
     CUDA_TRY(submit(ctx));
     record->device_bytes = cuda->device_bytes;
-    if (capture(cuda, submit, ctx, &record->graph) == CF_OK)
+    if (capture(cuda, submit, ctx, &record->graph) == CF_OK) {
         be->records.recorded++;
-    else
-        log_warn("cuda.record", "reason=\"%s\" action=\"this work is submitted each time\"", err_text());
+        return CF_OK;
+    }
+    be->records.eager++;
+    log_warn("cuda.record", "reason=\"%s\" action=\"this work is submitted each time\"", err_text());
     return CF_OK;
 }
 
@@ -79,8 +81,10 @@ cf_err cuda_replay(backend *be, backend_record **record, backend_submit_fn *subm
         CUDA_TRY(mem_alloc(1, sizeof **record, record)); /* zeroed: made before anything was taken */
     if ((*record)->device_bytes != cuda->device_bytes)
         return record_new(be, *record, submit, ctx);
-    if (!(*record)->graph)
+    if (!(*record)->graph) {
+        be->records.eager++;
         return submit(ctx);
+    }
     be->records.replayed++;
     return cuda_status(cudaGraphLaunch((*record)->graph, cuda->stream), "launching a recorded graph");
 }

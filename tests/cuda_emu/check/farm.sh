@@ -75,7 +75,7 @@ unset COSYFARM_EMU_DEVICES
 
 # The keeper dies while a hift reads: what that one makes of it is not believed.
 child() { pgrep -P "$1" -x "$2" | head -n 1; } # of at most 15 characters
-COSYFARM_FAULT='hift.step=stop' batch "$emu" lost --device cuda:0 & shell=$!
+COSYFARM_FAULT='hift.step=stop' XDG_RUNTIME_DIR="" TMPDIR=$dir batch "$emu" lost --device cuda:0 & shell=$!
 stopped=""
 for _ in {1..600}; do
     running=$(pgrep -f "$dir/lost" | while read -r pid; do child "$pid" hift_worker; done | head -n 1)
@@ -84,6 +84,10 @@ for _ in {1..600}; do
     read -rt 0.1 <> <(:) || true
 done
 [[ -n $stopped ]] || { echo "lost: no hift_worker stopped in its step"; exit 1; }
+# By now the llm has decoded the row: the status of this farm says that it did so by replays.
+"$emu/cosyfarm" status --run-dir "$(echo "$dir"/cosyfarm-*)" >"$dir/status" && cat "$dir/status" &&
+    grep -qE 'decoding: [1-9][0-9]* replayed, [1-9][0-9]* recorded, 0 eager' "$dir/status" ||
+    { echo "lost: its status does not say that steps were replayed"; exit 1; }
 kill -KILL "$(child "$(ps -o ppid= -p "$running" | tr -d ' ')" exchange_keeper)"
 kill -CONT "$running"
 wait "$shell" || exit 1

@@ -132,6 +132,7 @@ static void test_buckets(void **state)
     counts = llm_engine_records(e);
     assert_int_equal(counts.recorded, 4);
     assert_int_equal(counts.replayed, steps - 4);
+    assert_int_equal(counts.eager, 0);
     emu_count(&device);
     assert_int_equal(device.graph_launches, counts.replayed);
     assert_memory_not_equal(alone[0].ids + 1, alone[2].ids + 1, 4 * sizeof alone[0].ids[0]);
@@ -159,7 +160,8 @@ static void test_recorded_again(void **state)
     step_rows(e, &row, 1);
     step_rows(e, &row, 1);
     assert_int_equal(llm_engine_records(e).recorded, 2);
-    const uint64_t replayed = llm_engine_records(e).replayed;
+    const uint64_t replayed = llm_engine_records(e).replayed, eager = (uint64_t)(want.count - got.count);
+    assert_int_equal(llm_engine_records(e).eager, 0);
     assert_ok(fault_arm("cuda.record=fail"));
     assert_ok(backend_take_2d(be, DTYPE_F32, 64, 1 << 20, &more));
     backend_scratch_reset(be, mark);
@@ -168,6 +170,7 @@ static void test_recorded_again(void **state)
     assert_ok(fault_arm(NULL));
     assert_int_equal(llm_engine_records(e).recorded, 2);
     assert_int_equal(llm_engine_records(e).replayed, replayed);
+    assert_int_equal(llm_engine_records(e).eager, eager);
     kv_cache_give_back(llm_engine_cache(e), got.seq_idx);
     assert_told(&got, &want);
     llm_engine_close(e);
@@ -205,6 +208,7 @@ static void test_what_cannot_be_recorded(void **state)
     }
     assert_int_equal(f.submitted, 4); /* three times for the work, once to find that it cannot be recorded */
     assert_int_equal(backend_records(f.be).recorded, 0);
+    assert_int_equal(backend_records(f.be).eager, 3);
     backend_record_close(f.be, record);
     backend_close(f.be);
 }
