@@ -15,7 +15,7 @@ CONFIG := $(if $(SAN),$(SAN),default)
 B := build/$(CONFIG)
 ifneq ($(EMU),)
 B := build/emu$(if $(SAN),-$(SAN))
-$(shell mkdir -p $(B) build/$(CONFIG)/obj && ln -sfn ../$(CONFIG)/obj $(B)/obj)
+$(shell mkdir -p $(B) build/$(CONFIG)/obj && ln -sfn ../$(CONFIG)/obj $(B)/obj && ln -sfn bin/cosyfarm $(B)/cosyfarm)
 endif
 CUDA_HOME ?= /usr/local/cuda
 NVCC := $(shell command -v nvcc 2>/dev/null || ls $(CUDA_HOME)/bin/nvcc 2>/dev/null)

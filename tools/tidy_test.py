@@ -65,6 +65,12 @@ INCLUDES = [
     ("common/base/json.c", "<cjson/cJSON.h>", None),
     ("common/base/a.c", "<cjson/cJSON.h>", "the door"),
     ("orchestrator/a.c", "<zmq.h>", "the door"),
+    ("orchestrator/a.c", "<cuda_runtime_api.h>", "the door"),
+    ("orchestrator/a.c", "<cublasLt.h>", "the door"),
+    ("orchestrator/a.c", "<cooperative_groups.h>", "not in"),
+    ("common/transport/outbox.c", "<cuda_runtime_api.h>", "the door"),
+    ("common/transport/outbox_cuda_ipc.c", "<cuda_runtime_api.h>", None),
+    ("common/compute/cuda/ops_norm.cu", "<cublasLt.h>", "the door"),
     ("common/text/a.c", "<unicode/uchar.h>", None),
 ]
 

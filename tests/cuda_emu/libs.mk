@@ -37,7 +37,7 @@ tap|gpu/outbox emulated|$(LIMIT_S)|COSYFARM_BIN=$(CURDIR)/$(E)/bin $(E)/tests/gp
 step|emu probe_gpu|$(LIMIT_S)|$(E)/tests/bench/probe_gpu | tee /dev/stderr | grep -c -e "SKIP" -e cudaSuccess -e "the same" -e " us" -e "times" | grep -x 10
 tap|emu memory plan|$(LIMIT_S)|COSYFARM_TEST_DEVICE=cuda:0 $(E)/tests/unit/test_memory_plan
 tap|cuda_emu/rules|$(LIMIT_S)|$(E)/tests/cuda_emu/check/rules
-step|no CUDA in the orchestrator|$(LIMIT_S)|! nm build/$(CONFIG)/bin/orchestrator | grep -E ' cuda|cublas' && ! ldd build/$(CONFIG)/bin/orchestrator | grep -E 'libcuda|libcublas'
+step|no CUDA in the orchestrator|$(LIMIT_S)|tests/cuda_emu/check/no_cuda.sh $(E) build/$(CONFIG)
 endef
 
 emu-build: $(PROG) $(EMU_PROGRAMS) $(B)/tests/gpu/outbox $(if $(wildcard tests/ops/test_ops.c),$(B)/tests/ops/test_ops) $(B)/tests/unit/test_memory_plan $(B)/tests/bench/probe_gpu

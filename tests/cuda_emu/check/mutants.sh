@@ -12,6 +12,13 @@ base=(-std=c++17 -O1 -ffp-contract=off -fno-exceptions -fno-rtti -w -DCF_CUDA_EM
 sources=(common/compute/cuda/ops_norm.cu common/compute/cuda/ops_attn.cu common/compute/cuda/attn_mma.cu
     common/compute/cuda/attn_decode.cu common/compute/cuda/conv_mma.cu common/compute/cuda/ops_ras.cu)
 
+for file in $(grep -l '__syncthreads' common/compute/cuda/*.cu); do
+    [[ " ${sources[*]} " == *" $file "* ]] || { echo "$file: has barriers, and is not among the files to mutate"; exit 1; }
+done
+for file in common/compute/cuda/*.cu*; do # what is not alone on its line would be left out below
+    [[ $(grep -c '__syncthreads' "$file") == $(grep -c '^ *__syncthreads();' "$file") ]] ||
+        { echo "$file: expected each __syncthreads() alone on its line"; exit 1; }
+done
 "$program" kernels >/dev/null 2>&1 || { echo "the test fails without a mutation"; exit 1; }
 survivors=0 count=0
 for file in common/compute/cuda/cuda_common.cuh "${sources[@]}"; do
