@@ -2,10 +2,11 @@
 """kill_test.py - a batch whose processes are killed at random, one every INTERVAL seconds, against an undisturbed one.
 
     tests/e2e/kill_test.py --bin build/default/bin --rows 2000 [--interval 0.5] [--seed 1] [--also-batch]
-        [--set KEY=VALUE...] [--victims NAME,NAME...] [--log TEXT]
+        [--set KEY=VALUE...] [--victims NAME,NAME...] [--serving] [--log TEXT]
 
 --set puts keys into the farm's configuration. --victims: these programs in turn, each once, instead of a draw; the run fails
-when the batch ended before all were killed. --log: the farm's logs have to contain TEXT, that of the disturbed run
+when the batch ended before all were killed. --serving: each of them only while a worker of every stage serves, and at intervals
+that are short beside the work of the undisturbed run, so that it dies at work however fast the machine is. --log: the farm's logs have to contain TEXT, that of the disturbed run
 alone with "+" before it; with "!" they may not.
 Orchestrator, keeper and workers of the batch's private farm are killed with SIGKILL, whichever the seed draws; with
 --also-batch the batch itself now and then too, and the same command line is started again. In the end no row may be lost
@@ -19,6 +20,7 @@ import hashlib
 import json
 import os
 import random
+import re
 import shutil
 import signal
 import subprocess
@@ -26,6 +28,8 @@ import sys
 import tempfile
 import time
 
+STAGES = ("llm", "flow", "hift")
+EVENT = r"^t=([0-9.]+) \S+ ev=(member\.serving|member\.lost|row\.done) .*?(?:role=(\w+)|$)"
 WORDS = "lamp boat tide bay rain hour night door stone river bell glass wind field paper road".split()
 
 
@@ -52,12 +56,42 @@ def name(pid):
         return ""
 
 
+def member_events(out_dir):
+    """(seconds, event, role) of members that came and went, and of rows that were done."""
+    try:
+        with open(f"{out_dir}/farm.log", errors="replace") as f:
+            found = re.findall(EVENT, f.read(), re.M)
+    except OSError:
+        return []
+    return [(float(t), event, role) for t, event, role in found]
+
+
+def all_serve(events):
+    """Since when a worker of every stage serves (one of each was started); None: not now."""
+    serving = {}
+    for t, event, role in events:
+        if event == "member.serving":
+            serving[role] = t
+        elif event == "member.lost":
+            serving.pop(role, None)
+    return max(serving[stage] for stage in STAGES) if all(stage in serving for stage in STAGES) else None
+
+
+def work_s(out_dir):
+    """From the farm's standing complete to its last row, in an undisturbed run."""
+    events = member_events(out_dir)
+    begin = all_serve([e for e in events if e[1] == "member.serving"])
+    done = [t for t, event, _ in events if event == "row.done"]
+    return max(0.0, done[-1] - begin) if done and begin is not None else 0.0
+
+
 class Runner:
     def __init__(self, options, work):
         self.options, self.work = options, work
         self.env = dict(os.environ, COSYFARM_RUN_DIR=f"{work}/no-farm-here")
         self.kills = collections.Counter()
         self.victims = options.victims.split(",") if options.victims else []
+        self.interval = options.interval
 
     def command(self, out_dir):
         return [f"{self.options.bin}/cosyfarm", "batch", "-m", f"{self.work}/model", f"{self.work}/rows.jsonl", "-o",
@@ -66,12 +100,14 @@ class Runner:
     def undisturbed(self, out_dir):
         return subprocess.run(self.command(out_dir), env=self.env, timeout=self.options.limit).returncode
 
-    def hurt_one(self, batch, draw):
+    def hurt_one(self, batch, draw, out_dir):
         """Kills one of the farm's processes, or the batch. True: the batch."""
         if self.options.also_batch and draw.random() < 0.05:
             os.kill(batch.pid, signal.SIGKILL)
             self.kills["batch"] += 1
             return True
+        if self.options.serving and all_serve(member_events(out_dir)) is None:
+            return False
         victims = children(batch.pid)
         if self.options.victims:
             victims = [pid for pid in victims if self.victims and self.victims[0].startswith(name(pid) or "?")]
@@ -92,9 +128,9 @@ class Runner:
             killed = False
             while not killed:
                 try:
-                    return batch.wait(self.options.interval)
+                    return batch.wait(self.interval)
                 except subprocess.TimeoutExpired:
-                    killed = self.hurt_one(batch, draw)
+                    killed = self.hurt_one(batch, draw, out_dir)
                 if time.monotonic() > deadline:
                     batch.send_signal(signal.SIGTERM)
                     batch.wait()
@@ -149,6 +185,7 @@ def main():
     parser.add_argument("--also-batch", action="store_true")
     parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE")
     parser.add_argument("--victims")
+    parser.add_argument("--serving", action="store_true")
     parser.add_argument("--words", type=int, default=4, help="of a row, at most")
     parser.add_argument("--log", action="append", default=[])
     options = parser.parse_args()
@@ -164,6 +201,9 @@ def main():
         started = time.monotonic()
         quiet_code = runner.undisturbed(f"{work}/quiet")
         quiet_s, started = time.monotonic() - started, time.monotonic()
+        if options.serving:
+            share_s = work_s(f"{work}/quiet") / (3 * max(1, len(runner.victims)))
+            runner.interval = max(0.05, min(options.interval, share_s))
         hurt_code = runner.disturbed(f"{work}/hurt", draw)
         hurt_s = time.monotonic() - started
         quiet, _ = read_ledger(f"{work}/quiet")

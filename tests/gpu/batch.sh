@@ -13,9 +13,11 @@ if [[ -z $model ]]; then
     model=$dir/tiny
     "$bin/cosyfarm" model make "$model" >/dev/null || exit 1
 fi
+voice=$("$bin/cosyfarm" voice ls -m "$model" | awk 'NR == 1 { print $1 }')
+[[ -n $voice ]] || { echo "$model: expected at least one voice, found none"; exit 1; }
 texts=("The tide is low." "Rain." "Nobody knew when the last boat would come back." "Nine lamps.")
 for ((i = 0; i < rows; i++)); do
-    printf '{"id": "row%03d", "text": "%s", "voice": "echo", "seed": %d}\n' "$i" "${texts[i % 4]}" "$i"
+    printf '{"id": "row%03d", "text": "%s", "voice": "%s", "seed": %d}\n' "$i" "${texts[i % 4]}" "$voice" "$i"
 done >"$dir/forward.jsonl"
 tac "$dir/forward.jsonl" >"$dir/backward.jsonl"
 batch() { # name manifest rows

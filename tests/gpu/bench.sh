@@ -9,7 +9,7 @@
 set -u
 build=$(cd "$1" && pwd) && model=$(realpath "$2") && cosyvoice=${4:+$(realpath "$4")} || exit 64
 cd "$(dirname "${BASH_SOURCE[0]}")/../.." || exit 1
-precision=${3:-bf16} failed=0
+precision=${3:-bf16} libraries=${LD_LIBRARY_PATH:-} failed=0
 bench() {
     tests/gpu/need_gpu.sh "$build/bin/cosyfarm" bench "$@" -m "$model" --device cuda:0 --precision "$precision" --json
     local status=$?
@@ -25,7 +25,8 @@ for step in ${STEPS:-ops stages farm upstream}; do
         ;;
     upstream)
         [[ -n $cosyvoice ]] || continue
-        tests/gpu/need_gpu.sh python3 tools/bench_upstream.py --cosyvoice "$cosyvoice" -m "$model" --device cuda \
+        # Without the libraries of the offline bundle: PyTorch needs the host's.
+        LD_LIBRARY_PATH=${libraries//"${build%/*}/lib"/} tests/gpu/need_gpu.sh python3 tools/bench_upstream.py --cosyvoice "$cosyvoice" -m "$model" --device cuda \
             --precision "$precision" || failed=$?
         ;;
     *) echo "STEPS: expected ops, stages, farm or upstream, found $step"; exit 64 ;;

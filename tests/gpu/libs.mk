@@ -17,7 +17,7 @@ GPU_ENV := $(if $(EMU),COSYFARM_GPU_EMULATED=1 ROWS=3 WORDS=1 SIZES=tiny OPS_ROW
 
 check-gpu-build: $(PROG) $(GPU_OPS) $(GPU_OUTBOX) $(PROBE_GPU)
 check-gpu:
-	@+$(MAKE) -s -k -j$(JOBS) check-gpu-build
+	@+$(MAKE) -s -k -j$(JOBS) check-gpu-build || echo "something did not build: its steps will be reported as failed"
 	@$(GPU_ENV) tests/gpu/check.sh $(B) $(MODEL)
 bench-gpu: $(PROG)
 	@test -n "$(MODEL)" || { echo "usage: make bench-gpu MODEL=dir [PRECISION=bf16] [COSYVOICE=dir]"; exit 64; }

@@ -82,7 +82,7 @@ static cf_err load(gemm *g)
 {
     static const char *const names[] = {"libcublasLt.so.13", "libcublasLt.so.12", "libcublasLt.so"};
     for (size_t i = 0; i < CF_COUNT(names) && !g->library; i++)
-        g->library = dlopen(names[i], RTLD_NOW | RTLD_LOCAL);
+        g->library = dlopen(names[i], RTLD_NOW | RTLD_LOCAL | RTLD_NODELETE); /* the driver keeps what it registered */
     if (!g->library)
         return err_set(CF_ERR_UNSUPPORTED,
                        "cuBLASLt is missing (%s): install libcublas of CUDA %d, or unpack the "
