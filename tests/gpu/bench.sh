@@ -2,7 +2,7 @@
 # bench.sh - what a card gives: rates of ops, stages and farm on cuda:0, as JSON lines; needs no make.
 #   tests/gpu/bench.sh BUILD_DIR MODEL [PRECISION] [COSYVOICE]
 #     COSYVOICE   a clone of the original with its requirements installed: its rates beside ours, on the same weights
-#     OPS_ROWS OPS_SECONDS STAGE_ROWS STAGE_SECONDS FARM_ROWS   in the environment: sizes
+#     OPS_ROWS OPS_SECONDS STAGE_ROWS STAGE_SECONDS FARM_ROWS HANDOVER_ROWS   in the environment: sizes
 #     STEPS       in the environment: which of "ops stages farm upstream", default all
 # Line by line: op; llm.prefill, llm, flow, hift; then for each number of rows say (one sentence on a warm farm, from the
 # request to its file: what stands for the first chunk while the farm hands out whole files), farm, member; handover.
@@ -21,7 +21,7 @@ for step in ${STEPS:-ops stages farm upstream}; do
     stages) bench llm flow hift --rows "${STAGE_ROWS:-1,16,64,256}" --seconds "${STAGE_SECONDS:-8}" ;;
     farm)
         for rows in ${FARM_ROWS:-1 16 64 256}; do bench farm --count "$rows"; done
-        bench handover
+        bench handover --count "${HANDOVER_ROWS:-48}"
         ;;
     upstream)
         [[ -n $cosyvoice ]] || continue

@@ -3,7 +3,8 @@
 # without development packages runs it out of the offline bundle.
 #   tests/gpu/check.sh BUILD_DIR [MODEL]
 #     STEPS    in the environment: an expression that labels have to match; "op suite|parity" where time is short
-# The last line is `N passed, M failed, K skipped`; without a card every step is skipped, and counted.
+# The last line is `N passed, M failed, K skipped`; without a card every step is skipped, and counted. What each step
+# wrote is in BUILD_DIR/check/gpu-logs.
 set -u
 build=$(cd "$1" && pwd) && model=${2:+$(realpath "$2")} || exit 64
 cd "$(dirname "${BASH_SOURCE[0]}")/../.." || exit 1
