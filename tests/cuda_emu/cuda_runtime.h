@@ -48,8 +48,8 @@ void emu_launch(const char *name, unsigned grid, unsigned block, cudaStream_t st
     (void)emu_enqueue(stream, [=]() { emu_run_grid(name, grid, block, [&]() { std::apply(kernel, held); }); });
 }
 
-/* Barriers and collectives of the running fiber. */
-void __syncthreads();
+/* Barriers and collectives of the running fiber. A barrier knows where it stands, so that mutants.sh can delete it. */
+void __syncthreads(const char *file = __builtin_FILE(), int line = __builtin_LINE());
 void __syncwarp(unsigned mask = 0xffffffffu);
 uint64_t emu_exchange(unsigned mask, uint64_t mine, int from_lane); /* another lane's value; all of mask take part */
 const void *const *emu_gather(const void *mine);                    /* 32 pointers, one of each lane of the warp */
@@ -82,14 +82,28 @@ template <typename T> T __shfl_xor_sync(unsigned mask, T value, int lane_mask)
     return emu_shuffle(mask, value, emu_lane() ^ lane_mask);
 }
 
-/* Who touched an element, and when: epochs are counted by barriers over all blocks of a process. */
-struct emu_shadow {
-    uint64_t write_epoch, read_epoch;
-    int writer, reader; /* thread; reader -2: several */
+/* When, and by whom: the number of the epoch, then of the thread. Epochs are counted by barriers over all blocks of a
+ * process. What is below the first stamp of an epoch happened before it. */
+typedef uint64_t emu_stamp;
+#define EMU_STAMP_THREADS 2048u
+#define EMU_SEVERAL       (EMU_STAMP_THREADS - 1) /* where a thread stands: more than one; no block has so many */
+struct emu_turn {
+    emu_stamp mine, epoch, block; /* of the running thread; first ones of this epoch and of the block's first */
 };
-uint64_t emu_block_epoch(); /* first epoch of this block */
-void emu_shared_read(const char *array, size_t idx, size_t count, emu_shadow *shadow);
-void emu_shared_write(const char *array, size_t idx, size_t count, emu_shadow *shadow);
+extern emu_turn emu_now;
+
+/* Who touched an element last, and when. */
+struct emu_shadow {
+    emu_stamp written, read;
+};
+/* What an access did wrong; they report it and do not return. */
+[[noreturn]] void emu_shared_misread(const char *array, size_t idx, size_t count, const emu_shadow *shadow);
+[[noreturn]] void emu_shared_miswritten(const char *array, size_t idx, size_t count, const emu_shadow *shadow);
+
+static inline bool emu_is_foreign(emu_stamp stamp)
+{
+    return stamp >= emu_now.epoch && stamp != emu_now.mine;
+}
 
 template <typename T> struct emu_element {
     T *at;
@@ -98,12 +112,18 @@ template <typename T> struct emu_element {
     size_t idx, count;
     operator T() const
     {
-        emu_shared_read(array, idx, count, shadow);
+        const emu_stamp read = shadow->read, mine = emu_now.mine;
+        if (idx >= count || shadow->written < emu_now.block || emu_is_foreign(shadow->written))
+            emu_shared_misread(array, idx, count, shadow);
+        if (read != mine)
+            shadow->read = emu_is_foreign(read) ? emu_now.epoch + EMU_SEVERAL : mine;
         return *at;
     }
     emu_element &operator=(T value)
     {
-        emu_shared_write(array, idx, count, shadow);
+        if (idx >= count || emu_is_foreign(shadow->written) || emu_is_foreign(shadow->read))
+            emu_shared_miswritten(array, idx, count, shadow);
+        shadow->written = emu_now.mine;
         *at = value;
         return *this;
     }

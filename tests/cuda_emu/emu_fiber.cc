@@ -20,11 +20,11 @@
 #define THREADS_MAX 1024
 #define WARP_LANES  32
 #define STACK_BYTES ((size_t)256 << 10)
-#define NOBODY      THREADS_MAX // the scheduler
+#define NOBODY      THREADS_MAX                                  // the scheduler
+#define INLINE      static inline __attribute__((always_inline)) // each frame on a fiber's stack is one more cache line
 
 emu_dim threadIdx, blockIdx, blockDim, gridDim;
-
-enum fiber_state { FIBER_READY, FIBER_AT_BARRIER, FIBER_AT_WARP, FIBER_DONE };
+emu_turn emu_now;
 
 // A thread takes a stack when it first runs and gives it back when it ends, so a kernel without barriers runs on one
 // stack that stays in the cache.
@@ -32,14 +32,14 @@ struct fiber {
     void *sp;
     char *stack;      // NULL: has not run yet, or has ended
     void *fake_stack; // of the address sanitizer
-    fiber_state state;
-    unsigned warp_mask;     // waited for
-    unsigned exchanges;     // collectives so far: picks one of two rows of slots
-    const char *collective; // name, for reports
+    bool is_done;
 };
 
 struct warp {
-    unsigned arrived; // lanes at the current collective
+    unsigned arrived;                   // lanes at the current collective
+    unsigned exchanges[WARP_LANES];     // of each lane so far: picks one of two rows of slots
+    unsigned masks[WARP_LANES];         // waited for
+    const char *collective[WARP_LANES]; // name, for reports
     uint64_t slots[2][WARP_LANES];
     const void *pointers[WARP_LANES];
 };
@@ -61,8 +61,11 @@ static struct {
     bool running, failed;
     int code; // compute capability times ten that the running kernel was compiled for
     uint64_t random;
-    uint64_t epoch, block_epoch;
+    char deleted_file[64]; // of COSYFARM_EMU_WITHOUT_BARRIER=FILE:LINE, the file without its folder
+    int deleted_line;      // 0: none
 } run;
+
+static_assert(THREADS_MAX < EMU_SEVERAL, "a stamp names each thread");
 
 bool emu_in_kernel()
 {
@@ -94,13 +97,10 @@ static uint32_t next_random()
     return (uint32_t)(x >> 32);
 }
 
-static void make_ready_all(fiber_state from)
+INLINE void set_current(unsigned idx)
 {
-    for (unsigned i = 0; i < blockDim.x; i++)
-        if (run.fibers[i].state == from) {
-            run.fibers[i].state = FIBER_READY;
-            run.ready[run.ready_count++] = i;
-        }
+    run.current = threadIdx.x = idx;
+    emu_now.mine = emu_now.epoch + idx;
 }
 
 // Nobody can run: a barrier that all have reached opens, anything else is a deadlock.
@@ -111,15 +111,17 @@ static bool open_barrier()
                run.at_barrier, run.live);
         return false;
     }
-    run.epoch++;
+    emu_now.epoch += EMU_STAMP_THREADS;
     emu_ctx().counters.barriers++;
     run.at_barrier = 0;
-    make_ready_all(FIBER_AT_BARRIER);
+    for (unsigned i = 0; i < blockDim.x; i++)
+        if (!run.fibers[i].is_done)
+            run.ready[run.ready_count++] = i;
     return true;
 }
 
 // Who goes on: any thread that can, NOBODY at the end of the block or after a failure.
-static unsigned choose()
+INLINE unsigned choose()
 {
     if (run.failed || run.live == 0 || (run.ready_count == 0 && !open_barrier()))
         return NOBODY;
@@ -202,7 +204,7 @@ static char *take_stack()
 }
 
 // Leaves the running stack for another: of thread idx, or of the scheduler when idx is NOBODY.
-static void switch_to(void **save_sp, void **save_fake, unsigned idx)
+INLINE void switch_to(void **save_sp, void **save_fake, unsigned idx)
 {
     void *load_sp = run.scheduler_sp;
     if (idx != NOBODY) {
@@ -215,8 +217,7 @@ static void switch_to(void **save_sp, void **save_fake, unsigned idx)
             f->sp = fresh_stack(f->stack);
         }
         load_sp = f->sp;
-        run.current = idx;
-        threadIdx.x = idx;
+        set_current(idx);
     }
 #if defined(__SANITIZE_ADDRESS__)
     __sanitizer_start_switch_fiber(save_fake, idx == NOBODY ? run.scheduler_bottom : run.fibers[idx].stack,
@@ -230,11 +231,13 @@ static void switch_to(void **save_sp, void **save_fake, unsigned idx)
 }
 
 // The running thread waits: another goes on. Returns when it was chosen again.
-static void pause_thread()
+INLINE void pause_thread()
 {
     fiber *f = &run.fibers[run.current];
     const unsigned next = choose();
-    if (next != run.current)
+    if (next == run.current)
+        set_current(next); // the epoch may be another
+    else
         switch_to(&f->sp, &f->fake_stack, next);
 }
 
@@ -248,13 +251,13 @@ static void fiber_entry()
         (*run.body)();
         fiber *me = &run.fibers[run.current];
         char *stack = me->stack;
-        me->state = FIBER_DONE;
+        me->is_done = true;
         me->stack = nullptr;
         run.live--;
         const unsigned next = choose();
         if (next != NOBODY && !run.fibers[next].stack) {
             run.fibers[next].stack = stack;
-            run.current = threadIdx.x = next;
+            set_current(next);
             continue;
         }
         run.stacks[run.stack_count++] = stack; // nothing is put on it before it is left
@@ -290,21 +293,43 @@ int emu_code()
     abandon();
 }
 
-void __syncthreads()
+static bool is_deleted(const char *file)
 {
-    run.fibers[run.current].state = FIBER_AT_BARRIER;
+    const char *slash = strrchr(file, '/');
+    return strcmp(slash ? slash + 1 : file, run.deleted_file) == 0;
+}
+
+void __syncthreads(const char *file, int line)
+{
+    if (line == run.deleted_line && is_deleted(file))
+        return;
     run.at_barrier++;
     pause_thread();
 }
 
-static unsigned warp_lanes_present(unsigned warp_idx)
+INLINE unsigned warp_lanes_present(unsigned warp_idx)
 {
     const unsigned first = warp_idx * WARP_LANES, left = blockDim.x - first;
     return left >= WARP_LANES ? 0xffffffffu : (1u << left) - 1;
 }
 
+// The last lane of mask is here: the others are ready, in any order.
+INLINE void warp_open(warp *w, unsigned first, unsigned lane, unsigned mask, const char *name)
+{
+    w->arrived &= ~mask;
+    for (unsigned left = mask & ~(1u << lane); left; left &= left - 1) {
+        const unsigned i = (unsigned)__builtin_ctz(left);
+        if (w->masks[i] != mask || w->collective[i] != name) {
+            report(cudaErrorLaunchFailure, "%s meets %s of lane %u: masks or collectives differ", name,
+                   w->collective[i], i);
+            abandon();
+        }
+        run.ready[run.ready_count++] = first + i;
+    }
+}
+
 // Waits until every lane of mask is here.
-static void warp_wait(unsigned mask, const char *name)
+INLINE void warp_wait(unsigned mask, const char *name)
 {
     const unsigned me = run.current, warp_idx = me / WARP_LANES, lane = me % WARP_LANES;
     warp *w = &run.warps[warp_idx];
@@ -313,27 +338,13 @@ static void warp_wait(unsigned mask, const char *name)
         report(cudaErrorLaunchFailure, "%s: the mask %08x does not name the calling lane", name, mask);
         abandon();
     }
-    fiber *f = &run.fibers[me];
-    f->warp_mask = mask;
-    f->collective = name;
+    w->masks[lane] = mask;
+    w->collective[lane] = name;
     w->arrived |= 1u << lane;
-    if ((w->arrived & mask) == mask) {
-        w->arrived &= ~mask;
-        for (unsigned i = 0; i < WARP_LANES; i++)
-            if (i != lane && (mask >> i & 1)) {
-                fiber *other = &run.fibers[warp_idx * WARP_LANES + i];
-                if (other->warp_mask != mask || other->collective != name) {
-                    report(cudaErrorLaunchFailure, "%s meets %s of lane %u: masks or collectives differ", name,
-                           other->collective, i);
-                    abandon();
-                }
-                other->state = FIBER_READY;
-                run.ready[run.ready_count++] = warp_idx * WARP_LANES + i;
-            }
-        return; // the last to come goes on; the others are ready in any order
-    }
-    f->state = FIBER_AT_WARP;
-    pause_thread();
+    if ((w->arrived & mask) == mask)
+        warp_open(w, me - lane, lane, mask, name);
+    else
+        pause_thread();
 }
 
 void __syncwarp(unsigned mask)
@@ -344,7 +355,7 @@ void __syncwarp(unsigned mask)
 uint64_t emu_exchange(unsigned mask, uint64_t mine, int from_lane)
 {
     warp *w = &run.warps[run.current / WARP_LANES];
-    const unsigned row = run.fibers[run.current].exchanges++ % 2;
+    const unsigned row = w->exchanges[run.current % WARP_LANES]++ % 2;
     w->slots[row][run.current % WARP_LANES] = mine;
     warp_wait(mask, "shuffle");
     if (!(mask & warp_lanes_present(run.current / WARP_LANES) & 1u << from_lane)) {
@@ -358,7 +369,7 @@ unsigned __ballot_sync(unsigned mask, int predicate)
 {
     unsigned votes = 0;
     warp *w = &run.warps[run.current / WARP_LANES];
-    const unsigned row = run.fibers[run.current].exchanges++ % 2;
+    const unsigned row = w->exchanges[run.current % WARP_LANES]++ % 2;
     w->slots[row][run.current % WARP_LANES] = predicate != 0;
     warp_wait(mask, "ballot");
     for (unsigned i = 0; i < WARP_LANES; i++)
@@ -382,16 +393,15 @@ void emu_gather_done()
 
 // Shared memory -----------------------------------------------------------------------------------------------
 
-uint64_t emu_block_epoch()
+[[noreturn]] static void race(const char *array, size_t idx, const char *first, emu_stamp other, const char *second)
 {
-    return run.block_epoch;
-}
-
-static void race(const char *array, size_t idx, const char *first, int other, const char *second)
-{
+    const unsigned thread = other % EMU_STAMP_THREADS;
+    char named[32] = "several threads";
+    if (thread != EMU_SEVERAL)
+        snprintf(named, sizeof named, "thread %u", thread);
     emu_ctx().counters.races++;
-    report(cudaErrorLaunchFailure, "%s[%zu]: %s by thread %d and %s by thread %u without a barrier between them", array,
-           idx, first, other, second, threadIdx.x);
+    report(cudaErrorLaunchFailure, "%s[%zu]: %s by %s and %s by thread %u without a barrier between them", array, idx,
+           first, named, second, threadIdx.x);
     abandon();
 }
 
@@ -403,30 +413,22 @@ static void check_idx(const char *array, size_t idx, size_t count)
     abandon();
 }
 
-void emu_shared_read(const char *array, size_t idx, size_t count, emu_shadow *shadow)
+void emu_shared_misread(const char *array, size_t idx, size_t count, const emu_shadow *shadow)
 {
-    const int me = (int)run.current;
     check_idx(array, idx, count);
-    if (shadow->write_epoch < run.block_epoch) {
+    if (shadow->written < emu_now.block) {
         report(cudaErrorLaunchFailure, "%s[%zu] is read before this block wrote it", array, idx);
         abandon();
     }
-    if (shadow->write_epoch == run.epoch && shadow->writer != me)
-        race(array, idx, "written", shadow->writer, "read");
-    shadow->reader = shadow->read_epoch == run.epoch && shadow->reader != me ? -2 : me;
-    shadow->read_epoch = run.epoch;
+    race(array, idx, "written", shadow->written, "read");
 }
 
-void emu_shared_write(const char *array, size_t idx, size_t count, emu_shadow *shadow)
+void emu_shared_miswritten(const char *array, size_t idx, size_t count, const emu_shadow *shadow)
 {
-    const int me = (int)run.current;
     check_idx(array, idx, count);
-    if (shadow->write_epoch == run.epoch && shadow->writer != me)
-        race(array, idx, "written", shadow->writer, "written");
-    if (shadow->read_epoch == run.epoch && shadow->reader != me)
-        race(array, idx, "read", shadow->reader, "written");
-    shadow->writer = me;
-    shadow->write_epoch = run.epoch;
+    if (emu_is_foreign(shadow->written))
+        race(array, idx, "written", shadow->written, "written");
+    race(array, idx, "read", shadow->read, "written");
 }
 
 // Scheduling --------------------------------------------------------------------------------------------------
@@ -447,17 +449,17 @@ static void find_own_stack()
 
 static void run_block(unsigned block)
 {
-    run.block_epoch = ++run.epoch;
+    emu_now.block = emu_now.epoch += EMU_STAMP_THREADS;
     run.ready_count = run.at_barrier = 0;
     run.live = blockDim.x;
     for (unsigned i = 0; i < blockDim.x; i++) {
-        fiber *f = &run.fibers[i];
-        f->exchanges = 0;
-        f->state = FIBER_READY;
+        run.fibers[i].is_done = false;
         run.ready[run.ready_count++] = i;
     }
-    for (unsigned i = 0; i < (block + WARP_LANES - 1) / WARP_LANES; i++)
+    for (unsigned i = 0; i < (block + WARP_LANES - 1) / WARP_LANES; i++) {
         run.warps[i].arrived = 0;
+        memset(run.warps[i].exchanges, 0, sizeof run.warps[i].exchanges);
+    }
     find_own_stack();
     switch_to(&run.scheduler_sp, &run.scheduler_fake, choose()); // comes back when nobody can go on
 }
@@ -466,8 +468,14 @@ void emu_run_grid(const char *name, unsigned grid, unsigned block, const std::fu
 {
     if (emu_ctx().sticky != cudaSuccess)
         return;
-    if (run.random == 0)
+    if (run.random == 0) {
+        const char *deleted = getenv("COSYFARM_EMU_WITHOUT_BARRIER");
+        if (deleted && sscanf(deleted, "%63[^:]:%d", run.deleted_file, &run.deleted_line) != 2) {
+            fprintf(stderr, "COSYFARM_EMU_WITHOUT_BARRIER: expected FILE:LINE, found \"%s\"\n", deleted);
+            abort();
+        }
         run.random = (uint64_t)emu_env("COSYFARM_EMU_SEED", 1) * 0x9E3779B97F4A7C15u | 1;
+    }
     run.body = &body;
     run.kernel = name;
     run.failed = false;

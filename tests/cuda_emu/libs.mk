@@ -16,10 +16,8 @@ endif
 # Parts of `make check`, which builds them with EMU=1 and runs them with everything else. Long ones first. The second
 # seed runs threads in another order.
 E := build/emu$(if $(SAN),-$(SAN))
-MUTANT_LINK := $(CC) $(LDFLAGS) $(E)/obj/tests/cuda_emu/check/backend.o OBJECTS -Wl,--start-group \
-    $(patsubst %,$(E)/lib/%.a,tests_harness common_compute common_base) -Wl,--end-group -ldnnl -lgomp -lstdc++ $(EXT_BASE) -lcmocka
 define emu_plan
-step|emu mutants|200|tests/cuda_emu/check/mutants.sh $(E) '$(MUTANT_LINK)'
+step|emu mutants|200|tests/cuda_emu/check/mutants.sh $(E)
 step|emu farm|400|tests/cuda_emu/check/farm.sh $(E) build/$(CONFIG) kills
 step|emu exchange|400|tests/cuda_emu/check/farm.sh $(E) build/$(CONFIG) exchange
 step|emu plan|$(LIMIT_S)|tests/e2e/plan_test.sh $(E) 2

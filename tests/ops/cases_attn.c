@@ -211,12 +211,14 @@ static void attend(const float *q, const head_view *keys, const head_view *value
             score[j] += (double)q[d] * (double)token_of(keys, j)[d] / 8.0;
         most = fmax(most, score[j]);
     }
-    for (int64_t j = 0; j < count; j++)
-        total += exp(score[j] - most);
+    for (int64_t j = 0; j < count; j++) {
+        score[j] = exp(score[j] - most);
+        total += score[j];
+    }
     for (int d = 0; d < HEAD; d++) {
         ret[d] = 0.0;
         for (int64_t j = 0; j < count; j++)
-            ret[d] += exp(score[j] - most) / total * (double)token_of(values, j)[d];
+            ret[d] += score[j] / total * (double)token_of(values, j)[d];
     }
     test_free(score);
 }

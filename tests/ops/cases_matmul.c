@@ -288,14 +288,15 @@ static double linear_given(const op_run *run, int64_t row, int64_t col, double v
            value_at(table, run->aux[b] * table->dims[1] + l->gate_off + col) * v;
 }
 
-/* Value k of a channel after int8 with the channel's scale, its largest magnitude being 127. */
-static double whole_value(const float *channel, int64_t count, int64_t k)
+/* A channel after int8 with the channel's scale, its largest magnitude being 127. */
+static void whole_values(const float *channel, int64_t count, double *ret)
 {
     float max = 0.0f;
-    for (int64_t i = 0; i < count; i++)
-        max = fmaxf(max, fabsf(channel[i]));
+    for (int64_t k = 0; k < count; k++)
+        max = fmaxf(max, fabsf(channel[k]));
     const float scale = max / 127.0f; /* in f32, as a backend stores it: a tie may round either way otherwise */
-    return max > 0.0f ? nearbyint((double)(channel[k] / scale)) * (double)scale : 0.0;
+    for (int64_t k = 0; k < count; k++)
+        ret[k] = max > 0.0f ? nearbyint((double)(channel[k] / scale)) * (double)scale : 0.0;
 }
 
 static void linear_direct(const op_run *run, double *const *ret)
@@ -308,9 +309,11 @@ static void linear_direct(const op_run *run, double *const *ret)
     for (int64_t i = 0; i < rows * l->k_in; i++)
         x[i] = operand_value((float)value_at(&run->t[0], i), run->c->bf16);
     for (int64_t n = 0; n < l->n_out; n++) {
+        const float *channel = tensor_f32(&run->t[1]) + n * l->k_in;
         for (int64_t k = 0; k < l->k_in; k++)
-            w[k] = run->c->int8 ? whole_value(tensor_f32(&run->t[1]) + n * l->k_in, l->k_in, k)
-                                : operand_value(tensor_f32(&run->t[1])[n * l->k_in + k], run->c->bf16);
+            w[k] = operand_value(channel[k], run->c->bf16);
+        if (run->c->int8)
+            whole_values(channel, l->k_in, w);
         for (int64_t r = 0; r < rows; r++) {
             double sum = 0.0;
             for (int64_t k = 0; k < l->k_in; k++)
