@@ -2,11 +2,12 @@
 """kill_test.py - a batch whose processes are killed at random, one every INTERVAL seconds, against an undisturbed one.
 
     tests/e2e/kill_test.py --bin build/default/bin --rows 2000 [--interval 0.5] [--seed 1] [--also-batch]
-        [--set KEY=VALUE...] [--victims NAME,NAME...] [--serving] [--log TEXT]
+        [--set KEY=VALUE...] [--victims NAME,NAME...] [--manifest FILE] [--log TEXT]
 
---set puts keys into the farm's configuration. --victims: these programs in turn, each once, instead of a draw; the run fails
-when the batch ended before all were killed. --serving: each of them only while a worker of every stage serves, and at intervals
-that are short beside the work of the undisturbed run, so that it dies at work however fast the machine is. --log: the farm's logs have to contain TEXT, that of the disturbed run
+--set puts keys into the farm's configuration. --victims: these programs in turn, each once, instead of a draw, each while
+a worker of every stage serves, and at shorter intervals where the work of the undisturbed run is short, so that they die at
+work however fast or slow the machine is; the run fails when the batch ended before all were killed. --manifest: these rows
+instead of drawn ones. --log: the farm's logs have to contain TEXT, that of the disturbed run
 alone with "+" before it; with "!" they may not.
 Orchestrator, keeper and workers of the batch's private farm are killed with SIGKILL, whichever the seed draws; with
 --also-batch the batch itself now and then too, and the same command line is started again. In the end no row may be lost
@@ -106,7 +107,7 @@ class Runner:
             os.kill(batch.pid, signal.SIGKILL)
             self.kills["batch"] += 1
             return True
-        if self.options.serving and all_serve(member_events(out_dir)) is None:
+        if self.options.victims and all_serve(member_events(out_dir)) is None:
             return False
         victims = children(batch.pid)
         if self.options.victims:
@@ -185,7 +186,7 @@ def main():
     parser.add_argument("--also-batch", action="store_true")
     parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE")
     parser.add_argument("--victims")
-    parser.add_argument("--serving", action="store_true")
+    parser.add_argument("--manifest")
     parser.add_argument("--words", type=int, default=4, help="of a row, at most")
     parser.add_argument("--log", action="append", default=[])
     options = parser.parse_args()
@@ -195,14 +196,19 @@ def main():
     try:
         subprocess.run([f"{options.bin}/cosyfarm", "model", "make", f"{work}/model", "--size", "tiny"], check=True,
                        stdout=subprocess.DEVNULL)
-        write_manifest(f"{work}/rows.jsonl", options.rows, options.words, draw)
+        if options.manifest:
+            shutil.copy(options.manifest, f"{work}/rows.jsonl")
+            with open(options.manifest) as f:
+                options.rows = len(f.readlines())
+        else:
+            write_manifest(f"{work}/rows.jsonl", options.rows, options.words, draw)
         with open(f"{work}/config.json", "w") as f:
             json.dump({"deaths_max": 100, **dict(configured(pair) for pair in options.set)}, f)
         started = time.monotonic()
         quiet_code = runner.undisturbed(f"{work}/quiet")
         quiet_s, started = time.monotonic() - started, time.monotonic()
-        if options.serving:
-            share_s = work_s(f"{work}/quiet") / (3 * max(1, len(runner.victims)))
+        if options.victims:
+            share_s = work_s(f"{work}/quiet") / (3 * len(runner.victims))
             runner.interval = max(0.05, min(options.interval, share_s))
         hurt_code = runner.disturbed(f"{work}/hurt", draw)
         hurt_s = time.monotonic() - started

@@ -5,17 +5,20 @@
 set -u
 command -v python3 >/dev/null || { echo "python3 is not installed"; exit 77; }
 emu=$1/bin cpu=$2/bin
-if [[ $3 == kills ]]; then # each program while it works
-    exec python3 tests/e2e/kill_test.py --bin "$emu" --rows 3 --words 1 --interval 1.2 --set device=cuda:0 --set threads=1 \
-        --victims flow_worker,exchange_keeper,hift_worker,exchange_keeper,llm_worker --log '!exchange.host' --log +worker.memory
-fi
 dir=$(mktemp -d) || exit 1
 trap 'rm -rf "$dir"' EXIT
+# With these seeds the model soon stops.
+row() { echo "{\"id\": \"$1\", \"text\": \"$2\", \"voice\": \"echo\", \"seed\": $3}"; }
+if [[ $3 == kills ]]; then # each program while it works
+    { row a Hi. 38; row b "It rained." 18; row c Yes. 7; } >"$dir/rows.jsonl"
+    python3 tests/e2e/kill_test.py --bin "$emu" --manifest "$dir/rows.jsonl" --interval 0.3 --set device=cuda:0 --set threads=1 \
+        --victims flow_worker,exchange_keeper,hift_worker,exchange_keeper,llm_worker --log '!exchange.host' --log +worker.memory
+    exit
+fi
 export COSYFARM_RUN_DIR=$dir/run
 mkdir -m 700 "$dir/run"
 "$emu/cosyfarm" model make "$dir/tiny" >/dev/null || exit 1
-# With this seed the model soon stops.
-echo '{"id": "row", "text": "Hi.", "voice": "echo", "seed": 38}' >"$dir/rows.jsonl"
+row row Hi. 38 >"$dir/rows.jsonl"
 
 # What became of one row, in $dir/NAME.   batch PROGRAMS NAME options...
 batch() {
