@@ -63,6 +63,9 @@ $(foreach t,$(1),tap|$(patsubst tests/%.c,%,$(t))|$(LIMIT_S)|$(B)/$(t:.c=)
 )
 endef
 
+# Programs at once: one more than build jobs, because a farm that is killed, drained or starved waits for half of its time.
+RUN_JOBS = $(shell expr $(JOBS) + 1)
+
 # The plan of tests/run.sh. Steps that look at sources alone run in the plain configuration only.
 define plan
 $(if $(SAN),,step|systemd|120|tests/systemd/boot_test.sh $(B)/check/systemd
@@ -89,7 +92,7 @@ check:
 	@+$(MAKE) -s -k -j$(JOBS) check-build || echo "something did not build: its programs will be reported as failed"
 	$(if $(SAN),,@+$(MAKE) -s check-emu-build)
 	@$(MAKE) -s $(B)/check/plan
-	@tests/run.sh $(B)/check/logs $(JOBS) $(B)/check/plan
+	@tests/run.sh $(B)/check/logs $(RUN_JOBS) $(B)/check/plan
 check-build: $(PROG) $(patsubst %.c,$(B)/%,$(CHECK_SRC)) $(FUZZ_BIN) $(CANARY) $(SIM)
 .PHONY: check check-build
 

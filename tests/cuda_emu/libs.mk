@@ -50,7 +50,7 @@ check-emu:
 	@+$(MAKE) -s -k -j$(JOBS) $(PROG)
 	@+$(MAKE) -s check-emu-build
 	@$(MAKE) -s $(B)/check/emu-plan
-	@tests/run.sh $(B)/check/emu-logs $(JOBS) $(B)/check/emu-plan
+	@tests/run.sh $(B)/check/emu-logs $(RUN_JOBS) $(B)/check/emu-plan
 
 # Every case of the tiny models, where `make check` runs five: half an hour of one core in all three.
 parity-emu:
