@@ -14,6 +14,5 @@ COSYFARM_BIN=$1/bin "$1/tests/gpu/outbox" 2>&1 | grep -q "SKIP exchange memory i
     logs=(--log exchange.host)
 }
 victims=llm_worker,flow_worker,exchange_keeper,hift_worker,exchange_keeper
-python3 tests/e2e/kill_test.py --bin "$1/bin" --rows "${ROWS:-2000}" --words "${WORDS:-4}" \
-    --interval "${INTERVAL:-1.2}" \
+python3 tests/e2e/kill_test.py --bin "$1/bin" --rows "${ROWS:-2000}" --words "${WORDS:-4}" --interval "${INTERVAL:-1.2}" \
     --set device=cuda:0 --set threads=1 --set precision="${PRECISION:-f32}" --victims "$victims" "${logs[@]}"
