@@ -21,6 +21,7 @@
 #define WARP_LANES  32
 #define STACK_BYTES ((size_t)256 << 10)
 #define NOBODY      THREADS_MAX                                  // the scheduler
+#define STACK_LINES 6                                            // of the cache: what a waiting thread touches first
 #define INLINE      static inline __attribute__((always_inline)) // each frame on a fiber's stack is one more cache line
 
 emu_dim threadIdx, blockIdx, blockDim, gridDim;
@@ -51,7 +52,7 @@ static struct {
     unsigned ready_count, live, at_barrier;
     char *stacks[THREADS_MAX]; // not in use
     unsigned stack_count;
-    unsigned current;
+    unsigned current, drawn; // drawn: who is next, NOBODY: not yet
     void *scheduler_sp;
     void *scheduler_fake;
     const void *scheduler_bottom;
@@ -120,14 +121,30 @@ static bool open_barrier()
     return true;
 }
 
-// Who goes on: any thread that can, NOBODY at the end of the block or after a failure.
-INLINE unsigned choose()
+// Takes any thread out of those that can run, and its stack towards the cache.
+INLINE unsigned draw()
 {
-    if (run.failed || run.live == 0 || (run.ready_count == 0 && !open_barrier()))
-        return NOBODY;
     const unsigned pick = (unsigned)((uint64_t)next_random() * run.ready_count >> 32);
     const unsigned idx = run.ready[pick];
     run.ready[pick] = run.ready[--run.ready_count];
+    const char *sp = (const char *)run.fibers[idx].sp;
+    for (int line = 0; line < STACK_LINES; line++)
+        __builtin_prefetch(sp + 64 * line);
+    return idx;
+}
+
+// Who goes on: any thread that can, drawn one turn ahead; NOBODY at the end of the block or after a failure.
+INLINE unsigned choose()
+{
+    if (run.failed || run.live == 0)
+        return NOBODY;
+    if (run.drawn == NOBODY) {
+        if (run.ready_count == 0 && !open_barrier())
+            return NOBODY;
+        run.drawn = draw();
+    }
+    const unsigned idx = run.drawn;
+    run.drawn = run.ready_count > 0 ? draw() : NOBODY;
     return idx;
 }
 
@@ -451,6 +468,7 @@ static void run_block(unsigned block)
 {
     emu_now.block = emu_now.epoch += EMU_STAMP_THREADS;
     run.ready_count = run.at_barrier = 0;
+    run.drawn = NOBODY;
     run.live = blockDim.x;
     for (unsigned i = 0; i < blockDim.x; i++) {
         run.fibers[i].is_done = false;
