@@ -66,10 +66,13 @@ endef
 # Programs at once: one more than build jobs, because a farm that is killed, drained or starved waits for half of its time.
 RUN_JOBS = $(shell expr $(JOBS) + 1)
 
-# The plan of tests/run.sh. Steps that look at sources alone run in the plain configuration only.
-define plan
-$(if $(SAN),,step|systemd|120|tests/systemd/boot_test.sh $(B)/check/systemd
-)$(call tap_lines,$(filter tests/e2e/%,$(CHECK_SRC)))$(if $(SAN),,$(emu_plan)
+# The plan of tests/run.sh, in two parts: what mostly waits, and what mostly computes. Their lines alternate, so that both
+# kinds run beside each other. Steps that look at sources alone run in the plain configuration only.
+define waiting_plan
+$(call tap_lines,$(filter tests/e2e/%,$(CHECK_SRC)))$(if $(SAN),,step|systemd|120|tests/systemd/boot_test.sh $(B)/check/systemd)
+endef
+define computing_plan
+$(if $(SAN),,$(emu_plan)
 step|bootstrap|$(LIMIT_S)|tests/harness/bootstrap_test.sh $(B)/check/bootstrap
 )$(call tap_lines,$(filter-out tests/e2e/%,$(CHECK_SRC)))$(call tap_lines,$(FUZZ_SRC))tap|sim|$(LIMIT_S)|$(SIM) tap 10 100
 step|programs|$(LIMIT_S)|ls $(PROG)
@@ -97,7 +100,8 @@ check-build: $(PROG) $(patsubst %.c,$(B)/%,$(CHECK_SRC)) $(FUZZ_BIN) $(CANARY) $
 .PHONY: check check-build
 
 $(B)/check/plan: FORCE
-	@$(file >$@,$(plan)):
+	@$(file >$@.waiting,$(waiting_plan))$(file >$@.computing,$(computing_plan)):
+	@paste -d '\n' $@.waiting $@.computing >$@
 
 .PHONY: FORCE # said here, because .SECONDARY would call a missing prerequisite up to date
 FORCE:
