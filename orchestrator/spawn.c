@@ -23,44 +23,51 @@
 #include "common/transport/wire.h"
 #include "orchestrator/spawn_impl.h"
 
-#define ENV_MAX        512
 #define RETRY_START_US CLOCK_SECOND_US
 #define CONNECT_US     100000 /* between two attempts to reach the orchestrator */
 
-/* The environment of a child: ours, with the farm's own variables replaced. A fault armed from outside fires once: a
- * restarted child runs without it. */
-static void make_env(const spawn *s, bool first, char text[4][IO_PATH_BYTES + 32], char **ret_env)
+cf_err spawn_make_env(const spawn *s, bool first, spawn_own_env text, char ***ret_env)
 {
-    static const char *const replaced[] = {"COSYFARM_RUN_DIR=", "COSYFARM_PARENT=", "OMP_WAIT_POLICY="};
-    size_t n = 0;
-    snprintf(text[0], sizeof text[0], "COSYFARM_RUN_DIR=%s", s->run_dir);
-    snprintf(text[1], sizeof text[1], "COSYFARM_PARENT=%ld", (long)getpid());
-    snprintf(text[2], sizeof text[2],
-             "OMP_WAIT_POLICY=passive"); /* read by libgomp at load: idle threads must not spin */
-    for (int i = 0; i < 3; i++)
-        ret_env[n++] = text[i];
-    for (char **e = environ; *e && n + 1 < ENV_MAX; e++) {
+    static const char *const replaced[SPAWN_OWN_VARIABLES] = {
+        "COSYFARM_RUN_DIR=", "COSYFARM_PARENT=", "OMP_WAIT_POLICY="};
+    char **env;
+    size_t n = 0, inherited = 0;
+    while (environ[inherited])
+        inherited++;
+    const cf_err err = mem_alloc(SPAWN_OWN_VARIABLES + inherited + 1, sizeof *env, &env);
+    if (err != CF_OK)
+        return err;
+    snprintf(text[0], sizeof text[0], "%s%s", replaced[0], s->run_dir);
+    snprintf(text[1], sizeof text[1], "%s%ld", replaced[1], (long)getpid());
+    snprintf(text[2], sizeof text[2], "%spassive",
+             replaced[2]); /* read by libgomp at load: idle threads must not spin */
+    for (; n < SPAWN_OWN_VARIABLES; n++)
+        env[n] = text[n];
+    for (char **e = environ; *e; e++) {
         bool skip = !first && strncmp(*e, "COSYFARM_FAULT=", 15) == 0;
-        for (size_t r = 0; r < CF_COUNT(replaced); r++)
+        for (size_t r = 0; r < SPAWN_OWN_VARIABLES; r++)
             skip = skip || strncmp(*e, replaced[r], strlen(replaced[r])) == 0;
         if (!skip)
-            ret_env[n++] = *e;
+            env[n++] = *e;
     }
-    ret_env[n] = NULL;
+    env[n] = NULL;
+    *ret_env = env;
+    return CF_OK;
 }
 
 static cf_err start_child(spawn *s, child *c)
 {
     cf_err err;
-    char path[IO_PATH_BYTES], instance[16], env_text[4][IO_PATH_BYTES + 32];
-    char *env[ENV_MAX];
+    char path[IO_PATH_BYTES], instance[16];
+    spawn_own_env env_text;
+    char **env = NULL;
     TRY(process_sibling(c->program, path, sizeof path));
     snprintf(instance, sizeof instance, "%d", c->instance);
     char *worker_argv[] = {c->program, "--instance", instance, NULL};
     char *orch_argv[] = {c->program, "--config", s->config_path, NULL};
     char *keeper_argv[] = {c->program, NULL};
     char *const *argv = c->role == CHILD_WORKER ? worker_argv : c->role == CHILD_ORCHESTRATOR ? orch_argv : keeper_argv;
-    make_env(s, c->starts == 0, env_text, env);
+    TRY(spawn_make_env(s, c->starts == 0, env_text, &env));
 
     posix_spawn_file_actions_t files;
     posix_spawnattr_t attr;
@@ -86,6 +93,7 @@ static cf_err start_child(spawn *s, child *c)
     c->worked = false;
     TRY(io_pidfd_open(c->pid, &c->pid_fd));
 out:
+    mem_free(env);
     return err;
 }
 

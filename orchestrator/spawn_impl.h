@@ -41,6 +41,13 @@ struct spawn {
     char lifeline_path[IO_PATH_BYTES];
 };
 
+#define SPAWN_OWN_VARIABLES 3
+typedef char spawn_own_env[SPAWN_OWN_VARIABLES][IO_PATH_BYTES + 32];
+
+/* The environment of a child: ours, with the farm's own variables, which text then holds, in place of those of these
+ * names. A fault armed from outside fires once: only the first start gets it. The caller frees the list alone. */
+CF_MUST_CHECK cf_err spawn_make_env(const spawn *s, bool first, spawn_own_env text, char ***ret_env);
+
 /* How long it rests after this end: not at all when it has worked, or the first time that it has not; then 100 ms,
  * 200 ms, ... 5 s. How long it lived says nothing: some take seconds to find out that they cannot work. */
 uint64_t spawn_rest_us(child *c);

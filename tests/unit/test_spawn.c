@@ -1,7 +1,10 @@
-/* test_spawn.c - how long a dead process of the farm rests: by whether it had worked, not by its age. [P-25] */
+/* test_spawn.c - how long a dead process of the farm rests: by whether it had worked, not by its age. [P-25] What a
+ * process of the farm inherits. */
+#define _GNU_SOURCE
 #include "tests/harness/test.h"
 
 #include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
 
 #include "common/base/mem.h"
@@ -60,11 +63,60 @@ static void test_who_has_worked(void **state)
     mem_free(s);
 }
 
+/* How often a variable of that name is in the list, and its last value. */
+static int count_of(char **env, const char *name, const char **ret_value)
+{
+    int count = 0;
+    const size_t n = strlen(name);
+    for (; *env; env++)
+        if (strncmp(*env, name, n) == 0 && (*env)[n] == '=') {
+            *ret_value = *env + n + 1;
+            count++;
+        }
+    return count;
+}
+
+static void test_a_child_inherits_everything_but_its_own(void **state)
+{
+    (void)state;
+    enum { MANY = 600 };
+    char name[32], value[32];
+    const char *found = "";
+    spawn *s;
+    spawn_own_env text;
+    char **env;
+    for (int i = 0; i < MANY; i++) {
+        snprintf(name, sizeof name, "TEST_SPAWN_%d", i);
+        snprintf(value, sizeof value, "%d", i);
+        assert_int_equal(setenv(name, value, 1), 0);
+    }
+    setenv("COSYFARM_RUN_DIR", "/nowhere", 1);
+    setenv("COSYFARM_FAULT", "point#1=fail", 1);
+    assert_ok(mem_alloc(1, sizeof *s, &s));
+    snprintf(s->run_dir, sizeof s->run_dir, "/its/own");
+    for (int first = 0; first < 2; first++) {
+        assert_ok(spawn_make_env(s, first, text, &env));
+        for (int i = 0; i < MANY; i++) {
+            snprintf(name, sizeof name, "TEST_SPAWN_%d", i);
+            snprintf(value, sizeof value, "%d", i);
+            assert_int_equal(count_of(env, name, &found), 1);
+            assert_string_equal(found, value);
+        }
+        assert_int_equal(count_of(env, "COSYFARM_RUN_DIR", &found), 1);
+        assert_string_equal(found, "/its/own");
+        assert_int_equal(count_of(env, "COSYFARM_PARENT", &found), 1);
+        assert_int_equal(count_of(env, "COSYFARM_FAULT", &found), first);
+        mem_free(env);
+    }
+    mem_free(s);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_rests_grow_until_it_works),
         cmocka_unit_test(test_who_has_worked),
+        cmocka_unit_test(test_a_child_inherits_everything_but_its_own),
     };
     return cmocka_run_group_tests_name("spawn", tests, NULL, NULL);
 }
