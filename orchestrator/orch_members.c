@@ -19,12 +19,12 @@
 #include "common/base/clock.h"
 #include "common/base/log.h"
 #include "common/base/mem.h"
+#include "common/model/stage_tables.h"
 #include "common/transport/lifeline.h"
 #include "orchestrator/orch.h"
 
 _Static_assert(SLOT_ALIGN_BYTES == OUTBOX_ALIGN, "slots must start where views may");
-
-static const char *const stage_names[CORE_STAGES] = {"llm", "flow", "hift"};
+_Static_assert(CORE_STAGES == (int)MODEL_STAGE_COUNT && CORE_HIFT == (int)MODEL_HIFT, "the core's stages, by name");
 
 cf_err members_accept(orch *o)
 {
@@ -92,7 +92,7 @@ static void put_device(const orch *o, json *m, const box_entry *box)
     size_t count = 0;
     char text[DEVICE_TEXT_BYTES];
     int device;
-    const char *list = config_device_list(&o->cfg, stage_names[CORE_HIFT]);
+    const char *list = config_device_list(&o->cfg, model_stage_name(MODEL_HIFT));
     for (int i = 0; i < device_list_count(list) && count < DEVICES_MAX; i++)
         if (device_of_instance(list, i, text, &device) == CF_OK)
             readers[count++] = device;
@@ -106,9 +106,10 @@ static int device_of_box(const orch *o, const conn *c)
 {
     char text[DEVICE_TEXT_BYTES];
     int device, reader;
-    const char *readers = config_device_list(&o->cfg, stage_names[CORE_HIFT]);
+    const char *readers = config_device_list(&o->cfg, model_stage_name(MODEL_HIFT));
     if (c->stage != CORE_FLOW ||
-        device_of_instance(config_device_list(&o->cfg, stage_names[CORE_FLOW]), c->instance, text, &device) != CF_OK ||
+        device_of_instance(config_device_list(&o->cfg, model_stage_name(MODEL_FLOW)), c->instance, text, &device) !=
+            CF_OK ||
         device == DEVICE_CPU || o->host_memory[device])
         return DEVICE_CPU;
     for (int i = 0; i < device_list_count(readers); i++)
@@ -185,7 +186,7 @@ static void grant(orch *o, int conn_idx, const box_entry *box)
 static void admit(orch *o, int conn_idx, const box_entry *box)
 {
     conn *c = &o->conns[conn_idx];
-    snprintf(c->routing_id, sizeof c->routing_id, "%s.%d.%" PRIu64, stage_names[c->stage], c->instance, c->gen);
+    snprintf(c->routing_id, sizeof c->routing_id, "%s.%d.%" PRIu64, model_stage_name(c->stage), c->instance, c->gen);
     c->state = CONN_ADMITTED;
     c->since_us = clock_now_us();
     json *m = wire_new(WIRE_admit);
@@ -259,7 +260,7 @@ static void tell_worked(orch *o, const conn *c)
     if (supervisor < 0)
         return;
     json *m = wire_new(WIRE_worked);
-    json_put_str(m, "stage", stage_names[c->stage]);
+    json_put_str(m, "stage", model_stage_name(c->stage));
     json_put_u64(m, "instance", (uint64_t)c->instance);
     json_put_u64(m, "pid", (uint64_t)c->pid);
     send_to(o, supervisor, m, NULL, 0);
@@ -271,7 +272,7 @@ static void on_hello(orch *o, int conn_idx, const wire_msg *msg)
     snprintf(c->role, sizeof c->role, "%s", wire_str(msg, "role"));
     c->instance = (int)wire_u64(msg, "instance");
     for (int s = 0; s < CORE_STAGES; s++)
-        if (strcmp(c->role, stage_names[s]) == 0)
+        if (strcmp(c->role, model_stage_name(s)) == 0)
             c->stage = s;
     const conn_state single = strcmp(c->role, "keeper") == 0       ? CONN_KEEPER
                               : strcmp(c->role, "supervisor") == 0 ? CONN_SUPERVISOR

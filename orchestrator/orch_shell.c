@@ -15,13 +15,12 @@
 #include "common/base/log.h"
 #include "common/base/mem.h"
 #include "common/base/process.h"
+#include "common/model/stage_tables.h"
 #include "common/text/special_tokens.h"
 #include "orchestrator/guard.h"
 #include "orchestrator/orch.h"
 
 #define TICK_US (CLOCK_SECOND_US / 2)
-
-static const char *const stage_names[CORE_STAGES] = {"llm", "flow", "hift"};
 
 /* ---- actions ---- */
 
@@ -161,12 +160,12 @@ static void do_fail(orch *o, const core_action *a)
     else
         snprintf(text, sizeof text, "segment %d: %s", a->segment,
                  s->write_text[0] ? s->write_text : "a worker reported what cannot be");
-    orch_session_end(o, s, a->code, stage_names[a->stage], text);
+    orch_session_end(o, s, a->code, model_stage_name(a->stage), text);
 }
 
 static void log_standing(const core_action *a)
 {
-    const char *role = stage_names[a->stage];
+    const char *role = model_stage_name(a->stage);
     if (a->kind == CORE_DO_BAR)
         log_error("member.barred",
                   "role=%s instance=%d deaths=%d pause_s=%" PRIu64 " text=\"died before a first finished job; is tried "

@@ -7,9 +7,8 @@
 
 #include "common/base/clock.h"
 #include "common/base/process.h"
+#include "common/model/stage_tables.h"
 #include "orchestrator/orch.h"
-
-static const char *const stage_names[CORE_STAGES] = {"llm", "flow", "hift"};
 
 static const char *state_name(const orch *o, const conn *c)
 {
@@ -85,7 +84,7 @@ static json *queues_json(orch *o)
         json_put_u64(one, "waiting", (uint64_t)waiting[s]);
         json_put_u64(one, "running", (uint64_t)running[s]);
         json_put(one, "handover", latency_json(&o->handover[s]));
-        json_put(q, stage_names[s], one);
+        json_put(q, model_stage_name(s), one);
     }
     json_put_u64(q, "writing", (uint64_t)writer_waiting(o->out));
     json_put_u64(q, "rows", (uint64_t)o->sessions_live);

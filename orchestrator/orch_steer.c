@@ -14,12 +14,11 @@
 
 #include "common/base/clock.h"
 #include "common/base/log.h"
+#include "common/model/stage_tables.h"
 #include "orchestrator/orch.h"
 
 #define RESTART_WAIT_US (120 * CLOCK_SECOND_US) /* a worker that does not come back holds up the others this long */
 #define ALL             (-1)
-
-static const char *const stage_names[CORE_STAGES] = {"llm", "flow", "hift"};
 
 static bool is_meant(const conn *c, int stage, int instance)
 {
@@ -78,7 +77,7 @@ static void progress_restart(orch *o, int stage, uint64_t now_us)
         if (!serves && now_us - o->restart_since_us[stage] < RESTART_WAIT_US)
             return;
         log_line(serves ? LOG_LEVEL_INFO : LOG_LEVEL_WARN, serves ? "member.restarted" : "member.not_back",
-                 "role=%s instance=%d after_ms=%llu", stage_names[stage], away,
+                 "role=%s instance=%d after_ms=%llu", model_stage_name(stage), away,
                  (unsigned long long)(now_us - o->restart_since_us[stage]) / 1000);
         o->restarting[stage] = -1;
     }
@@ -111,7 +110,7 @@ static cf_err scale(orch *o, int stage, int count, int *ret_members)
         return err_set(CF_ERR_UNSUPPORTED,
                        "no supervisor starts processes here; with systemd: systemctl enable --now cosyfarm-%s@N, "
                        "systemctl disable --now cosyfarm-%s@N",
-                       stage_names[stage], stage_names[stage]);
+                       model_stage_name(stage), model_stage_name(stage));
     int others = 0;
     for (int i = 0; i < CONNS_MAX; i++)
         others +=
@@ -122,7 +121,7 @@ static cf_err scale(orch *o, int stage, int count, int *ret_members)
         if (is_meant(&o->conns[i], stage, ALL) && o->conns[i].instance >= count)
             members_drain_one(o, i, false);
     json *m = wire_new(WIRE_staff);
-    json_put_str(m, "stage", stage_names[stage]);
+    json_put_str(m, "stage", model_stage_name(stage));
     json_put_u64(m, "count", (uint64_t)count);
     members_send(o, supervisor, m);
     *ret_members = count;
@@ -137,7 +136,7 @@ static cf_err obey(orch *o, const wire_msg *msg, int *ret_members)
     const char *verb = wire_str(msg, "verb");
     const int instance = wire_has(msg, "instance") ? (int)wire_u64(msg, "instance") : ALL;
     int stage = 0;
-    while (stage < CORE_STAGES && strcmp(stage_names[stage], wire_str(msg, "stage")) != 0)
+    while (stage < CORE_STAGES && strcmp(model_stage_name(stage), wire_str(msg, "stage")) != 0)
         stage++;
     if (stage == CORE_STAGES)
         FAIL(CF_ERR_INVALID, "stage \"%s\": expected llm, flow or hift", wire_str(msg, "stage"));
@@ -153,8 +152,8 @@ static cf_err obey(orch *o, const wire_msg *msg, int *ret_members)
     else
         FAIL(CF_ERR_INVALID, "verb \"%s\": expected drain, resume, restart or scale", verb);
     if (*ret_members == 0)
-        err = instance == ALL ? err_set(CF_ERR_NOTFOUND, "no %s worker is here", stage_names[stage])
-                              : err_set(CF_ERR_NOTFOUND, "no worker %s/%d is here", stage_names[stage], instance);
+        err = instance == ALL ? err_set(CF_ERR_NOTFOUND, "no %s worker is here", model_stage_name(stage))
+                              : err_set(CF_ERR_NOTFOUND, "no worker %s/%d is here", model_stage_name(stage), instance);
 out:
     return err;
 }

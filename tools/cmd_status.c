@@ -14,6 +14,7 @@
 #include "common/base/io.h"
 #include "common/base/mem.h"
 #include "common/base/process.h"
+#include "common/model/stage_tables.h"
 #include "tools/client.h"
 #include "tools/cmd.h"
 
@@ -56,13 +57,13 @@ static void print_table(const wire_msg *status)
                    "%s/%" PRIu64 "` feeds it now\n",
                    "", real(m, "parole_s"), word(m, "role"), number(m, "instance"));
     }
-    static const char *const stages[] = {"llm", "flow", "hift"};
-    for (int i = 0; i < 3; i++) {
-        const json *q = json_find(queues, stages[i]);
+    for (int i = 0; i < MODEL_STAGE_COUNT; i++) {
+        const char *stage = model_stage_name((model_stage)i);
+        const json *q = json_find(queues, stage);
         const json *h = q ? json_find(q, "handover") : NULL;
         if (!q || !h)
             continue;
-        printf("%-5s waiting %" PRIu64 ", running %" PRIu64, stages[i], number(q, "waiting"), number(q, "running"));
+        printf("%-5s waiting %" PRIu64 ", running %" PRIu64, stage, number(q, "waiting"), number(q, "running"));
         if (number(h, "count") > 0)
             printf(", hand-over p50 %" PRIu64 " us, p99 %" PRIu64 " us of %" PRIu64, number(h, "p50_us"),
                    number(h, "p99_us"), number(h, "count"));

@@ -20,6 +20,7 @@
 #include "common/base/process.h"
 #include "common/compute/backend.h"
 #include "common/model/model_dir.h"
+#include "common/model/stage_tables.h"
 
 void farm_options_init(farm_options *o)
 {
@@ -138,11 +139,10 @@ cf_err farm_options_speed(const char *text, double *ret_speed)
 /* Every device that some worker would run on is there. *ret_cuda: all of them compute with CUDA. */
 static cf_err check_devices(const config *cfg, bool *ret_cuda)
 {
-    static const char *const stages[] = {"llm", "flow", "hift"};
     cf_err err = CF_OK;
     *ret_cuda = true;
-    for (size_t s = 0; s < sizeof stages / sizeof stages[0]; s++) {
-        const char *list = config_device_list(cfg, stages[s]);
+    for (int s = 0; s < MODEL_STAGE_COUNT; s++) {
+        const char *list = config_device_list(cfg, model_stage_name((model_stage)s));
         for (int i = 0; i < device_list_count(list); i++) {
             char text[DEVICE_TEXT_BYTES];
             int device;

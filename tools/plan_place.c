@@ -16,11 +16,10 @@
 #include <string.h>
 
 #include "common/base/check.h"
+#include "common/model/stage_tables.h"
 
 #define SLIVER_SHARE 0.05 /* of a device: not worth a worker's memory where the stage has another worker */
 #define GIB          1073741824.0
-
-static const char *const names[PLAN_STAGES] = {"llm", "flow", "hift"};
 
 static double overlap(double from, double to, int device)
 {
@@ -61,8 +60,8 @@ static cf_err refuse(const plan_stage *stages, const plan_result *p, int device,
     size_t at = 0;
     for (int s = 0; s < PLAN_STAGES; s++)
         if (p->share[s][device] > 0)
-            at += (size_t)snprintf(text + at, sizeof text - at, "%s%s %.2f", at ? ", " : "", names[s],
-                                   (double)stages[s].memory_bytes / GIB);
+            at += (size_t)snprintf(text + at, sizeof text - at, "%s%s %.2f", at ? ", " : "",
+                                   model_stage_name((model_stage)s), (double)stages[s].memory_bytes / GIB);
     return err_set(CF_ERR_NOMEM,
                    "device %d of the list: needs %.2f GiB (%s), %.2f free; fewer rows or frames, or more devices",
                    device, (double)memory_on(stages, p, device) / GIB, text, (double)free_bytes / GIB);

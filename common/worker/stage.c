@@ -3,13 +3,12 @@
 
 #include <string.h>
 
-#include "common/base/check.h"
+#include "common/model/stage_tables.h"
 
 const char *stage_name(stage_kind kind)
 {
-    static const char *const names[STAGE_COUNT] = {"llm", "flow", "hift"};
-    CF_ASSERT(kind < STAGE_COUNT);
-    return names[kind];
+    _Static_assert((int)STAGE_COUNT == (int)MODEL_STAGE_COUNT && (int)STAGE_HIFT == (int)MODEL_HIFT, "one order");
+    return model_stage_name((model_stage)kind);
 }
 
 precision stage_precision(const char *word)

@@ -61,5 +61,5 @@ LIBS_test_enroll_networks := $(ENROLL) $(MODEL_LIB) $(COMPUTE)
 EXT_test_enroll_networks := $(EXT_ENROLL) $(EXT_COMPUTE)
 LIBS_test_memory_plan := $(LLM) $(FLOW) $(HIFT) $(WORKER) $(MODEL_LIB) $(COMPUTE)
 EXT_test_memory_plan := $(EXT_COMPUTE)
-LIBS_test_plan_place := $(B)/obj/tools/plan_place.o
+LIBS_test_plan_place := $(B)/obj/tools/plan_place.o $(MODEL_LIB)
 LIBS_test_network_hash := $(MODEL_LIB)
