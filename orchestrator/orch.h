@@ -47,7 +47,6 @@ typedef struct conn {
     int32_t speech_codes; /* hift 0 */
     uint32_t outbox_id;   /* 0: none */
     bool draining;
-    bool worked; /* finished a job */
     uint64_t since_us;
     health alive;
     /* from its last beat */

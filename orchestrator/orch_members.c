@@ -254,12 +254,12 @@ static void want_box(orch *o, int conn_idx)
 /* ---- lifeline messages ---- */
 
 /* How a supervisor treats a worker's death depends on it. */
-static void tell_worked(orch *o, const conn *c)
+static void tell_served(orch *o, const conn *c)
 {
     const int supervisor = members_in_state(o, CONN_SUPERVISOR);
     if (supervisor < 0)
         return;
-    json *m = wire_new(WIRE_worked);
+    json *m = wire_new(WIRE_served);
     json_put_str(m, "stage", model_stage_name(c->stage));
     json_put_u64(m, "instance", (uint64_t)c->instance);
     json_put_u64(m, "pid", (uint64_t)c->pid);
@@ -304,8 +304,8 @@ static void on_hello(orch *o, int conn_idx, const wire_msg *msg)
         ask_keeper(o);
     }
     for (int i = 0; i < CONNS_MAX && single == CONN_SUPERVISOR; i++)
-        if (o->conns[i].state == CONN_SERVING && o->conns[i].worked)
-            tell_worked(o, &o->conns[i]);
+        if (o->conns[i].state == CONN_SERVING)
+            tell_served(o, &o->conns[i]);
 }
 
 /* Whether two members can serve one farm; if not, why. */
@@ -471,6 +471,7 @@ static void on_here(orch *o, int conn_idx, const wire_msg *msg)
              " load_ms=%" PRIu64,
              c->role, c->instance, c->gen, (long)c->pid, c->model_file, c->model_sha256, c->backend, c->weights_bytes,
              (clock_now_us() - c->since_us) / 1000);
+    tell_served(o, c);
     box_entry *box = members_find_box(o, c->outbox_id);
     if (box)
         box->in_core = true;
@@ -546,10 +547,6 @@ static void on_ready(orch *o, int conn_idx, const wire_msg *msg)
         row->compute_us[s->stage] += wire_u64(msg, "compute_us");
         if (s->stage == CORE_LLM && wire_has(msg, "tokens"))
             e.tokens = take_tokens(o, row, s->idx, msg);
-    }
-    if (s && !o->conns[conn_idx].worked) {
-        o->conns[conn_idx].worked = true;
-        tell_worked(o, &o->conns[conn_idx]);
     }
     o->caused_us = wire_u64(msg, "sent_us");
     orch_apply(o, &e);

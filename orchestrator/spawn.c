@@ -90,7 +90,7 @@ static cf_err start_child(spawn *s, child *c)
         FAIL(CF_ERR_SYS, "%s: %s", path, strerror(rc));
     }
     c->starts++;
-    c->worked = false;
+    c->served = false;
     TRY(io_pidfd_open(c->pid, &c->pid_fd));
 out:
     mem_free(env);
@@ -255,8 +255,8 @@ static cf_err read_wish(spawn *s, uint64_t now_us)
     TRY(wire_parse(text, bytes, WIRE_ORCH_LIFELINE, &msg));
     if (msg.kind == WIRE_staff) {
         TRY(set_staff(s, wire_str(&msg, "stage"), (int)wire_u64(&msg, "count"), now_us));
-    } else if (msg.kind == WIRE_worked) {
-        spawn_note_work(s, &msg);
+    } else if (msg.kind == WIRE_served) {
+        spawn_note_served(s, &msg);
     } else if (msg.kind == WIRE_refuse) {
         err = err_set(CF_ERR_GONE, "refused: %s", wire_str(&msg, "text"));
     }
@@ -268,7 +268,7 @@ out:
     return err;
 }
 
-/* Hears what is to be scaled, and who has worked. Losing the line is no failure of the farm: it is tried again. */
+/* Hears what is to be scaled, and who serves. Losing the line is no failure of the farm: it is tried again. */
 static void listen_to_orchestrator(spawn *s, uint64_t now_us)
 {
     if (s->stopping)

@@ -3,7 +3,7 @@
  *
  * Tells the orchestrator that it supervises, and starts or leaves off workers when that asks for another number.
  * Never blocks: the owner polls spawn_fds and calls spawn_progress. A child that ends is started again, at once when it
- * has worked or for the first time, else with growing pauses; exit code 0 of the orchestrator means that the farm was
+ * has served or for the first time, else with growing pauses; exit code 0 of the orchestrator means that the farm was
  * told to end; 64 and 78 of any child mean that a restart cannot help. Children die with their parent.
  */
 #ifndef CF_ORCHESTRATOR_SPAWN_H

@@ -22,7 +22,7 @@ typedef struct child {
     pid_t pid;    /* 0: not running */
     int pid_fd;
     unsigned starts;
-    bool worked;        /* since its last start */
+    bool served;        /* since its last start */
     unsigned vain_ends; /* in a row, of lives in which it had not */
     uint64_t restart_us;
     unsigned ends; /* since it last served */
@@ -48,12 +48,12 @@ typedef char spawn_own_env[SPAWN_OWN_VARIABLES][IO_PATH_BYTES + 32];
  * names. A fault armed from outside fires once: only the first start gets it. The caller frees the list alone. */
 CF_MUST_CHECK cf_err spawn_make_env(const spawn *s, bool first, spawn_own_env text, char ***ret_env);
 
-/* How long it rests after this end: not at all when it has worked, or the first time that it has not; then 100 ms,
+/* How long it rests after this end: not at all when it has served, or the first time that it has not; then 100 ms,
  * 200 ms, ... 5 s. How long it lived says nothing: some take seconds to find out that they cannot work. */
 uint64_t spawn_rest_us(child *c);
 
-/* The orchestrator says that a worker has finished a job. */
-void spawn_note_work(spawn *s, const wire_msg *worked);
+/* The orchestrator says that a worker serves. */
+void spawn_note_served(spawn *s, const wire_msg *served);
 
 /* It ended with this wait status, and is to be started again. */
 void spawn_count_end(child *c, int status, uint64_t now_us);

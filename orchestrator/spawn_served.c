@@ -1,5 +1,5 @@
 /*
- * spawn_served.c - processes that end before they work or serve, again and again: a restart cures a crash, but not a
+ * spawn_served.c - processes that end before they serve, again and again: a restart cures a crash, but not a
  * worker that finds too little memory each time. Counts their ends, gives them pauses, and says when the owner may give
  * up. The supervisor's one thread.
  *
@@ -26,7 +26,7 @@
 
 uint64_t spawn_rest_us(child *c)
 {
-    c->vain_ends = c->worked ? 0 : c->vain_ends + 1;
+    c->vain_ends = c->served ? 0 : c->vain_ends + 1;
     if (c->vain_ends < 2)
         return 0;
     const unsigned doublings = c->vain_ends - 2;
@@ -34,17 +34,17 @@ uint64_t spawn_rest_us(child *c)
     return rest_us < REST_MAX_US ? rest_us : REST_MAX_US;
 }
 
-void spawn_note_work(spawn *s, const wire_msg *worked)
+void spawn_note_served(spawn *s, const wire_msg *served)
 {
     char program[32];
-    snprintf(program, sizeof program, "%s_worker", wire_str(worked, "stage"));
+    snprintf(program, sizeof program, "%s_worker", wire_str(served, "stage"));
     for (size_t i = 0; i < s->count; i++) {
         child *c = &s->children[i];
         if (c->role != CHILD_WORKER)
-            c->worked = true; /* the job went through their hands */
-        else if (strcmp(c->program, program) == 0 && c->instance == (int)wire_u64(worked, "instance") &&
-                 c->pid == (pid_t)wire_u64(worked, "pid"))
-            c->worked = true;
+            c->served = true; /* it came through their hands */
+        else if (strcmp(c->program, program) == 0 && c->instance == (int)wire_u64(served, "instance") &&
+                 c->pid == (pid_t)wire_u64(served, "pid"))
+            c->served = true;
     }
 }
 

@@ -84,7 +84,7 @@ static const wire_field memory_fields[] = {NUM("outbox", 1e9), NUM("bytes", 1e12
                                            OPT("fallback", FIELD_STR, 0, ERROR_BYTES)};
 static const wire_field release_fields[] = {NUM("outbox", 1e9)};
 static const wire_field staff_fields[] = {TEXT("stage", 15), NUM("count", INSTANCES_MAX)};
-static const wire_field worked_fields[] = {TEXT("stage", 15), NUM("instance", INSTANCES_MAX - 1), NUM("pid", 1e9)};
+static const wire_field served_fields[] = {TEXT("stage", 15), NUM("instance", INSTANCES_MAX - 1), NUM("pid", 1e9)};
 static const wire_field here_fields[] = {NUM("gen", U64_ANY), NUM("boot", U64_ANY)};
 static const wire_field beat_fields[] = {
     NUM("gen", U64_ANY),

@@ -47,7 +47,7 @@ typedef enum wire_route {
     X(memory, WIRE_MEMBER_LIFELINE) /* keeper: descriptors, read-write and read-only */ \
     X(release, WIRE_ORCH_LIFELINE)  /* keeper: forget it */                             \
     X(staff, WIRE_ORCH_LIFELINE)    /* supervisor: so many workers of that stage */     \
-    X(worked, WIRE_ORCH_LIFELINE)   /* supervisor: that worker has finished a job */    \
+    X(served, WIRE_ORCH_LIFELINE)   /* supervisor: that worker serves */                \
     X(here, WIRE_MEMBER_BUS)        /* first word on the bus */                         \
     X(beat, WIRE_MEMBER_BUS)        /* progress */                                      \
     X(ready, WIRE_MEMBER_BUS)       /* job complete and error-free */                   \

@@ -1,4 +1,4 @@
-/* test_spawn.c - how long a dead process of the farm rests: by whether it had worked, not by its age. [P-25] What a
+/* test_spawn.c - how long a dead process of the farm rests: by whether it had served, not by its age. [P-25] What a
  * process of the farm inherits. */
 #define _GNU_SOURCE
 #include "tests/harness/test.h"
@@ -12,7 +12,7 @@
 
 #define MS UINT64_C(1000)
 
-static void test_rests_grow_until_it_works(void **state)
+static void test_rests_grow_until_it_serves(void **state)
 {
     (void)state;
     static const uint64_t rests_ms[] = {0, 100, 200, 400, 800, 1600, 3200, 5000, 5000};
@@ -21,10 +21,10 @@ static void test_rests_grow_until_it_works(void **state)
         assert_int_equal(spawn_rest_us(&c), rests_ms[i] * MS);
     for (int i = 0; i < 100; i++)
         assert_int_equal(spawn_rest_us(&c), 5000 * MS);
-    c.worked = true;
+    c.served = true;
     assert_int_equal(spawn_rest_us(&c), 0);
     assert_int_equal(spawn_rest_us(&c), 0);
-    c.worked = false; /* as its next start makes it */
+    c.served = false; /* as its next start makes it */
     assert_int_equal(spawn_rest_us(&c), 0);
     assert_int_equal(spawn_rest_us(&c), 100 * MS);
 }
@@ -33,14 +33,14 @@ static void hear(spawn *s, const char *stage, int instance, int pid)
 {
     char text[256];
     wire_msg msg = {0};
-    snprintf(text, sizeof text, "{\"v\":1,\"kind\":\"worked\",\"stage\":\"%s\",\"instance\":%d,\"pid\":%d}", stage,
+    snprintf(text, sizeof text, "{\"v\":1,\"kind\":\"served\",\"stage\":\"%s\",\"instance\":%d,\"pid\":%d}", stage,
              instance, pid);
     assert_ok(wire_parse(text, strlen(text), WIRE_ORCH_LIFELINE, &msg));
-    spawn_note_work(s, &msg);
+    spawn_note_served(s, &msg);
     wire_done(&msg);
 }
 
-static void test_who_has_worked(void **state)
+static void test_who_has_served(void **state)
 {
     (void)state;
     spawn *s;
@@ -56,10 +56,10 @@ static void test_who_has_worked(void **state)
     memcpy(s->children, children, sizeof children);
     hear(s, "flow", 1, 9); /* the process before this one */
     for (size_t i = 0; i < s->count; i++)
-        assert_int_equal(s->children[i].worked, s->children[i].role != CHILD_WORKER);
+        assert_int_equal(s->children[i].served, s->children[i].role != CHILD_WORKER);
     hear(s, "flow", 1, 14);
     for (size_t i = 2; i < s->count; i++)
-        assert_int_equal(s->children[i].worked, i == 4);
+        assert_int_equal(s->children[i].served, i == 4);
     mem_free(s);
 }
 
@@ -114,8 +114,8 @@ static void test_a_child_inherits_everything_but_its_own(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_rests_grow_until_it_works),
-        cmocka_unit_test(test_who_has_worked),
+        cmocka_unit_test(test_rests_grow_until_it_serves),
+        cmocka_unit_test(test_who_has_served),
         cmocka_unit_test(test_a_child_inherits_everything_but_its_own),
     };
     return cmocka_run_group_tests_name("spawn", tests, NULL, NULL);
