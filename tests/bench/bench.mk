@@ -2,7 +2,7 @@
 #
 #: make bench-orch ROWS=100000   rows a second through stages that compute nothing; memory of orchestrator and batch
 #: make bench-durable ROWS=300    what journal and ledger cost: seconds in them against the wall clock of a batch on the tiny model
-#: make kill-test ROWS=2000 INTERVAL=0.5 SEED=1    a batch whose processes are killed at random, against an undisturbed one
+#: make kill-test ROWS=2000 INTERVAL=0.5 SEED=1 [PRECISION=bf16]    a batch whose processes are killed at random, against an undisturbed one
 #: make soak TIME=3600 SEED=1    batches through deaths, stops, lost folders, full disks, jumping clocks until the time is over
 #: make fault-sweep NTH=40         batches in whose processes the nth call of each fault point fails, for every n up to NTH
 ROWS ?= 2000
@@ -19,7 +19,8 @@ bench-orch: $(PROG) $(NULL_WORKER)
 bench-durable: $(PROG)
 	tests/bench/bench_durable.sh $(B)/bin $(B)/bench-durable $(ROWS)
 kill-test: $(PROG)
-	$(NEED_PYTHON) tests/e2e/kill_test.py --bin $(B)/bin --rows $(ROWS) --interval $(INTERVAL) --seed $(or $(SEED),1) --also-batch
+	$(NEED_PYTHON) tests/e2e/kill_test.py --bin $(B)/bin --rows $(ROWS) --interval $(INTERVAL) --seed $(or $(SEED),1) --also-batch \
+	    --set precision=$(or $(PRECISION),f32)
 soak: $(PROG) $(if $(SAN),,$(B)/tests/e2e/clock_jump.so)
 	$(NEED_PYTHON) tests/e2e/soak_test.py --bin $(B)/bin --seconds $(TIME) --seed $(or $(SEED),1)
 fault-sweep: $(PROG) $(B)/tests/e2e/test_faults
