@@ -290,6 +290,11 @@ static void on_spoiled(orch_core *core, const core_event *e, uint64_t now_us)
     }
 }
 
+static bool goes_before(const core_utterance *u, const core_utterance *than)
+{
+    return u->priority != than->priority ? u->priority > than->priority : u->row < than->row;
+}
+
 static void on_submit(orch_core *core, const core_event *e, uint64_t now_us)
 {
     core_utterance *u = &core->utterances[e->utterance];
@@ -301,8 +306,8 @@ static void on_submit(orch_core *core, const core_event *e, uint64_t now_us)
                           .priority = e->priority,
                           .attempts = 1,
                           .speed = e->speed,
-                          .deadline_us = e->deadline_us,
-                          .seq = core->next_seq++};
+                          .row = e->row,
+                          .deadline_us = e->deadline_us};
     int32_t i = core->free_segment;
     for (int32_t n = 0; n < e->segments_count; n++) {
         core_segment *s = &core->segments[i];
@@ -319,7 +324,7 @@ static void on_submit(orch_core *core, const core_event *e, uint64_t now_us)
     }
     core->free_segments_count -= e->segments_count;
     int32_t at = core->order_count;
-    while (at > 0 && core->utterances[core->order[at - 1]].priority < e->priority)
+    while (at > 0 && goes_before(u, &core->utterances[core->order[at - 1]]))
         at--;
     memmove(&core->order[at + 1], &core->order[at], (size_t)(core->order_count - at) * sizeof core->order[0]);
     core->order[at] = e->utterance;

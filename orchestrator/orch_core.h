@@ -40,7 +40,7 @@ typedef enum core_event_kind {
     CORE_PARDON,   /* stage, instance: its deaths are forgotten, it is fed again */
     CORE_OPENED,   /* member, outbox_id: it can read that outbox */
     CORE_SPOILED,  /* outbox_id: its memory is lost, or cannot be read: what waits in it is made again */
-    CORE_SUBMIT,   /* utterance, priority, speed, deadline_us (0: none), segments, segments_count */
+    CORE_SUBMIT,   /* utterance, priority, row, speed, deadline_us (0: none), segments, segments_count */
     CORE_READY,    /* member, job, tokens | frames | samples */
     CORE_FAILED,   /* member, job, code */
     CORE_WITHDRAW, /* utterance: nobody wants it any more */
@@ -59,6 +59,7 @@ typedef struct core_event {
     bool paused;
     uint32_t outbox_id;
     uint64_t outbox_bytes, deadline_us;
+    uint64_t row; /* goes ahead of greater ones of its priority, whenever it comes: another attempt of an old row */
     int32_t utterance, priority, segments_count;
     double speed;
     const core_cost *segments; /* borrowed for the call */
@@ -121,7 +122,7 @@ typedef struct core_utterance {
     core_utterance_state state; /* ENDED: reported; waits for members to let go of its segments */
     int32_t first_segment, segments_count, segments_done, priority, attempts;
     double speed;
-    uint64_t seq, deadline_us; /* deadline 0: none */
+    uint64_t row, deadline_us; /* deadline 0: none */
 } core_utterance;
 
 typedef struct core_member {
@@ -162,7 +163,7 @@ typedef struct orch_core {
     int32_t free_segments_count;
     core_limits limits;
     core_record records[CORE_STAGES][INSTANCES_MAX];
-    uint64_t next_job, next_seq, jobs_dispatched, jobs_replayed;
+    uint64_t next_job, jobs_dispatched, jobs_replayed;
     core_action actions[CORE_ACTIONS_MAX];
     int32_t actions_count;
     bool more; /* the action list filled up: step again with CORE_TICK */

@@ -320,6 +320,7 @@ void requests_begin_attempt(orch *o, session *s)
     orch_apply(o, &(core_event){.kind = CORE_SUBMIT,
                                 .utterance = utterance,
                                 .priority = s->priority,
+                                .row = s->journal_row,
                                 .speed = s->speed,
                                 .deadline_us = s->deadline_us,
                                 .segments = costs,

@@ -107,6 +107,7 @@ typedef struct sim_worker {
 
 typedef struct sim_row {
     int32_t segments_count, priority;
+    uint64_t age;                      /* the event's row: some come late with a small one */
     core_cost costs[SIM_SEGMENTS_MAX]; /* known_tokens: what the journal has of this row */
     double speed;
     uint64_t deadline_us;                 /* after acceptance; 0: none */

@@ -133,6 +133,8 @@ static bool goes_first(const book_row *r, int32_t segment, const book_row *than,
 {
     if (r->priority != than->priority)
         return r->priority > than->priority;
+    if (r->age != than->age)
+        return r->age < than->age;
     return r->seq != than->seq ? r->seq < than->seq : segment < than_segment;
 }
 

@@ -23,7 +23,7 @@ typedef struct book_segment {
 typedef struct book_row {
     bool used, ended, forgotten;
     int32_t row, priority, count, done, running;
-    uint64_t seq, deadline_us;
+    uint64_t age, seq, deadline_us;
     double speed;
     cf_err must_fail; /* in this step */
     bool may_fail_gone, must_finish, failed_now;

@@ -16,6 +16,7 @@ void client_plan(void)
                                          : sim_chance(0.04) ? 1 + sim_below(SIM_SEGMENTS_MAX)
                                                             : 1 + sim_below(4),
                        .priority = sim_chance(0.5) ? 0 : sim_below(10),
+                       .age = sim_chance(0.1) ? 0 : (uint64_t)i,
                        .speed = 0.5 + 1.5 * sim_draw(),
                        .poison_stage = -1,
                        .utterance = -1,
@@ -53,6 +54,7 @@ static void hand_over(int32_t row)
     shell_apply(&(core_event){.kind = CORE_SUBMIT,
                               .utterance = u,
                               .priority = r->priority,
+                              .row = r->age,
                               .speed = r->speed,
                               .deadline_us = r->deadline_us ? the_sim.now_us + r->deadline_us : 0,
                               .segments = r->costs,

@@ -37,6 +37,7 @@ static void before_submit(const core_event *e)
     r->row = the_sim.row_of[e->utterance];
     r->priority = e->priority;
     r->count = e->segments_count;
+    r->age = e->row;
     r->seq = book.next_seq++;
     r->deadline_us = e->deadline_us;
     r->speed = e->speed;
