@@ -33,6 +33,7 @@ LIBS_test_cmd_model := $(B)/obj/tests/unit/model_edit.o \
 EXT_test_cmd_model := $(EXT_TEXT)
 LIBS_test_slots := $(ORCH)
 LIBS_test_orch_core := $(ORCH)
+LIBS_test_orch_order := $(ORCH)
 LIBS_test_health := $(ORCH)
 LIBS_test_trace := $(WORKER)
 LIBS_test_silence := $(ORCH) $(TEXT) $(TRANSPORT) $(MODEL_LIB)

@@ -7,7 +7,6 @@
 
 #include <string.h>
 
-#include "common/base/check.h"
 #include "common/base/rng.h"
 #include "orchestrator/orch_core.h"
 
@@ -508,35 +507,6 @@ static void test_failed_with_ok_is_no_success(void **state)
     assert_int_equal(find_action(CORE_DO_FAIL)->code, CF_ERR_CORRUPT);
 }
 
-/* [P-26] The guard sends a row back: its next attempt goes ahead of the rows that came after it, not behind them. A
- * recovered farm would else render the first attempts of all of them before it finishes one. */
-static void test_another_attempt_keeps_its_place(void **state)
-{
-    (void)state;
-    static const core_cost cost = {10, 50, 0}, known = {10, 50, 40};
-    begin(3);
-    for (int i = 0; i < 4; i++)
-        apply((core_event){.kind = CORE_SUBMIT,
-                           .utterance = i,
-                           .row = 5 + (uint64_t)i,
-                           .speed = 1,
-                           .segments = i == 0 ? &cost : &known,
-                           .segments_count = 1});
-    apply((core_event){
-        .kind = CORE_SUBMIT, .utterance = 4, .row = 5, .speed = 1, .segments = &known, .segments_count = 1});
-    apply((core_event){.kind = CORE_SUBMIT,
-                       .utterance = 5,
-                       .priority = 1,
-                       .row = 9,
-                       .speed = 1,
-                       .segments = &known,
-                       .segments_count = 1});
-    static const int32_t wanted[] = {5, 0, 4, 1, 2, 3};
-    assert_int_equal(core.order_count, CF_COUNT(wanted));
-    for (size_t i = 0; i < CF_COUNT(wanted); i++)
-        assert_int_equal(core.order[i], wanted[i]);
-}
-
 /* [P-12] A stream of small rows leaves no gap that the large one fits; after some patience they wait for it. */
 static void test_large_row_is_not_overtaken_for_ever(void **state)
 {
@@ -816,7 +786,6 @@ int main(void)
         cmocka_unit_test(test_no_room_without_a_free_number),
         cmocka_unit_test(test_failed_with_ok_is_no_success),
         cmocka_unit_test(test_large_row_is_not_overtaken_for_ever),
-        cmocka_unit_test(test_another_attempt_keeps_its_place),
         cmocka_unit_test(test_too_large_for_any_outbox),
         cmocka_unit_test(test_priority_goes_first),
         cmocka_unit_test(test_random_histories),
