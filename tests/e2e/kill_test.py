@@ -30,9 +30,8 @@ import time
 
 STAGES = ("llm", "flow", "hift")
 EVENT = r"^t=([0-9.]+) \S+ ev=(member\.serving|member\.lost|row\.done) .*?(?:role=(\w+)|$)"
-# In a storm a row is not given up, a barred worker, the only one of its stage, is tried soon, and few rows are in one hand:
-# sixteen together take longer than most lives last, and none of them would end.
-STORM = {"deaths_max": 100, "parole_s": 1, "flow_rows": 2, "hift_rows": 2}
+# In a storm a row is not given up, and a barred worker, the only one of its stage, is tried soon.
+STORM = {"deaths_max": 100, "parole_s": 1}
 WORDS = "lamp boat tide bay rain hour night door stone river bell glass wind field paper road".split()
 
 
