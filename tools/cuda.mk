@@ -24,7 +24,11 @@ CUDA_OBJ_common_transport := $(B)/cuda/common/transport/outbox_cuda_ipc.o
 CUDA_INCLUDE := -isystem $(dir $(NVCC))../include
 EXT_CUDA := -L$(dir $(NVCC))../lib64 -lcudart_static -lstdc++ -ldl -lrt
 CUDA_WORDS := CPU and CUDA: sm_$(subst $() ,$() sm_,$(strip $(CUDA_ARCH))) and PTX
-$(B)/cuda/%.o: %.cu
+# Another choice of cards builds the kernels again.
+$(B)/cuda/flags: FORCE
+	@mkdir -p $(@D)
+	@echo '$(CUDA_FLAGS)' | cmp -s - $@ || echo '$(CUDA_FLAGS)' >$@
+$(B)/cuda/%.o: %.cu $(B)/cuda/flags
 	@mkdir -p $(@D)
 	$(NVCC) $(CPPFLAGS) $(CUDA_FLAGS) -MMD -MP -c -o $@ $<
 endif
