@@ -19,6 +19,8 @@
 #pragma GCC target("avx512f,avx512bw,avx512dq,avx512vl,avx512bf16,amx-tile,amx-bf16")
 #include <immintrin.h>
 
+#include "common/compute/cpu/exp2_avx512.h"
+
 #define REQUEST_PERMISSION 0x1023 /* ARCH_REQ_XCOMP_PERM */
 #define TILE_DATA          18     /* the state component of tile contents */
 #define TILE_ROWS          16
@@ -57,38 +59,70 @@ void amx_end(void)
 }
 
 /* Tiles 0..3 are c (above left, above right, below left, below right), 4 and 5 a, 6 and 7 b. */
-static inline __attribute__((always_inline)) void add_chunks(const uint16_t *a, int64_t row_bytes, const uint16_t *b,
-                                                             int64_t chunks)
+static inline __attribute__((always_inline)) void add_step(const uint16_t *a, int64_t row_bytes, const uint16_t *b)
 {
-    for (int64_t i = 0; i < chunks; i++) {
-        _tile_loadd(6, b, TILE_BYTES);
-        _tile_loadd(4, a, row_bytes);
-        _tile_dpbf16ps(0, 4, 6);
-        _tile_loadd(5, a + TILE_ROWS * (row_bytes / 2), row_bytes);
-        _tile_dpbf16ps(2, 5, 6);
-        _tile_loadd(7, b + AMX_STEP_VALUES / 2, TILE_BYTES);
-        _tile_dpbf16ps(1, 4, 7);
-        _tile_dpbf16ps(3, 5, 7);
-        a += AMX_SIDE;
-        b += AMX_STEP_VALUES;
-    }
+    _tile_loadd(6, b, TILE_BYTES);
+    _tile_loadd(4, a, row_bytes);
+    _tile_dpbf16ps(0, 4, 6);
+    _tile_loadd(5, a + TILE_ROWS * (row_bytes / 2), row_bytes);
+    _tile_dpbf16ps(2, 5, 6);
+    _tile_loadd(7, b + AMX_STEP_VALUES / 2, TILE_BYTES);
+    _tile_dpbf16ps(1, 4, 7);
+    _tile_dpbf16ps(3, 5, 7);
+}
+
+static inline void zero_block(void)
+{
+    _tile_zero(0);
+    _tile_zero(1);
+    _tile_zero(2);
+    _tile_zero(3);
+}
+
+static inline void store_block(float *c)
+{
+    _tile_stored(0, c, AMX_SIDE * sizeof *c);
+    _tile_stored(1, c + HALF, AMX_SIDE * sizeof *c);
+    _tile_stored(2, c + TILE_ROWS * AMX_SIDE, AMX_SIDE * sizeof *c);
+    _tile_stored(3, c + TILE_ROWS * AMX_SIDE + HALF, AMX_SIDE * sizeof *c);
 }
 
 void amx_multiply(const amx_shape *shape, int terms, const uint16_t *const *a, const uint16_t *const *b, float *c)
 {
     const int64_t row_bytes = shape->row_pitch * (int64_t)sizeof(uint16_t);
-    _tile_zero(0);
-    _tile_zero(1);
-    _tile_zero(2);
-    _tile_zero(3);
+    zero_block();
     for (int t = 0; t < terms; t++)
-        for (int64_t tap = 0; tap < shape->taps; tap++)
-            add_chunks(a[t] + tap * shape->tap_pitch, row_bytes, b[t] + tap * shape->chunks * AMX_STEP_VALUES,
-                       shape->chunks);
-    _tile_stored(0, c, AMX_SIDE * sizeof *c);
-    _tile_stored(1, c + HALF, AMX_SIDE * sizeof *c);
-    _tile_stored(2, c + TILE_ROWS * AMX_SIDE, AMX_SIDE * sizeof *c);
-    _tile_stored(3, c + TILE_ROWS * AMX_SIDE + HALF, AMX_SIDE * sizeof *c);
+        for (int64_t tap = 0; tap < shape->taps; tap++) {
+            const uint16_t *left = a[t] + tap * shape->tap_pitch;
+            const uint16_t *right = b[t] + tap * shape->chunks * AMX_STEP_VALUES;
+            for (int64_t i = 0; i < shape->chunks; i++, left += AMX_SIDE, right += AMX_STEP_VALUES)
+                add_step(left, row_bytes, right);
+        }
+    store_block(c);
+}
+
+static inline void load_block(const float *c)
+{
+    _tile_loadd(0, c, AMX_SIDE * sizeof *c);
+    _tile_loadd(1, c + HALF, AMX_SIDE * sizeof *c);
+    _tile_loadd(2, c + TILE_ROWS * AMX_SIDE, AMX_SIDE * sizeof *c);
+    _tile_loadd(3, c + TILE_ROWS * AMX_SIDE + HALF, AMX_SIDE * sizeof *c);
+}
+
+void amx_add_part(const uint16_t *a, const uint16_t *b, int64_t steps, bool fresh, const uint16_t *ahead, int64_t lines,
+                  float *c)
+{
+    const char *line = (const char *)ahead;
+    if (fresh)
+        zero_block();
+    else
+        load_block(c);
+    for (int64_t i = 0; i < steps; i++, a += AMX_STEP_VALUES, b += AMX_STEP_VALUES) {
+        for (int64_t n = 0; n < lines; n++, line += AMX_LINE_BYTES)
+            _mm_prefetch(line, _MM_HINT_T1);
+        add_step(a, TILE_BYTES, b);
+    }
+    store_block(c);
 }
 
 static inline __mmask16 columns_mask(int64_t cols)
@@ -108,6 +142,39 @@ void amx_narrow(const float *x, int64_t count, uint16_t *ret_high, uint16_t *ret
             const __m512 rounded = _mm512_castsi512_ps(_mm512_slli_epi32(_mm512_cvtepu16_epi32(high), 16));
             _mm256_mask_storeu_epi16(ret_low + i, some, (__m256i)_mm512_cvtneps_pbh(_mm512_sub_ps(v, rounded)));
         }
+    }
+}
+
+void amx_lay_bf16(const uint16_t *x, int64_t count, uint16_t *ret_row)
+{
+    for (int64_t i = 0; i < count; i += AMX_SIDE, ret_row += AMX_STEP_VALUES) {
+        const __mmask32 some = count - i >= AMX_SIDE ? ~0u : (1u << (count - i)) - 1u;
+        _mm512_storeu_si512(ret_row, _mm512_maskz_loadu_epi16(some, x + i));
+    }
+}
+
+void amx_lay_f32(const float *x, int64_t count, uint16_t *ret_row)
+{
+    for (int64_t i = 0; i < count; i += AMX_SIDE, ret_row += AMX_STEP_VALUES) {
+        const __m512 low = _mm512_maskz_loadu_ps(columns_mask(count - i), x + i);
+        const __m512 high = _mm512_maskz_loadu_ps(columns_mask(count - i - HALF), x + i + HALF);
+        _mm512_storeu_si512(ret_row, (__m512i)_mm512_cvtne2ps_pbh(high, low));
+    }
+}
+
+/* x / (1 + e^(-2u)), u = sqrt(2/pi) (x + 0.044715 x^3), as powers of two; the quotient with one step of Newton's. */
+void amx_gelu_tanh(float *c)
+{
+    const __m512 linear = _mm512_set1_ps(-2.30220818f), cubic = _mm512_set1_ps(-0.102943239f);
+    const __m512 one = _mm512_set1_ps(1.0f), most = _mm512_set1_ps(126.0f);
+    for (int i = 0; i < AMX_BLOCK_VALUES; i += HALF) {
+        const __m512 x = _mm512_load_ps(c + i);
+        const __m512 turned = _mm512_mul_ps(x, _mm512_fmadd_ps(_mm512_mul_ps(x, x), cubic, linear));
+        const __mmask16 some = _mm512_cmp_ps_mask(turned, most, _CMP_NGE_UQ); /* else zero times x; NaN passes */
+        const __m512 below = _mm512_add_ps(one, exp2_lanes(turned));
+        const __m512 guess = _mm512_rcp14_ps(below);
+        const __m512 inverse = _mm512_maskz_fmadd_ps(some, guess, _mm512_fnmadd_ps(below, guess, one), guess);
+        _mm512_store_ps(c + i, _mm512_mul_ps(x, inverse));
     }
 }
 
@@ -139,6 +206,20 @@ void amx_store_f32(const float *c, int64_t rows, int64_t cols, int64_t pitch, fl
 void amx_store_bf16(const float *c, int64_t rows, int64_t cols, int64_t pitch, uint16_t *y)
 {
     EACH_HALF(_mm256_mask_storeu_epi16(y + r * pitch + n, some, (__m256i)_mm512_cvtneps_pbh(v)))
+}
+
+void amx_stream_bf16(const float *c, int64_t rows, int64_t pitch, uint16_t *y)
+{
+    for (int64_t r = 0; r < rows; r++) {
+        const __m512bh line =
+            _mm512_cvtne2ps_pbh(_mm512_load_ps(c + r * AMX_SIDE + HALF), _mm512_load_ps(c + r * AMX_SIDE));
+        _mm512_stream_si512((__m512i *)(void *)(y + r * pitch), (__m512i)line);
+    }
+}
+
+void amx_stream_end(void)
+{
+    _mm_sfence();
 }
 
 void amx_store_sum(const float *c, int64_t rows, int64_t cols, int64_t pitch, const float *add, float *y)
@@ -176,6 +257,42 @@ void amx_end(void)
 void amx_multiply(const amx_shape *shape, int terms, const uint16_t *const *a, const uint16_t *const *b, float *c)
 {
     (void)shape, (void)terms, (void)a, (void)b, (void)c;
+    ABSENT();
+}
+
+void amx_add_part(const uint16_t *a, const uint16_t *b, int64_t steps, bool fresh, const uint16_t *ahead, int64_t lines,
+                  float *c)
+{
+    (void)a, (void)b, (void)steps, (void)fresh, (void)ahead, (void)lines, (void)c;
+    ABSENT();
+}
+
+void amx_lay_bf16(const uint16_t *x, int64_t count, uint16_t *ret_row)
+{
+    (void)x, (void)count, (void)ret_row;
+    ABSENT();
+}
+
+void amx_lay_f32(const float *x, int64_t count, uint16_t *ret_row)
+{
+    (void)x, (void)count, (void)ret_row;
+    ABSENT();
+}
+
+void amx_gelu_tanh(float *c)
+{
+    (void)c;
+    ABSENT();
+}
+
+void amx_stream_bf16(const float *c, int64_t rows, int64_t pitch, uint16_t *y)
+{
+    (void)c, (void)rows, (void)pitch, (void)y;
+    ABSENT();
+}
+
+void amx_stream_end(void)
+{
     ABSENT();
 }
 

@@ -23,6 +23,7 @@
 #endif
 
 #define AMX_SIDE         32                    /* rows, columns and depth of one step */
+#define AMX_LINE_BYTES   64                    /* of a cache */
 #define AMX_STEP_VALUES  (AMX_SIDE * AMX_SIDE) /* of b */
 #define AMX_BLOCK_VALUES (AMX_SIDE * AMX_SIDE) /* of c */
 #define AMX_TERMS_MAX    3
@@ -44,6 +45,16 @@ typedef struct amx_shape {
  * b: [taps][chunks] steps as amx_pack_step makes them   c: [32][32], 64-byte aligned */
 void amx_multiply(const amx_shape *shape, int terms, const uint16_t *const *a, const uint16_t *const *b, float *c);
 
+/* c = or += `steps` steps of one product, for sums that wait in memory between parts of the depth: the same bytes as in
+ * one go. Each step also asks for `lines` cache lines of `ahead`, which need not exist.
+ * a: [steps][32 rows][32]   b: [steps] steps   c: [32][32], 64-byte aligned; fresh: what it holds is nothing */
+void amx_add_part(const uint16_t *a, const uint16_t *b, int64_t steps, bool fresh, const uint16_t *ahead, int64_t lines,
+                  float *c);
+
+/* One row of such an a: chunk i of 32 values goes to ret_row + i * AMX_STEP_VALUES, the last one padded with zeros. */
+void amx_lay_bf16(const uint16_t *x, int64_t count, uint16_t *ret_row);
+void amx_lay_f32(const float *x, int64_t count, uint16_t *ret_row);
+
 /* Where a value of a step of b lies. */
 static inline int amx_step_idx(int depth_idx, int col_idx)
 {
@@ -55,8 +66,12 @@ void amx_narrow(const float *x, int64_t count, uint16_t *ret_high, uint16_t *ret
 
 /* The block c: [32][32] with `rows` rows and `cols` columns that exist. bias: [cols] */
 void amx_add_bias(const float *bias, int64_t cols, float *c);
+void amx_gelu_tanh(float *c); /* to about 1e-7 of the value */
 void amx_store_f32(const float *c, int64_t rows, int64_t cols, int64_t pitch, float *y);
 void amx_store_bf16(const float *c, int64_t rows, int64_t cols, int64_t pitch, uint16_t *y);
+/* The same past the caches, 32 columns: for y of which nothing is read soon. Rows of y are whole cache lines. */
+void amx_stream_bf16(const float *c, int64_t rows, int64_t pitch, uint16_t *y);
+void amx_stream_end(void); /* before another thread may read what was streamed */
 /* y = c + add; add lies as y does, and may be y */
 void amx_store_sum(const float *c, int64_t rows, int64_t cols, int64_t pitch, const float *add, float *y);
 /* y += gate[r] * c, one line of gates for each row */

@@ -22,10 +22,11 @@
 #pragma GCC target("avx512f,avx512bw,avx512dq,avx512vl,avx512bf16")
 #include <immintrin.h>
 
+#include "common/compute/cpu/exp2_avx512.h"
+
 #define HALF        16 /* lanes of a vector */
 #define HEAD_CHUNKS (HEAD_VALUES / AMX_SIDE)
 #define SCORE_LOG2  (0.125f * 1.44269504f) /* a score's scale, and from e to 2 */
-#define SHARE_MIN   (-200.0f)              /* as a power of two: zero, and -infinity stays out of the arithmetic */
 
 typedef struct amx_attn {
     const op_attn_block_args *a;
@@ -206,22 +207,6 @@ static void load_queries(const op_attn_block_args *a, const amx_queries *q, uint
         }
 }
 
-/* 2^x for x <= 0; NaN gives NaN.   Source of the polynomial: Cephes exp2f */
-static inline __m512 power(__m512 x)
-{
-    x = _mm512_max_ps(_mm512_set1_ps(SHARE_MIN), x); /* in this order NaN passes */
-    const __m512 n = _mm512_roundscale_ps(x, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC);
-    const __m512 f = _mm512_sub_ps(x, n);
-    __m512 p = _mm512_set1_ps(1.535336188319500e-4f);
-    p = _mm512_fmadd_ps(p, f, _mm512_set1_ps(1.339887440266574e-3f));
-    p = _mm512_fmadd_ps(p, f, _mm512_set1_ps(9.618437357674640e-3f));
-    p = _mm512_fmadd_ps(p, f, _mm512_set1_ps(5.550332471162809e-2f));
-    p = _mm512_fmadd_ps(p, f, _mm512_set1_ps(2.402264791363012e-1f));
-    p = _mm512_fmadd_ps(p, f, _mm512_set1_ps(6.931472028550421e-1f));
-    p = _mm512_fmadd_ps(p, f, _mm512_set1_ps(1.0f));
-    return _mm512_scalef_ps(p, n);
-}
-
 /* Keys of block `idx` that exist. */
 static int64_t block_keys(const op_attn_block_args *a, int32_t b, int64_t idx)
 {
@@ -258,9 +243,9 @@ static __m512 share_half(const op_attn_block_args *a, const amx_queries *q, int 
             const float *from = scores + at * AMX_SIDE + half * HALF;
             __m512 even = _mm512_setzero_ps(), odd = _mm512_setzero_ps();
             if (j < keys)
-                even = power(_mm512_fmsub_ps(_mm512_load_ps(from), scale, offset));
+                even = exp2_lanes(_mm512_fmsub_ps(_mm512_load_ps(from), scale, offset));
             if (j + 1 < keys)
-                odd = power(_mm512_fmsub_ps(_mm512_load_ps(from + AMX_SIDE), scale, offset));
+                odd = exp2_lanes(_mm512_fmsub_ps(_mm512_load_ps(from + AMX_SIDE), scale, offset));
             even_sum = _mm512_add_ps(even_sum, even);
             odd_sum = _mm512_add_ps(odd_sum, odd);
             uint16_t *to =

@@ -1,13 +1,12 @@
 /*
  * gemm_amx.c - the tile engine of gemm.h: bulk products and convolutions with bf16 operands, or with pairs of them,
- * as blocks of 32 rows and 32 columns (amx.h).
+ * as blocks of 32 rows and 32 columns (amx.h). Layers with bf16 operands are multiplied by gemm_amx_dense.c.
  *
  *   packed weight, per group:  [panel of 32 columns][part][tap][chunk of 32 channels][step of amx.h]
  *
- * The left operand is read where it lies when its rows are bf16 and complete. Otherwise it is rounded once, into a
- * plane in scratch: each sequence with the zeros that its taps read outside it, so that a tap is a shift by rows and
- * nothing is gathered. A part is bf16 of the operand, or, of a pair, of what the first rounding left; a pair's product
- * is three: high high, low high, high low.
+ * The left operand is rounded once, into a plane in scratch: each sequence with the zeros that its taps read outside
+ * it, so that a tap is a shift by rows and nothing is gathered. A part is bf16 of the operand, or, of a pair, of what
+ * the first rounding left; a pair's product is three: high high, low high, high low.
  *
  * A task is a run of panels that stays in the second cache, times a piece of rows. The cut does not show in the bytes.
  * Run by the pool's threads. Owns nothing: weights are the backend's kept memory. Fails: CF_ERR_NOMEM.
@@ -15,8 +14,7 @@
 #include <string.h>
 
 #include "common/base/check.h"
-#include "common/compute/cpu/amx.h"
-#include "common/compute/cpu/gemm.h"
+#include "common/compute/cpu/gemm_amx.h"
 
 #define PIECE_ROWS       256                /* of one task */
 #define PANEL_BYTES_MAX  ((int64_t)1 << 20) /* of one task: half of a second cache */
@@ -33,7 +31,6 @@ typedef struct amx_job {
     uint16_t *plane;    /* [parts][plane_rows][row_values], in scratch */
     int64_t row_values; /* of one row of the left operand */
     int64_t plane_rows;
-    int64_t plane_skip;   /* rows of x in front of the plane's: read in place */
     int64_t *plane_first; /* [sequences + 1], rows of the plane */
     amx_piece *pieces;
     int64_t piece_count, taps, chunks, panels, task_panels, col_tasks;
@@ -44,26 +41,6 @@ bool gemm_amx_take(const cpu_state *cpu, const weight *w)
 {
     return cpu->use_amx && (w->operands == PRECISION_BF16 || w->operands == PRECISION_BF16_PAIR) &&
            w->form != WEIGHT_CONV_F64 && w->kinds == GEMM_BULK_BIT && w->part_count == 0;
-}
-
-static int parts_of(const weight *w)
-{
-    return w->operands == PRECISION_BF16_PAIR ? 2 : 1;
-}
-
-static int64_t chunks_of(const weight *w)
-{
-    return div_ceil(w->k_in / w->groups, AMX_SIDE);
-}
-
-static int64_t panels_of(const weight *w)
-{
-    return div_ceil(w->n_out / w->groups, AMX_SIDE);
-}
-
-static int64_t part_values(const weight *w)
-{
-    return w->kernel * chunks_of(w) * AMX_STEP_VALUES;
 }
 
 typedef struct pack_job {
@@ -78,11 +55,11 @@ static void pack_column(const weight *w, const float *filter, uint16_t *panel, i
     for (int64_t i = 0; i < inner; i++)
         for (int64_t tap = 0; tap < w->kernel; tap++) {
             const float v = filter[i * w->kernel + tap];
-            const int64_t step = (tap * chunks_of(w) + i / AMX_SIDE) * AMX_STEP_VALUES;
+            const int64_t step = (tap * amx_chunks(w) + i / AMX_SIDE) * AMX_STEP_VALUES;
             const int64_t at = step + amx_step_idx((int)(i % AMX_SIDE), col);
             panel[at] = bf16_from_f32(v);
-            if (parts_of(w) > 1)
-                panel[part_values(w) + at] = bf16_from_f32(v - f32_from_bf16(panel[at]));
+            if (amx_parts(w) > 1)
+                panel[amx_part_values(w) + at] = bf16_from_f32(v - f32_from_bf16(panel[at]));
         }
 }
 
@@ -91,8 +68,8 @@ static void pack_panel(void *ctx, int32_t task_idx, int thread_idx)
     (void)thread_idx;
     const pack_job *job = ctx;
     const weight *w = job->w;
-    const int64_t group_cols = w->n_out / w->groups, group = task_idx / panels_of(w), panel = task_idx % panels_of(w);
-    uint16_t *to = (uint16_t *)w->data + task_idx * parts_of(w) * part_values(w);
+    const int64_t group_cols = w->n_out / w->groups, group = task_idx / amx_panels(w), panel = task_idx % amx_panels(w);
+    uint16_t *to = (uint16_t *)w->data + task_idx * amx_parts(w) * amx_part_values(w);
     for (int64_t col = panel * AMX_SIDE; col < min_i64((panel + 1) * AMX_SIDE, group_cols); col++)
         pack_column(w, job->values + (group * group_cols + col) * w->k_in / w->groups * w->kernel, to,
                     (int)(col % AMX_SIDE));
@@ -101,10 +78,10 @@ static void pack_panel(void *ctx, int32_t task_idx, int thread_idx)
 cf_err gemm_amx_pack(backend *be, const float *values, weight *out)
 {
     cf_err err;
-    const int64_t panels = out->groups * panels_of(out);
+    const int64_t panels = out->groups * amx_panels(out);
     pack_job job = {values, out};
 
-    out->bytes = (size_t)(panels * parts_of(out) * part_values(out)) * sizeof(uint16_t);
+    out->bytes = (size_t)(panels * amx_parts(out) * amx_part_values(out)) * sizeof(uint16_t);
     TRY(backend_keep_bytes(be, out->bytes, &out->data)); /* zeroed: depths and columns that do not exist */
     pool_run(cpu_of(be)->threads, (int32_t)panels, pack_panel, &job);
 out:
@@ -128,20 +105,12 @@ static int64_t plane_source(const amx_job *aj, int32_t b, int64_t row)
 {
     const gemm_job *job = aj->job;
     const op_conv1d_args *a = job->conv;
-    if (!a) {
-        row += aj->plane_skip;
+    if (!a)
         return row < job->rows ? row : -1;
-    }
     const int64_t at = row - a->pad_left;
     if (at < 0 || at >= (int64_t)rows_length(a->rows_in, b) * a->repeat)
         return -1;
     return a->rows_in->offs[b] + at / a->repeat;
-}
-
-/* Rows of bf16 without padding are read where they lie; those of an incomplete last block through the plane. */
-static bool lies_ready(const gemm_job *job)
-{
-    return !job->conv && job->x->type == DTYPE_BF16 && job->w->k_in % AMX_SIDE == 0;
 }
 
 /* One row of bf16, padded to whole chunks. */
@@ -205,7 +174,7 @@ static cf_err make_plane(backend *be, amx_job *aj)
     TRY(arena_take(&be->scratch, ((size_t)sequences + 1) * sizeof *aj->plane_first, &aj->plane_first));
     aj->plane_first[0] = 0;
     for (int32_t b = 0; b < sequences; b++) {
-        const int64_t blocks = div_ceil(rows_out_of(job, b) - aj->plane_skip, AMX_SIDE);
+        const int64_t blocks = div_ceil(rows_out_of(job, b), AMX_SIDE);
         const int64_t rows = blocks == 0 ? 0 : stride * (blocks * AMX_SIDE - 1) + reach + 1;
         aj->plane_first[b + 1] = aj->plane_first[b] + rows;
     }
@@ -255,28 +224,24 @@ static void gate_block(const gemm_job *job, const float *c, int64_t row, int64_t
     amx_store_gated(c, rows, cols, job->w->n_out, gates, tensor_f32(job->y) + row * job->w->n_out + col);
 }
 
-/* Bias, activation, and the block's way into y: rows [row, + rows), columns [col, + cols) of y. */
-static void finish_block(const gemm_job *job, float *c, int64_t row, int64_t rows, int64_t col, int64_t cols)
+void gemm_amx_finish(const gemm_job *job, float *c, int64_t row, int64_t rows, int64_t col, int64_t cols, bool streamed)
 {
     const int64_t pitch = job->w->n_out;
+    uint16_t *narrow = (uint16_t *)job->y->data + row * pitch + col;
     if (job->bias)
         amx_add_bias(tensor_f32(job->bias) + col, cols, c);
-    if (job->act != ACT_NONE)
+    if (job->act == ACT_GELU_TANH)
+        amx_gelu_tanh(c);
+    else if (job->act != ACT_NONE)
         job->cpu->vec->act(c, AMX_BLOCK_VALUES, job->act, job->slope, c);
     if (job->gate)
         gate_block(job, c, row, rows, col, cols);
+    else if (streamed)
+        amx_stream_bf16(c, rows, pitch, narrow);
     else if (job->y->type == DTYPE_BF16)
-        amx_store_bf16(c, rows, cols, pitch, (uint16_t *)job->y->data + row * pitch + col);
+        amx_store_bf16(c, rows, cols, pitch, narrow);
     else
         amx_store_f32(c, rows, cols, pitch, tensor_f32(job->y) + row * pitch + col);
-}
-
-/* The row that tap 0 of a block's first row reads: of x itself, or of the plane. */
-static const uint16_t *left_block(const amx_job *aj, int64_t row)
-{
-    if (row < aj->plane_skip)
-        return (const uint16_t *)aj->job->x->data + row * aj->row_values;
-    return aj->plane + (row - aj->plane_skip) * aj->row_values;
 }
 
 /* A block of 32 rows of one panel. */
@@ -289,17 +254,17 @@ static void run_panel(const amx_job *aj, const amx_piece *piece, int64_t group, 
                              .tap_pitch = dilation * aj->row_values,
                              .taps = aj->taps,
                              .chunks = aj->chunks};
-    const uint16_t *high = (const uint16_t *)w->data + (group * aj->panels + panel) * aj->parts * part_values(w);
-    const uint16_t *low = high + part_values(w);
-    const uint16_t *left = left_block(aj, piece->plane_row + r * stride) + group * aj->chunks * AMX_SIDE;
+    const uint16_t *high = (const uint16_t *)w->data + (group * aj->panels + panel) * aj->parts * amx_part_values(w);
+    const uint16_t *low = high + amx_part_values(w);
+    const uint16_t *left = aj->plane + (piece->plane_row + r * stride) * aj->row_values + group * aj->chunks * AMX_SIDE;
     const uint16_t *left_low = left + (aj->parts - 1) * aj->plane_rows * aj->row_values;
     const uint16_t *a[AMX_TERMS_MAX] = {left, left_low, left}, *b[AMX_TERMS_MAX] = {high, high, low};
     const int64_t col = panel * AMX_SIDE;
     _Alignas(64) float c[AMX_BLOCK_VALUES];
 
     amx_multiply(&shape, aj->parts > 1 ? 3 : 1, a, b, c);
-    finish_block(job, c, piece->first_row + r, min_i64(AMX_SIDE, piece->rows - r), group * job->group_cols + col,
-                 min_i64(AMX_SIDE, job->group_cols - col));
+    gemm_amx_finish(job, c, piece->first_row + r, min_i64(AMX_SIDE, piece->rows - r), group * job->group_cols + col,
+                    min_i64(AMX_SIDE, job->group_cols - col), false);
 }
 
 static void run_piece(void *ctx, int32_t task_idx, int thread_idx)
@@ -320,7 +285,7 @@ static void run_piece(void *ctx, int32_t task_idx, int thread_idx)
 static void plan_tasks(amx_job *aj)
 {
     const weight *w = aj->job->w;
-    const int64_t panel_bytes = aj->parts * part_values(w) * (int64_t)sizeof(uint16_t);
+    const int64_t panel_bytes = aj->parts * amx_part_values(w) * (int64_t)sizeof(uint16_t);
     const int64_t wanted = TASKS_PER_THREAD * pool_threads(aj->job->cpu->threads);
     aj->task_panels = min_i64(aj->panels, PANEL_BYTES_MAX / panel_bytes);
     if (aj->task_panels < 1)
@@ -334,11 +299,12 @@ cf_err gemm_amx_run(backend *be, gemm_job *job)
 {
     cf_err err;
     const weight *w = job->w;
-    amx_job aj = {.job = job, .parts = parts_of(w), .taps = w->kernel, .chunks = chunks_of(w), .panels = panels_of(w)};
+    if (!job->conv && amx_parts(w) == 1)
+        return gemm_amx_dense(be, job);
+    amx_job aj = {
+        .job = job, .parts = amx_parts(w), .taps = w->kernel, .chunks = amx_chunks(w), .panels = amx_panels(w)};
 
     aj.row_values = w->groups * aj.chunks * AMX_SIDE;
-    if (lies_ready(job))
-        aj.plane_skip = job->rows / AMX_SIDE * AMX_SIDE;
     TRY(make_plane(be, &aj));
     TRY(cut_pieces(be, &aj));
     plan_tasks(&aj);
