@@ -2,8 +2,9 @@
  * hift_stage.c - the functions of stage.h for the vocoder: a queue of utterances, rendered whole, many to a step.
  *
  * Compute thread of hift_worker. Owns the engine (backend and model) and the queue; mel and audio belong to the jobs.
- * A step takes jobs in the order they came, passing over those that would no longer fit frames_max; the oldest always
- * goes, alone when it is longer than that. Nothing of a step outlives it but the noise table.
+ * A step takes jobs in the order they came, passing over those that would no longer fit step_frames; the oldest always
+ * goes, alone when it is longer than that. A device wants as many frames as fit; a host is fastest while a rung's values
+ * stay in its caches (docs/PERF.md). Nothing of a step outlives it but the noise table.
  *
  * Fails: accept CF_ERR_BUSY (full), CF_ERR_INVALID (no mel, too few frames, output too small), CF_ERR_LIMIT (too long);
  * a job CF_ERR_NUMERIC (NaN or infinity in its mel, or in its audio: the others go on); a step what ops return.
@@ -23,10 +24,13 @@
 #include "hift_worker/hift_model.h"
 #include "hift_worker/hift_plan.h"
 
+#define HOST_STEP_FRAMES 512
+
 typedef struct hift_queue {
     hift_engine engine;
     int32_t rows_max, frames_max;
-    stage_job *held; /* [rows_max], owned; oldest first */
+    int32_t step_frames; /* of one step */
+    stage_job *held;     /* [rows_max], owned; oldest first */
     int32_t held_count;
 } hift_queue;
 
@@ -70,6 +74,8 @@ static cf_err queue_open(const stage_config *cfg, void **ret_stage)
         .rows_max = cfg->rows_max,
     };
     TRY(hift_engine_open(&engine, &q->engine));
+    q->step_frames =
+        backend_is_device(q->engine.be) || q->frames_max < HOST_STEP_FRAMES ? q->frames_max : HOST_STEP_FRAMES;
     *ret_stage = q;
     q = NULL;
 out:
@@ -166,7 +172,7 @@ static cf_err gather(hift_queue *q, hift_step *step, stage_result *results, int3
     int32_t failed = 0, frames = 0;
     for (int32_t i = 0; i < q->held_count && failed + step->count < max;) {
         const stage_job *job = &q->held[i];
-        if (step->count > 0 && (step->count == HIFT_BATCH_ROWS_MAX || job->frames > q->frames_max - frames)) {
+        if (step->count > 0 && (step->count == HIFT_BATCH_ROWS_MAX || job->frames > q->step_frames - frames)) {
             i++;
             continue;
         }

@@ -112,32 +112,40 @@ cf_err fast_mean3(backend *be, const op_mean3_args *a)
     return CF_OK;
 }
 
+#define SNAKE_VALUES 256 /* about as many at once: a few channels alone leave lanes idle */
+
 typedef struct snake_job {
     const op_snake_args *a;
-    const float *inverse; /* [C]: 1 / (alpha + 1e-9) */
+    const float *alpha, *inverse; /* [rows at once][C]: alpha, and 1 / (alpha + 1e-9) */
+    int64_t rows_at_once;
 } snake_job;
 
 static void snake_rows(const cpu_state *cpu, const void *args, int64_t first, int64_t count)
 {
     const snake_job *job = args;
-    const int64_t width = job->a->x->dims[1];
-    const float *alpha = tensor_f32(job->a->alpha);
-    for (int64_t r = first; r < first + count; r++)
-        cpu->vec->snake(tensor_f32(job->a->x) + r * width, alpha, job->inverse, width,
+    const int64_t width = job->a->x->dims[1], end = first + count;
+    for (int64_t r = first; r < end; r += job->rows_at_once) {
+        const int64_t rows = end - r < job->rows_at_once ? end - r : job->rows_at_once;
+        cpu->vec->snake(tensor_f32(job->a->x) + r * width, job->alpha, job->inverse, rows * width,
                         tensor_f32(job->a->y) + r * width);
+    }
 }
 
 cf_err fast_snake(backend *be, const op_snake_args *a)
 {
     cf_err err;
     const int64_t width = a->x->dims[1];
-    const size_t mark = backend_scratch_mark(be);
-    float *inverse;
+    const int64_t rows_at_once = width < SNAKE_VALUES ? SNAKE_VALUES / width : 1;
+    const size_t mark = backend_scratch_mark(be), values = (size_t)(rows_at_once * width);
+    float *alpha, *inverse;
 
-    TRY(arena_take(&be->scratch, (size_t)width * sizeof *inverse, &inverse));
-    for (int64_t c = 0; c < width; c++)
-        inverse[c] = 1.0f / (tensor_f32(a->alpha)[c] + 1e-9f);
-    const snake_job job = {.a = a, .inverse = inverse};
+    TRY(arena_take(&be->scratch, values * sizeof *alpha, &alpha));
+    TRY(arena_take(&be->scratch, values * sizeof *inverse, &inverse));
+    for (int64_t i = 0; i < rows_at_once * width; i++) {
+        alpha[i] = tensor_f32(a->alpha)[i % width];
+        inverse[i] = 1.0f / (alpha[i] + 1e-9f);
+    }
+    const snake_job job = {.a = a, .alpha = alpha, .inverse = inverse, .rows_at_once = rows_at_once};
     cpu_run_rows(be, a->x->dims[0], width * COST_EXP, snake_rows, &job);
 out:
     backend_scratch_reset(be, mark);
