@@ -6,8 +6,8 @@
  *   accepted --encode--> step 0 --Euler--> step 1 ... --Euler--> step 10 --> result
  *
  * Newcomers are encoded together, then every held job advances by one Euler step, whichever it is at; those that reach
- * the last leave. A job's bytes never depend on its neighbours: linear layers see rows, everything else stays inside a
- * sequence (flow.md 9).
+ * the last leave. On a host only the oldest advance, as many as STAGE_HOST_FRAMES holds. A job's bytes never depend on
+ * its neighbours: linear layers see rows, everything else stays inside a sequence (flow.md 9).
  *
  * Fails: accept as flow_job_check, CF_ERR_BUSY; a job with a NaN ends as CF_ERR_NUMERIC and the others go on; step and
  * open with CF_ERR_NOMEM or CF_ERR_DEVICE, which nothing survives. Fault points: flow.accept, flow.step.
@@ -328,11 +328,11 @@ out:
 }
 
 /* Estimator outputs of the first and the last step.   v: [2R, 80] */
-static cf_err flow_show_velocity(const flow *f, const tensor *v)
+static cf_err flow_show_velocity(const flow *f, int32_t count, const tensor *v)
 {
     cf_err err = CF_OK;
     int64_t row = 0;
-    for (int32_t b = 0; b < f->held_count; b++) {
+    for (int32_t b = 0; b < count; b++) {
         const int32_t frames = f->held[b].job.frames, step = f->held[b].step;
         if (step == 0 || step == CFM_STEPS - 1) {
             TRY(flow_show(f, b, step == 0 ? "v1_cond" : "v10_cond", v, row, frames));
@@ -344,11 +344,11 @@ out:
     return err;
 }
 
-static cf_err flow_show_x(const flow *f, const tensor *x)
+static cf_err flow_show_x(const flow *f, int32_t count, const tensor *x)
 {
     cf_err err = CF_OK;
     int64_t row = 0;
-    for (int32_t b = 0; b < f->held_count; b++) {
+    for (int32_t b = 0; b < count; b++) {
         char name[8];
         snprintf(name, sizeof name, "x_%d", (int)f->held[b].step);
         if (f->held[b].step < CFM_STEPS)
@@ -359,15 +359,25 @@ out:
     return err;
 }
 
-/* One Euler step of every held job. */
-static cf_err flow_advance(flow *f)
+/* How many of the held jobs advance, the oldest first, and their frames. */
+static int32_t flow_active(const flow *f, int64_t *ret_frames)
+{
+    const int64_t most = backend_is_device(f->be) ? f->held_frames : STAGE_HOST_FRAMES;
+    int32_t count = 1;
+    *ret_frames = f->held[0].job.frames;
+    while (count < f->held_count && *ret_frames + f->held[count].job.frames <= most)
+        *ret_frames += f->held[count++].job.frames;
+    return count;
+}
+
+/* One Euler step of the first `count` jobs, which have `frames`. */
+static cf_err flow_advance(flow *f, int32_t count, int64_t frames)
 {
     cf_err err = CF_OK;
     int32_t lengths[JOBS_PER_MEMBER_MAX], steps[JOBS_PER_MEMBER_MAX], blocks[JOBS_PER_MEMBER_MAX];
     float dt[JOBS_PER_MEMBER_MAX];
     op_rows rows;
     tensor v;
-    const int32_t count = f->held_count;
     for (int32_t b = 0; b < count; b++) {
         const flow_held *h = &f->held[b];
         lengths[b] = h->job.frames;
@@ -375,18 +385,18 @@ static cf_err flow_advance(flow *f)
         blocks[b] = h->job.streaming ? FLOW_BLOCK_FRAMES : 0;
         dt[b] = f->grid.dt[h->step];
     }
-    tensor x = flow_pack_x(&f->pack, 0, f->held_frames), mu = flow_pack_mu(&f->pack, 0, f->held_frames);
-    tensor cond = flow_pack_cond(&f->pack, 0, f->held_frames), spk = flow_pack_spk(&f->pack, 0, count);
+    tensor x = flow_pack_x(&f->pack, 0, frames), mu = flow_pack_mu(&f->pack, 0, frames);
+    tensor cond = flow_pack_cond(&f->pack, 0, frames), spk = flow_pack_spk(&f->pack, 0, count);
     TRY(backend_rows(f->be, lengths, count, &rows));
-    TRY(backend_take_2d(f->be, DTYPE_F32, 2 * f->held_frames, MEL_BINS, &v));
+    TRY(backend_take_2d(f->be, DTYPE_F32, 2 * frames, MEL_BINS, &v));
     const dit_batch batch = {
         .x = &x, .cond = &cond, .mu = &mu, .spk = &spk, .rows = &rows, .steps = steps, .blocks = blocks};
     TRY(dit_velocity(f->be, f->model, &batch, &v)); /* [2R, 80] */
-    TRY(flow_show_velocity(f, &v));
+    TRY(flow_show_velocity(f, count, &v));
     TRY(op_cfg_euler(f->be, &(op_cfg_euler_args){.x = &x, .v = &v, .rows = &rows, .dt = dt})); /* [R, 80] */
     for (int32_t b = 0; b < count; b++)
         f->held[b].step++;
-    TRY(flow_show_x(f, &x));
+    TRY(flow_show_x(f, count, &x));
 out:
     return err;
 }
@@ -474,11 +484,13 @@ static cf_err flow_work(flow *f)
     cf_err err = CF_OK;
     const uint64_t start_us = clock_now_us();
     const size_t mark = backend_scratch_mark(f->be);
+    int64_t frames;
+    const int32_t count = flow_active(f, &frames);
     TRY(flow_encode(f));
-    TRY(flow_advance(f));
+    TRY(flow_advance(f, count, frames));
     TRY(backend_sync(f->be));
-    const uint64_t share_us = (clock_now_us() - start_us) / (uint64_t)f->held_count;
-    for (int32_t b = 0; b < f->held_count; b++)
+    const uint64_t share_us = (clock_now_us() - start_us) / (uint64_t)count;
+    for (int32_t b = 0; b < count; b++)
         f->held[b].compute_us += share_us;
     TRY(flow_retire(f));
 out:

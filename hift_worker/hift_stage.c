@@ -3,8 +3,7 @@
  *
  * Compute thread of hift_worker. Owns the engine (backend and model) and the queue; mel and audio belong to the jobs.
  * A step takes jobs in the order they came, passing over those that would no longer fit step_frames; the oldest always
- * goes, alone when it is longer than that. A device wants as many frames as fit; a host is fastest while a rung's values
- * stay in its caches (docs/PERF.md). Nothing of a step outlives it but the noise table.
+ * goes, alone when it is longer than that. Nothing of a step outlives it but the noise table.
  *
  * Fails: accept CF_ERR_BUSY (full), CF_ERR_INVALID (no mel, too few frames, output too small), CF_ERR_LIMIT (too long);
  * a job CF_ERR_NUMERIC (NaN or infinity in its mel, or in its audio: the others go on); a step what ops return.
@@ -23,8 +22,6 @@
 #include "hift_worker/hift_decoder.h"
 #include "hift_worker/hift_model.h"
 #include "hift_worker/hift_plan.h"
-
-#define HOST_STEP_FRAMES 512
 
 typedef struct hift_queue {
     hift_engine engine;
@@ -75,7 +72,7 @@ static cf_err queue_open(const stage_config *cfg, void **ret_stage)
     };
     TRY(hift_engine_open(&engine, &q->engine));
     q->step_frames =
-        backend_is_device(q->engine.be) || q->frames_max < HOST_STEP_FRAMES ? q->frames_max : HOST_STEP_FRAMES;
+        backend_is_device(q->engine.be) || q->frames_max < STAGE_HOST_FRAMES ? q->frames_max : STAGE_HOST_FRAMES;
     *ret_stage = q;
     q = NULL;
 out:

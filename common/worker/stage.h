@@ -127,6 +127,10 @@ typedef struct stage_ops {
 
 extern const stage_ops llm_stage, flow_stage, hift_stage; /* each defined in its worker's folder */
 
+/* Mel frames that one step of flow or hift computes on a host, the oldest jobs first and at least one. More together
+ * are no faster, or slower where they leave the caches, and all of them end late. */
+#define STAGE_HOST_FRAMES 512
+
 /* Samples that hift makes of `frames` (finalize), frames that flow makes of `tokens` at `speed`. */
 static inline int64_t stage_samples(int32_t frames)
 {
