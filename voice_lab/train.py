@@ -63,9 +63,12 @@ class Loop:
     def going(self):
         return self.used() < self.budget
 
+    def share(self):
+        """Of the budget that is used, 0 to 1."""
+        return min(1.0, self.used() / self.budget)
+
     def _rate_now(self):
-        share = min(1.0, self.used() / self.budget)
-        cosine = self.final_share + (1 - self.final_share) * 0.5 * (1 + math.cos(math.pi * share))
+        cosine = self.final_share + (1 - self.final_share) * 0.5 * (1 + math.cos(math.pi * self.share()))
         return self.rate * min(1.0, (self.step + 1) / self.warmup) * cosine
 
     def update(self, loss, figures, report_every=50):

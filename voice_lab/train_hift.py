@@ -13,6 +13,7 @@ from .train import Loop, compile_cache
 
 FRAMES, AHEAD, SKIP = 36, 4, 4           # of a segment; look-ahead behind it; frames in front without loss
 BATCH = 8
+SHAPED, LATE_WAVEFORM = 0.6, 0.15         # share of the budget after which the complex spectrum weighs less, and how much
 
 
 def load(folder, limit=None):
@@ -27,32 +28,35 @@ def load(folder, limit=None):
 
 
 class Losses:
-    """Mel, and at three resolutions: magnitude, its logarithm, and the complex spectrum with its magnitude's root taken."""
+    """Mel at four resolutions; at three: magnitude, its logarithm, and the complex spectrum with its magnitude's root taken."""
+
+    MELS = ((1920, 80), (1024, 60), (512, 40), (256, 20))       # window, bands
 
     def __init__(self):
-        self.bank = torch.from_numpy(mel.filter_bank(24000, 1920, 80, 0.0, 12000.0))
-        self.windows = {n: torch.hann_window(n) for n in (1920, 2048, 512, 128)}
+        self.banks = {n: torch.from_numpy(mel.filter_bank(24000, n, bands, 0.0, 12000.0)) for n, bands in self.MELS}
+        self.windows = {n: torch.hann_window(n) for n in (2048, 1920, 1024, 512, 256, 128)}
 
     def _stft(self, x, size, hop):
         return torch.stft(x, size, hop, size, self.windows[size], center=False, return_complex=True)
 
-    def _mel(self, x):
-        s = self._stft(x, 1920, 240)
-        return torch.log(torch.clamp(self.bank @ torch.sqrt(s.real ** 2 + s.imag ** 2 + 1e-9), min=1e-3))
+    def _mel(self, x, size):
+        s = self._stft(x, size, 240 if size == 1920 else size // 4)
+        return torch.log(torch.clamp(self.banks[size] @ torch.sqrt(s.real ** 2 + s.imag ** 2 + 1e-9), min=1e-3))
 
-    def __call__(self, got, want):
-        mel_loss = (self._mel(got) - self._mel(want)).abs().mean()
-        total, shape = 2.0 * mel_loss, 0.0
+    def __call__(self, got, want, waveform=1.0):
+        """waveform: the weight of the complex spectrum."""
+        mels = [(self._mel(got, n) - self._mel(want, n)).abs().mean() for n, _ in self.MELS]
+        total, shape = sum(mels), 0.0
         for size in (2048, 512, 128):
             a, b = self._stft(got, size, size // 4), self._stft(want, size, size // 4)
             p, q = torch.sqrt(a.real ** 2 + a.imag ** 2 + 1e-7), torch.sqrt(b.real ** 2 + b.imag ** 2 + 1e-7)
-            total = total + 0.5 * (p - q).abs().sum() / q.sum()
+            total = total + 0.25 * (p - q).abs().sum() / q.sum()
             total = total + 0.25 * (torch.log(p + 1e-3) - torch.log(q + 1e-3)).abs().mean()
             rp, rq = p ** -0.5, q ** -0.5
             real, imaginary = a.real * rp - b.real * rq, a.imag * rp - b.imag * rq
             part = torch.sqrt(real ** 2 + imaginary ** 2 + 1e-9).sum() / (q ** 0.5).sum()
-            total, shape = total + part, shape + part / 3
-        return total, {"loss": total.detach(), "mel": mel_loss.detach(), "complex": shape.detach()}
+            total, shape = total + waveform * part, shape + part / 3
+        return total, {"loss": total.detach(), "mel": mels[0].detach(), "mel_short": mels[2].detach(), "complex": shape.detach()}
 
 
 def batch_of(data, table, generator, weight):
@@ -97,7 +101,8 @@ def train_decoder(out, folder, minutes, seed, compiled):
     model.train()
     while loop.going():
         mels, sources, waves, counted = batch_of(data, table, loop.generator, vocoder.SOURCE_WEIGHT)
-        loss, figures = losses(step(mels, sources) * counted, waves * counted)
+        waveform = 1.0 if loop.share() < SHAPED else LATE_WAVEFORM
+        loss, figures = losses(step(mels, sources) * counted, waves * counted, waveform)
         loop.update(loss, figures)
     loop.finish()
     return model, data
