@@ -61,7 +61,8 @@ typedef struct session {
     cf_err write_err;
     char write_text[256], file_sha256[SHA256_HEX_BYTES];
     uint64_t file_bytes;
-    struct session *next; /* list link of whoever owns it */
+    uint64_t stuck_us, retry_us; /* since when storage refuses the file, 0: it did not; when it is tried again */
+    struct session *next;        /* list link of whoever owns it */
 } session;
 
 /* Takes plan over, also on failure. */

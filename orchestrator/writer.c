@@ -1,5 +1,8 @@
 /*
- * writer.c - judge, encode, hash, temporary file, fsync, rename. A few threads, one mutex around two lists.
+ * writer.c - judge, encode, hash, temporary file, fsync, rename. A few threads, one mutex around three lists.
+ *
+ * Sessions are borrowed: whoever put one takes it back, or closes it after writer_close. What full or read-only storage
+ * refuses waits in a list of its own, so that files of other folders are written meanwhile.
  * Fails: writer_open with CF_ERR_NOMEM or CF_ERR_SYS; a file that cannot be written is told in its session.
  */
 #define _GNU_SOURCE
@@ -23,6 +26,10 @@
 #define GROUP_MAX 32 /* files whose fsyncs overlap: measured 0.36 ms a file instead of 0.69 (docs/PERF.md) */
 #define THREADS   3  /* while some wait for the disk, another encodes (docs/PERF.md) */
 
+/* Between two tries of a refused file: longer for those that wait long already, since each try encodes anew. */
+#define PAUSE_MIN_US (1 * CLOCK_SECOND_US)
+#define PAUSE_MAX_US (5 * CLOCK_SECOND_US)
+
 typedef struct session_list {
     session *head, **tail;
 } session_list;
@@ -34,22 +41,13 @@ struct writer {
     int32_t wait_s, guard_attempts;
     bool guard_fail;
     guard_limits limits;
-    pthread_mutex_t mutex; /* guards all below */
-    pthread_cond_t wake;   /* something to do, or the end */
-    pthread_cond_t ending; /* the end alone: who waits for storage must not take another's call */
-    session_list todo, done;
-    int32_t waiting;
+    pthread_mutex_t mutex;          /* guards all below */
+    pthread_cond_t wake;            /* something to do, or the end */
+    session_list todo, stuck, done; /* stuck: storage refused the file, retry_us is when to try again */
+    int32_t waiting, stuck_count;
+    bool retrying; /* a thread has some that were stuck: the others leave these alone */
     bool stop;
 };
-
-/* Up to a second; writer_close cuts it short. The mutex is held. */
-static void wait_a_moment(writer *w)
-{
-    struct timespec until;
-    clock_gettime(CLOCK_MONOTONIC, &until); /* the time of day may be set back meanwhile */
-    until.tv_sec += 1;
-    pthread_cond_clockwait(&w->ending, &w->mutex, CLOCK_MONOTONIC, &until);
-}
 
 static void push(session_list *l, session *s)
 {
@@ -181,65 +179,159 @@ static void write_group(const writer *w, session *const *group, int count)
     }
 }
 
-/* Full or read-only storage may recover: those rows are kept and tried again, which holds up new ones; that is the
- * pause. */
-static void write_until_done(writer *w, session **group, int count)
+/* ---- what storage refuses: full or read-only, it may recover. The mutex is held ---- */
+
+static void put_aside(writer *w, session *s, uint64_t now_us)
 {
-    uint64_t since_us = 0;
-    while (count > 0) {
-        write_group(w, group, count);
-        int stuck = 0;
-        for (int i = 0; i < count; i++)
-            if (group[i]->write_err == CF_ERR_STORAGE && !group[i]->impatient)
-                group[stuck++] = group[i];
-        if (stuck == 0) {
-            if (since_us != 0)
-                log_info("storage.recovered", "waited_s=%.1f", (double)(clock_now_us() - since_us) / 1e6);
-            return;
-        }
-        if (since_us == 0) {
-            since_us = clock_now_us();
-            log_warn("storage.waits", "rows=%d limit_s=%d text=\"%s\"", stuck, w->wait_s, group[0]->write_text);
-        }
-        count = stuck;
-        pthread_mutex_lock(&w->mutex);
-        const bool give_up = w->stop || clock_now_us() - since_us >= (uint64_t)w->wait_s * CLOCK_SECOND_US;
-        if (!give_up)
-            wait_a_moment(w);
-        pthread_mutex_unlock(&w->mutex);
-        if (give_up)
-            return;
+    const uint64_t limit_us = s->stuck_us + (uint64_t)w->wait_s * CLOCK_SECOND_US;
+    uint64_t pause_us = PAUSE_MIN_US + (now_us - s->stuck_us) / 8;
+    if (pause_us > PAUSE_MAX_US)
+        pause_us = PAUSE_MAX_US;
+    s->retry_us = now_us + pause_us < limit_us ? now_us + pause_us : limit_us;
+    push(&w->stuck, s);
+    w->stuck_count++;
+}
+
+/* Storage takes files again: the others need not wait for their time. */
+static void make_all_due(writer *w, uint64_t now_us)
+{
+    for (session *s = w->stuck.head; s; s = s->next)
+        s->retry_us = now_us;
+}
+
+static int take_due(writer *w, session **group)
+{
+    const uint64_t now_us = clock_now_us();
+    int count = 0;
+    for (int32_t left = w->stuck_count; left > 0; left--) {
+        session *s = pop(&w->stuck);
+        if (s->retry_us <= now_us && count < GROUP_MAX)
+            group[count++] = s;
+        else
+            push(&w->stuck, s);
     }
+    w->stuck_count -= count;
+    return count;
+}
+
+/* Until there may be something to do. */
+static void wait_for_work(writer *w)
+{
+    uint64_t until_us = UINT64_MAX;
+    for (const session *s = w->stuck.head; s; s = s->next)
+        if (s->retry_us < until_us)
+            until_us = s->retry_us;
+    if (until_us == UINT64_MAX || w->retrying) {
+        pthread_cond_wait(&w->wake, &w->mutex);
+        return;
+    }
+    /* By the monotonic clock: the time of day may be set back meanwhile. */
+    const struct timespec until = {.tv_sec = (time_t)(until_us / CLOCK_SECOND_US),
+                                   .tv_nsec = (long)(until_us % CLOCK_SECOND_US) * 1000};
+    pthread_cond_clockwait(&w->wake, &w->mutex, CLOCK_MONOTONIC, &until);
+}
+
+/* ---- the threads ---- */
+
+/* What is due of the stuck ones, for one thread at a time, or else what is new. 0: the end. The mutex is held. */
+static int take_group(writer *w, session **group, bool *ret_retries)
+{
+    int count = 0;
+    *ret_retries = false;
+    while (!w->stop) {
+        if (!w->retrying)
+            count = take_due(w, group);
+        w->retrying |= *ret_retries = count > 0;
+        while (w->todo.head && count < GROUP_MAX && !*ret_retries)
+            group[count++] = pop(&w->todo);
+        if (count > 0)
+            break;
+        wait_for_work(w);
+    }
+    return count;
+}
+
+/* What became of a group, for the log. */
+typedef struct group_news {
+    int refused, recovered; /* for the first time; after it was refused */
+    uint64_t waited_us;     /* the longest of the recovered */
+    char text[256];
+} group_news;
+
+/* Sorts a group into done and stuck. The mutex is held. */
+static group_news put_back(writer *w, session *const *group, int count)
+{
+    const uint64_t now_us = clock_now_us(), wait_us = (uint64_t)w->wait_s * CLOCK_SECOND_US;
+    group_news news = {0};
+    for (int i = 0; i < count; i++) {
+        session *s = group[i];
+        const bool refused = s->write_err == CF_ERR_STORAGE && !s->impatient;
+        if (refused && s->stuck_us == 0) {
+            s->stuck_us = now_us;
+            if (news.refused++ == 0)
+                memcpy(news.text, s->write_text, sizeof news.text);
+        }
+        if (refused && now_us - s->stuck_us < wait_us) {
+            put_aside(w, s, now_us);
+            continue;
+        }
+        if (s->stuck_us != 0 && s->write_err == CF_OK) {
+            news.recovered++;
+            if (now_us - s->stuck_us > news.waited_us)
+                news.waited_us = now_us - s->stuck_us;
+        }
+        push(&w->done, s);
+    }
+    if (news.recovered > 0)
+        make_all_due(w, now_us);
+    return news;
+}
+
+static void tell(const writer *w, const group_news *news)
+{
+    if (news->refused > 0)
+        log_warn("storage.waits", "rows=%d limit_s=%d text=\"%s\"", news->refused, w->wait_s, news->text);
+    if (news->recovered > 0)
+        log_info("storage.recovered", "rows=%d waited_s=%.1f", news->recovered, (double)news->waited_us / 1e6);
+}
+
+/* Judges those that are new, and writes. */
+static void do_group(const writer *w, session *const *group, int count)
+{
+    session *good[GROUP_MAX];
+    int good_count = 0;
+    for (int i = 0; i < count; i++)
+        if (group[i]->stuck_us != 0 || passes_guard(w, group[i]))
+            good[good_count++] = group[i];
+    write_group(w, good, good_count);
 }
 
 static void *writer_main(void *arg)
 {
     writer *w = arg;
+    session *group[GROUP_MAX];
+    bool retries;
+    int count;
     process_name_thread("writer");
     process_thread_gives_way();
-    for (;;) {
-        session *group[GROUP_MAX], *left[GROUP_MAX];
-        int count = 0;
-        pthread_mutex_lock(&w->mutex);
-        while (!w->stop && !w->todo.head)
-            pthread_cond_wait(&w->wake, &w->mutex);
-        while (!w->stop && w->todo.head && count < GROUP_MAX)
-            group[count++] = pop(&w->todo);
+    pthread_mutex_lock(&w->mutex);
+    while ((count = take_group(w, group, &retries)) > 0) {
         pthread_mutex_unlock(&w->mutex);
-        if (count == 0)
-            return NULL;
-        int good = 0;
-        for (int i = 0; i < count; i++)
-            if (passes_guard(w, group[i]))
-                left[good++] = group[i];
-        write_until_done(w, left, good);
+        do_group(w, group, count);
         pthread_mutex_lock(&w->mutex);
-        for (int i = 0; i < count; i++)
-            push(&w->done, group[i]);
+        const group_news news = put_back(w, group, count);
+        if (retries)
+            w->retrying = false;
+        if (w->stuck.head)
+            pthread_cond_signal(&w->wake); /* who waits has to know until when */
         pthread_mutex_unlock(&w->mutex);
+        tell(w, &news);
         const uint64_t one = 1;
         CF_ASSERT(write(w->event_fd, &one, sizeof one) == (ssize_t)sizeof one);
+        pthread_mutex_lock(&w->mutex);
     }
+    pthread_mutex_unlock(&w->mutex);
+    return NULL;
 }
 
 cf_err writer_open(const config *cfg, writer **ret_writer)
@@ -249,10 +341,10 @@ cf_err writer_open(const config *cfg, writer **ret_writer)
     TRY(mem_alloc(1, sizeof *w, &w));
     w->event_fd = -1;
     w->todo.tail = &w->todo.head;
+    w->stuck.tail = &w->stuck.head;
     w->done.tail = &w->done.head;
     process_mutex_init(&w->mutex);
     pthread_cond_init(&w->wake, NULL);
-    pthread_cond_init(&w->ending, NULL);
     w->wait_s = cfg->storage_wait_s;
     w->guard_attempts = cfg->guard_attempts;
     w->guard_fail = cfg->guard_fail;
@@ -281,16 +373,11 @@ void writer_close(writer *w)
     pthread_mutex_lock(&w->mutex);
     w->stop = true;
     pthread_cond_broadcast(&w->wake);
-    pthread_cond_broadcast(&w->ending);
     pthread_mutex_unlock(&w->mutex);
     for (int i = 0; i < w->started; i++)
         pthread_join(w->threads[i], NULL);
-    session *s;
-    while ((s = pop(&w->todo)) != NULL || (s = pop(&w->done)) != NULL)
-        session_close(s);
     io_close(&w->event_fd);
     pthread_cond_destroy(&w->wake);
-    pthread_cond_destroy(&w->ending);
     pthread_mutex_destroy(&w->mutex);
     mem_free(w);
 }

@@ -64,3 +64,5 @@ LIBS_test_memory_plan := $(LLM) $(FLOW) $(HIFT) $(WORKER) $(MODEL_LIB) $(COMPUTE
 EXT_test_memory_plan := $(EXT_COMPUTE)
 LIBS_test_plan_place := $(B)/obj/tools/plan_place.o $(MODEL_LIB)
 LIBS_test_network_hash := $(MODEL_LIB)
+LIBS_test_writer := $(ORCH) $(TEXT) $(TRANSPORT) $(MODEL_LIB)
+EXT_test_writer := $(EXT_ORCH) $(EXT_TEXT) $(EXT_TRANSPORT)
