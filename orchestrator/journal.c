@@ -3,7 +3,8 @@
  *
  * Owned by the orchestrator's loop; the journal thread touches the file and, under the mutex, the gathered text and the
  * texts of open rows (kept for the rewriting of the file). Rows in memory are bounded by ROWS_OPEN_MAX. A write that
- * fails is cut off again and repeated: no record is ever half there.
+ * fails is cut off again and repeated: no record is ever half there. Nothing counts as written before the file that the
+ * path names, and that name, are on disk.
  * Fails: CF_ERR_BUSY, CF_ERR_CORRUPT, CF_ERR_LIMIT, CF_ERR_NOMEM, CF_ERR_STORAGE, CF_ERR_SYS.
  */
 #define _GNU_SOURCE
@@ -16,6 +17,7 @@
 #include <string.h>
 #include <sys/eventfd.h>
 #include <sys/file.h>
+#include <sys/stat.h>
 #include <time.h>
 #include <unistd.h>
 
@@ -52,7 +54,9 @@ struct journal {
     int fd, event_fd;
     pthread_t thread;
     bool running;
-    open_row *rows; /* owned, ROWS_OPEN_MAX */
+    bool is_long;    /* the thread's: bytes behind file_bytes could not be cut off yet */
+    bool is_unnamed; /* the thread's, once it runs: the folder that names the file is not on disk yet */
+    open_row *rows;  /* owned, ROWS_OPEN_MAX */
     uint64_t next_number;
 
     pthread_mutex_t mutex; /* guards all below, and rows while the thread runs */
@@ -127,42 +131,86 @@ static void drop_row(journal *j, open_row *row)
 
 /* ---- the thread ---- */
 
-static cf_err open_file(const char *path, int *ret_fd)
+static cf_err lock(int fd, const char *path)
 {
-    const int fd = open(path, O_RDWR | O_CREAT | O_APPEND | O_CLOEXEC, 0600);
-    if (fd < 0)
-        return err_sys("%s: open", path);
-    if (flock(fd, LOCK_EX | LOCK_NB) != 0) {
-        close(fd);
-        return err_set(CF_ERR_BUSY, "%s: another orchestrator writes this journal", path);
-    }
-    *ret_fd = fd;
-    return CF_OK;
+    if (flock(fd, LOCK_EX | LOCK_NB) == 0)
+        return CF_OK;
+    return errno == EWOULDBLOCK ? err_set(CF_ERR_BUSY, "%s: another orchestrator writes this journal", path)
+                                : err_sys("%s: flock", path);
 }
 
-static cf_err append_to_file(const journal *j, const text_block *t, uint64_t file_bytes)
+static cf_err open_file(const char *path, int *ret_fd)
 {
-    cf_err err = io_write_all(j->fd, t->bytes, t->used);
+    int fd = open(path, O_RDWR | O_CREAT | O_APPEND | O_CLOEXEC, 0600);
+    if (fd < 0)
+        return err_sys("%s: open", path);
+    const cf_err err = lock(fd, path);
+    if (err == CF_OK)
+        *ret_fd = fd;
+    else
+        io_close(&fd);
+    return err;
+}
+
+static cf_err cut(const journal *j, uint64_t file_bytes)
+{
+    if ((fault_hit("journal.cut") ? (errno = EIO, -1) : ftruncate(j->fd, (off_t)file_bytes)) == 0)
+        return CF_OK;
+    return err_sys("%s: cannot be cut to %llu bytes", j->path, (unsigned long long)file_bytes);
+}
+
+/* What earlier failures have left undone: until it is done nothing that is appended would be found again. */
+static cf_err make_good(journal *j, uint64_t file_bytes)
+{
+    cf_err err = CF_OK;
+    if (j->is_long)
+        TRY(cut(j, file_bytes));
+    j->is_long = false;
+    if (j->is_unnamed)
+        TRY(io_sync_folder_of(j->path));
+    j->is_unnamed = false;
+out:
+    return err;
+}
+
+static cf_err append_to_file(journal *j, const text_block *t, uint64_t file_bytes)
+{
+    cf_err err = make_good(j, file_bytes);
+    if (err != CF_OK)
+        return err;
+    err = io_write_all(j->fd, t->bytes, t->used);
     if (err == CF_OK && (fault_hit("journal.sync") ? (errno = EIO, -1) : fdatasync(j->fd)) != 0)
         err = err_sys("fdatasync");
     if (err == CF_OK)
         return CF_OK;
-    err = err_context(err, "%s", j->path);
-    if (ftruncate(j->fd, (off_t)file_bytes) != 0)
-        return err_sys("%s: cannot be cut back to %llu bytes", j->path, (unsigned long long)file_bytes);
-    return err;
+    j->is_long = true; /* cut off before the next try; should we end before that, the next start does it */
+    return err_context(err, "%s", j->path);
 }
 
-/* A new file of header and open rows takes the old one's place; what was gathered is part of the rows. */
+/* A new file of header and open rows takes the old one's place; what was gathered is part of the rows. Until it has the
+ * name, the old one is the journal; from then on it is, whatever else fails. */
 static cf_err rewrite_file(journal *j, const text_block *open)
 {
     cf_err err;
+    char temp[IO_PATH_BYTES] = "";
     int fd = -1;
-    TRY(io_write_file(j->path, open->bytes, open->used));
-    TRY(open_file(j->path, &fd));
+    TRY(io_create_beside(j->path, temp, &fd));
+    TRY(lock(fd, temp));
+    if (fchmod(fd, 0600) != 0 || fcntl(fd, F_SETFL, O_APPEND) != 0) {
+        err = err_sys("%s: fchmod, fcntl", temp);
+        goto out;
+    }
+    TRY(io_write_all(fd, open->bytes, open->used));
+    TRY(io_put_in_place(fd, temp, j->path));
     close(j->fd);
     j->fd = fd;
+    fd = -1;
+    j->is_long = false;
+    j->is_unnamed = true;
 out:
+    if (fd >= 0)
+        unlink(temp);
+    io_close(&fd);
     return err;
 }
 
@@ -186,8 +234,7 @@ static void maybe_rewrite(journal *j)
         err = rewrite_file(j, &open); /* the loop waits for this once in 16 MiB */
     if (err == CF_OK) {
         j->file_bytes = open.used;
-        j->gathered.used = 0;
-        j->synced = j->ticket;
+        j->gathered.used = 0; /* counts as written when the next commit has found the folder on disk */
     } else {
         log_warn("journal.rewrite", "path=%s text=\"%s\"", j->path, err_text());
     }
@@ -221,7 +268,7 @@ static void wait_for_others(journal *j)
 
 static bool has_work(const journal *j)
 {
-    return j->gathered.used > 0 || j->unwritten.used > 0;
+    return j->gathered.used > 0 || j->unwritten.used > 0 || j->is_unnamed;
 }
 
 /* Writes what could not be written before, or else what has gathered. When it fails nothing is needed to keep it: were
@@ -248,6 +295,10 @@ static void commit(journal *j)
         return;
     }
     remember(j, err);
+    if (taken.used == 0) { /* it was the folder alone */
+        text_done(&taken);
+        return;
+    }
     j->unwritten = taken;
     j->unwritten_ticket = up_to;
 }
@@ -315,40 +366,62 @@ out:
     return err;
 }
 
+/* True when a crash while we were appending could have left these first bytes of a file: a beginning of the header,
+ * some of it zero where the file's length reached the disk before its bytes. Another file is not cut. */
+static bool could_be_header(const char *line, size_t bytes)
+{
+    for (size_t i = 0; i < bytes && i < sizeof HEADER - 2; i++)
+        if (line[i] != '\0' && line[i] != HEADER[i])
+            return false;
+    return true;
+}
+
+/* A last line that is none: its write did not finish, so nothing in it was ever acknowledged. */
+static cf_err cut_torn(journal *j, const char *line, size_t bytes, uint64_t off, unsigned long long number)
+{
+    if (off == 0 && !could_be_header(line, bytes))
+        return err_set(CF_ERR_CORRUPT, "expected a journal; is this another file?");
+    log_warn("journal.torn", "path=%s line=%llu bytes=%zu", j->path, number, bytes);
+    return cut(j, off);
+}
+
+/* One line at the offset `at` of all; *ret_torn: it was the end of the file, and has been cut off. */
+static cf_err read_line(journal *j, const char *all, size_t all_bytes, size_t at, unsigned long long number,
+                        size_t *ret_bytes, bool *ret_torn)
+{
+    cf_err err;
+    json *root = NULL;
+    const char *line = all + at, *end = memchr(line, '\n', all_bytes - at);
+    const size_t bytes = end ? (size_t)(end - line) : all_bytes - at;
+    err = end ? json_parse(line, bytes, RECORD_DEPTH_MAX, &root) : CF_ERR_INVALID;
+    *ret_torn = err != CF_OK && err != CF_ERR_NOMEM && at + bytes + 1 >= all_bytes;
+    if (*ret_torn)
+        err = cut_torn(j, line, bytes, at, number);
+    else if (err == CF_OK)
+        err = on_record(j, root, line, bytes + 1);
+    *ret_bytes = bytes + 1;
+    json_close(root);
+    return err;
+}
+
 static cf_err read_records(journal *j)
 {
     cf_err err;
     char *all = NULL;
-    size_t bytes = 0, at = 0;
-    unsigned long long line = 0;
+    size_t bytes = 0, line_bytes = 0;
+    bool torn = false;
     TRY(io_read_file(j->path, FILE_BYTES_MAX, &all, &bytes));
-    while (at < bytes) {
-        const char *end = memchr(all + at, '\n', bytes - at);
-        json *root = NULL;
-        line++;
-        if (!end) { /* the last write did not finish: nothing in it was ever acknowledged */
-            log_warn("journal.torn", "path=%s line=%llu bytes=%zu", j->path, line, bytes - at);
-            if (ftruncate(j->fd, (off_t)at) != 0) {
-                err = err_sys("%s: cannot be cut to %zu bytes", j->path, at);
-                goto out;
-            }
-            break;
-        }
-        const size_t line_bytes = (size_t)(end - (all + at)) + 1;
-        err = json_parse(all + at, line_bytes - 1, RECORD_DEPTH_MAX, &root);
-        if (err == CF_OK)
-            err = on_record(j, root, all + at, line_bytes);
-        json_close(root);
-        if (err != CF_OK) {
-            err = err == CF_ERR_NOMEM
-                      ? err_context(err, "%s:%llu", j->path, line) /* the file is fine, and nobody shall move it away */
-                      : err_context(CF_ERR_CORRUPT, "%s:%llu (move the file away to begin without its rows)", j->path,
-                                    line);
+    for (unsigned long long line = 1; j->file_bytes < bytes && !torn; line++) {
+        err = read_line(j, all, bytes, (size_t)j->file_bytes, line, &line_bytes, &torn);
+        if (err == CF_ERR_NOMEM || err == CF_ERR_SYS ||
+            err == CF_ERR_STORAGE) /* the file is fine, and nobody shall move it away */
+            err = err_context(err, "%s:%llu", j->path, line);
+        else if (err != CF_OK)
+            err = err_context(CF_ERR_CORRUPT, "%s:%llu (move the file away to begin without its rows)", j->path, line);
+        if (err != CF_OK)
             goto out;
-        }
-        at += line_bytes;
+        j->file_bytes += torn ? 0 : line_bytes;
     }
-    j->file_bytes = at;
 out:
     mem_free(all);
     return err;
@@ -369,6 +442,7 @@ cf_err journal_open(const char *path, journal **ret_journal)
     TRY(read_records(j));
     if (j->file_bytes == 0)
         TRY(text_append(&j->gathered, HEADER, strlen(HEADER)));
+    j->is_unnamed = j->file_bytes == 0; /* it may be new */
     j->event_fd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
     if (j->event_fd < 0 || pthread_create(&j->thread, NULL, journal_main, j) != 0) {
         err = err_sys("journal thread");

@@ -36,8 +36,9 @@ typedef struct journal_row {
     int32_t tokens_count;
 } journal_row;
 
-/* Opens or makes the file, which must be nobody else's (CF_ERR_BUSY), and reads it. A torn last line is cut off and
- * told in the log; any other line that is no record is CF_ERR_CORRUPT naming the line. */
+/* Opens or makes the file, which must be nobody else's (CF_ERR_BUSY), and reads it. A last line that cannot be parsed,
+ * be it without its end, zeros or garbage, is cut off and told in the log; any other line that is no record is
+ * CF_ERR_CORRUPT naming the line. */
 CF_MUST_CHECK cf_err journal_open(const char *path, journal **ret_journal);
 void journal_close(journal *j); /* writes what has gathered; NULL is fine */
 

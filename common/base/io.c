@@ -163,8 +163,7 @@ out:
     return err;
 }
 
-/* fsync and rename; the folder is the caller's. */
-static cf_err put_in_place(int fd, const char *temp, const char *path)
+cf_err io_put_in_place(int fd, const char *temp, const char *path)
 {
     if (sync_fd(fd) != 0)
         return err_sys("%s: fsync", temp);
@@ -175,7 +174,7 @@ static cf_err put_in_place(int fd, const char *temp, const char *path)
 
 cf_err io_commit(int fd, const char *temp, const char *path)
 {
-    const cf_err err = put_in_place(fd, temp, path);
+    const cf_err err = io_put_in_place(fd, temp, path);
     return err == CF_OK ? io_sync_folder_of(path) : err;
 }
 
@@ -202,7 +201,7 @@ cf_err io_file_commit(const char *path, int *fd)
     cf_err err;
     char temp[IO_PATH_BYTES];
     TRY(temp_path(path, temp));
-    err = put_in_place(*fd, temp, path);
+    err = io_put_in_place(*fd, temp, path);
     if (err != CF_OK)
         unlink(temp);
 out:

@@ -34,9 +34,11 @@ CF_MUST_CHECK cf_err io_read_file(const char *path, size_t bytes_max, char **ret
 CF_MUST_CHECK cf_err io_write_file(const char *path, const void *data, size_t bytes);
 
 /* The halves of an atomic write: a new temporary file beside path; fsync, rename to path, fsync of the folder. The
- * caller closes fd and, after a failure, unlinks temp. */
+ * caller closes fd and, after a failure, unlinks temp. io_put_in_place leaves the folder to the caller, who has to know
+ * whether the name is the new file's already. */
 CF_MUST_CHECK cf_err io_create_beside(const char *path, char ret_temp[IO_PATH_BYTES], int *ret_fd);
 CF_MUST_CHECK cf_err io_commit(int fd, const char *temp, const char *path);
+CF_MUST_CHECK cf_err io_put_in_place(int fd, const char *temp, const char *path);
 
 /* The steps of io_write_file, so that the waiting of many files overlaps: begin all (a temporary file each, its writing
  * back started), commit all (fsync, rename), then io_sync_folder_of each folder. A failed step leaves no file behind.

@@ -5,3 +5,5 @@ LIBS_test_sweep_stages := $(B)/obj/tests/fault/sweep.o $(LLM) $(FLOW) $(HIFT) $(
 EXT_test_sweep_stages := $(EXT_COMPUTE) $(EXT_TRANSPORT)
 LIBS_test_sweep_rows := $(B)/obj/tests/fault/sweep.o $(ORCH) $(TEXT) $(TRANSPORT) $(MODEL_LIB)
 EXT_test_sweep_rows := $(EXT_ORCH) $(EXT_TEXT) $(EXT_TRANSPORT)
+LIBS_test_sweep_journal := $(B)/obj/tests/fault/sweep.o $(ORCH) $(TRANSPORT) $(MODEL_LIB)
+EXT_test_sweep_journal := $(EXT_TRANSPORT)

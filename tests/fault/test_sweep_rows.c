@@ -1,7 +1,6 @@
 /*
- * test_sweep_rows.c - the nth failure of what rows rest on: the batch's manifest, ledger and run record, the
- * orchestrator's journal, and ZeroMQ. Each ends in a code and a text; whole ledger lines stay, a row that was called
- * accepted is in the journal, one that was refused is not.
+ * test_sweep_rows.c - the nth failure of what rows rest on: the batch's manifest, ledger and run record, and ZeroMQ.
+ * Each ends in a code and a text, and whole ledger lines stay. The journal has test_sweep_journal.c.
  */
 #define _GNU_SOURCE
 #include "tests/harness/test.h"
@@ -19,7 +18,6 @@
 #include "common/base/mem.h"
 #include "common/transport/bus.h"
 #include "common/transport/wire.h"
-#include "orchestrator/journal.h"
 #include "orchestrator/ledger.h"
 #include "orchestrator/manifest.h"
 #include "orchestrator/run_record.h"
@@ -218,99 +216,6 @@ static void test_files_of_a_batch(void **state)
     cJSON_InitHooks(NULL);
 }
 
-/* ---- the journal ---- */
-
-static uint64_t found[8];
-static int found_count;
-static bool refused; /* the new row was */
-
-static void on_found(void *ctx, const journal_row *row)
-{
-    (void)ctx;
-    assert_true(found_count < 8);
-    found[found_count++] = row->number;
-}
-
-static cf_err wait_synced(journal *j, uint64_t ticket)
-{
-    const uint64_t deadline_us = clock_now_us() + 60 * CLOCK_SECOND_US;
-    struct pollfd fd = {.fd = journal_fd(j), .events = POLLIN};
-    while (journal_synced(j) < ticket) {
-        assert_true(clock_now_us() < deadline_us);
-        poll(&fd, 1, 1000);
-    }
-    return CF_OK;
-}
-
-/* Row 1 is found; row 2 is new, and called accepted. */
-static cf_err run_journal(void)
-{
-    cf_err err;
-    char path[320];
-    journal *j = NULL;
-    uint64_t number, ticket;
-    int32_t ids[] = {1, 2, 3};
-    const journal_tokens tokens = {.tokens = ids, .tokens_count = 3, .stopped = true};
-    clear_folder();
-    snprintf(path, sizeof path, "%s/journal", folder);
-    put_file("journal",
-             "{\"k\":\"journal\",\"v\":1}\n{\"k\":\"row\",\"n\":1,\"client\":\"c\",\"submit\":{\"id\":\"a\"}}\n"
-             "{\"k\":\"tokens\",\"n\":1,\"attempt\":0,\"segment\":0,\"stopped\":true,\"capped\":false,"
-             "\"tokens\":[1,2]}\n{\"k\":\"row\",\"n\":7,\"cli");
-    found_count = 0;
-    refused = false;
-    TRY(journal_open(path, &j));
-    TRY(journal_recover(j, on_found, NULL));
-    err = journal_put_row(j, "c", "{\"id\":\"b\"}", &number, &ticket);
-    refused = err != CF_OK;
-    if (err != CF_OK)
-        goto out;
-    TRY(wait_synced(j, ticket));
-    TRY(journal_put_tokens(j, number, &tokens));
-out:
-    journal_close(j);
-    return err;
-}
-
-static void check_journal(const char *point, unsigned nth)
-{
-    char path[320];
-    journal *j;
-    found_count = 0;
-    snprintf(path, sizeof path, "%s/journal", folder);
-    assert_ok(journal_open(path, &j));
-    assert_ok(journal_recover(j, on_found, NULL));
-    journal_close(j);
-    if (found_count < 1 || found[0] != 1)
-        fail_msg("%s#%u: the open row is lost", point, nth);
-    if (refused && found_count > 1)
-        fail_msg("%s#%u: a row that was refused is in the journal", point, nth);
-}
-
-static void test_journal(void **state)
-{
-    (void)state;
-    const scenario s = {.name = "journal", .run = run_journal, .check = check_journal};
-    assert_true(sweep(&s, "mem.alloc", CF_ERR_NOMEM, 1) >= 6);
-    assert_true(sweep(&s, "io.open", CF_ERR_SYS, 1) == 1);
-    assert_true(sweep(&s, "io.read", CF_ERR_SYS, 1) == 1);
-}
-
-/* Its thread tries again: what was called accepted is there. */
-static void test_journal_that_cannot_write(void **state)
-{
-    (void)state;
-    static const char *const FAULTS[] = {"io.write#1=fail", "journal.sync#1=fail", "io.write#1=fail,io.write#2=fail"};
-    for (size_t i = 0; i < sizeof FAULTS / sizeof FAULTS[0]; i++) {
-        assert_ok(fault_arm(FAULTS[i]));
-        const cf_err err = run_journal();
-        assert_ok(fault_arm(NULL));
-        assert_ok(err);
-        check_journal(FAULTS[i], 0);
-        assert_int_equal(found_count, 2);
-    }
-}
-
 /* ---- ZeroMQ ---- */
 
 static json *query(void)
@@ -380,8 +285,6 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_files_of_a_batch),
-        cmocka_unit_test(test_journal),
-        cmocka_unit_test(test_journal_that_cannot_write),
         cmocka_unit_test(test_zmq),
     };
     return cmocka_run_group_tests_name("sweep_rows", tests, NULL, NULL);
