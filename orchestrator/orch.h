@@ -71,6 +71,14 @@ typedef struct box_entry {
 #define ENROLL_JOBS_MAX 8
 typedef struct enroll_process enroll_process;
 
+/* `cosyfarm scale` that came before the supervisor. */
+#define SCALES_MAX 8
+typedef struct scale_wish {
+    char client[BUS_ID_BYTES];
+    int stage, count;
+    uint64_t since_us;
+} scale_wish;
+
 typedef struct latency_ring {
     int32_t us[HANDOVERS_KEPT];
     uint64_t count; /* ever */
@@ -104,6 +112,8 @@ typedef struct orch {
     bool to_restart[CORE_STAGES][INSTANCES_MAX]; /* by `cosyfarm restart`: one of a stage after the other */
     int restarting[CORE_STAGES];                 /* the instance that is away for it; -1: none */
     uint64_t restart_since_us[CORE_STAGES];
+    scale_wish scales[SCALES_MAX]; /* the oldest first */
+    int scales_count;
     bool draining;
     uint64_t drain_by_us;
     char drain_client[BUS_ID_BYTES]; /* who asked for it last, and is told the end; empty: a signal */
@@ -158,7 +168,7 @@ void requests_answer(orch *o, const session *s, cf_err code, const char *stage, 
 
 /* orch_steer.c */
 void steer_on_bus(orch *o, const char *client, const wire_msg *msg);
-void steer_tick(orch *o, uint64_t now_us); /* goes on with restarts */
+void steer_tick(orch *o, uint64_t now_us); /* goes on with restarts, and with what waits for the supervisor */
 
 /* orch_status.c */
 json *status_message(orch *o, uint64_t nonce);

@@ -485,6 +485,8 @@ static void on_here(orch *o, int conn_idx, const wire_msg *msg)
                                 .outbox_id = c->outbox_id,
                                 .outbox_bytes = box ? box->bytes : 0});
     exchange_grants(o, conn_idx);
+    if (o->drain_sent) /* the others have been told before it came */
+        members_drain_one(o, conn_idx, false);
 }
 
 static void on_beat(orch *o, int conn_idx, const wire_msg *msg)

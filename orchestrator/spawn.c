@@ -24,6 +24,7 @@
 #include "orchestrator/spawn_impl.h"
 
 #define RETRY_START_US CLOCK_SECOND_US
+#define REST_ENDED_US  CLOCK_SECOND_US /* of one that ended in order: it is wanted, unless the farm ends meanwhile */
 #define CONNECT_US     100000 /* between two attempts to reach the orchestrator */
 
 cf_err spawn_make_env(const spawn *s, bool first, spawn_own_env text, char ***ret_env)
@@ -90,7 +91,7 @@ static cf_err start_child(spawn *s, child *c)
         FAIL(CF_ERR_SYS, "%s: %s", path, strerror(rc));
     }
     c->starts++;
-    c->served = false;
+    c->served = c->leaving = false;
     TRY(io_pidfd_open(c->pid, &c->pid_fd));
 out:
     mem_free(env);
@@ -176,8 +177,20 @@ uint64_t spawn_deadline_us(const spawn *s)
     return deadline_us;
 }
 
-/* What a child's end means. Schedules its restart unless nothing can come of it. */
-static cf_err judge(spawn *s, child *c, int status, uint64_t now_us)
+static void tell_end(const child *c, int status, uint64_t rest_us)
+{
+    const unsigned long long rest_ms = rest_us / 1000;
+    const bool in_order = WIFEXITED(status) && WEXITSTATUS(status) == PROCESS_DRAINED;
+    if (WIFSIGNALED(status))
+        log_warn("child.died", "program=%s instance=%d pid=%ld signal=%d restart_ms=%llu", c->program, c->instance,
+                 (long)c->pid, WTERMSIG(status), rest_ms);
+    else
+        log_line(in_order ? LOG_LEVEL_INFO : LOG_LEVEL_WARN, "child.ended",
+                 "program=%s instance=%d pid=%ld code=%d restart_ms=%llu", c->program, c->instance, (long)c->pid,
+                 WEXITSTATUS(status), rest_ms);
+}
+
+cf_err spawn_judge(spawn *s, child *c, int status, uint64_t now_us)
 {
     const int code = WIFEXITED(status) ? WEXITSTATUS(status) : -1;
     if (s->stopping)
@@ -187,16 +200,19 @@ static cf_err judge(spawn *s, child *c, int status, uint64_t now_us)
                        code);
     if (code == PROCESS_DRAINED && c->role == CHILD_ORCHESTRATOR)
         return err_set(CF_ERR_GONE, "the farm has ended");
-    if (code == PROCESS_DRAINED || c->surplus)
-        return CF_OK; /* it was drained: the orchestrator is about to end, or someone wanted it gone */
-    c->restart_us = now_us + spawn_rest_us(c);
+    if (c->surplus)
+        return CF_OK;
+    if (c->leaving) { /* wanted again meanwhile */
+        c->restart_us = now_us;
+        return CF_OK;
+    }
+    uint64_t rest_us = spawn_rest_us(c);
+    /* Somebody's SIGTERM; or the farm is draining, and its orchestrator about to end. */
+    if (code == PROCESS_DRAINED && rest_us < REST_ENDED_US)
+        rest_us = REST_ENDED_US;
+    c->restart_us = now_us + rest_us;
     spawn_count_end(c, status, now_us);
-    if (WIFSIGNALED(status))
-        log_warn("child.died", "program=%s instance=%d pid=%ld signal=%d restart_ms=%llu", c->program, c->instance,
-                 (long)c->pid, WTERMSIG(status), (unsigned long long)(c->restart_us - now_us) / 1000);
-    else
-        log_warn("child.ended", "program=%s instance=%d pid=%ld code=%d restart_ms=%llu", c->program, c->instance,
-                 (long)c->pid, code, (unsigned long long)(c->restart_us - now_us) / 1000);
+    tell_end(c, status, rest_us);
     return CF_OK;
 }
 
@@ -222,25 +238,53 @@ out:
     return err;
 }
 
-/* Surplus workers were drained by the orchestrator; missing ones begin now. */
-static cf_err set_staff(spawn *s, const char *stage, int wanted, uint64_t now_us)
+static child *find_worker(spawn *s, const char *program, int instance)
 {
-    int have = 0;
+    for (size_t i = 0; i < s->count; i++)
+        if (s->children[i].instance == instance && strcmp(s->children[i].program, program) == 0)
+            return &s->children[i];
+    return NULL;
+}
+
+/* Makes room: those that were scaled away, and have ended. */
+static void drop_surplus(spawn *s)
+{
+    size_t kept = 0;
+    for (size_t i = 0; i < s->count; i++)
+        if (!s->children[i].surplus || s->children[i].pid > 0)
+            s->children[kept++] = s->children[i];
+    s->count = kept;
+}
+
+/* A worker that is told hands back what it holds, and another one goes on with it. */
+static void set_wanted(child *c, bool wanted, uint64_t now_us)
+{
+    c->surplus = !wanted;
+    if (wanted && c->pid == 0 && c->restart_us == UINT64_MAX)
+        c->restart_us = now_us;
+    if (wanted || c->pid == 0 || c->leaving)
+        return;
+    c->leaving = true;
+    log_info("child.surplus", "program=%s instance=%d pid=%ld", c->program, c->instance, (long)c->pid);
+    kill(c->pid, SIGTERM);
+}
+
+cf_err spawn_set_staff(spawn *s, const char *stage, int wanted, uint64_t now_us)
+{
+    cf_err err = CF_OK;
     char program[32];
     snprintf(program, sizeof program, "%.15s_worker", stage);
-    for (size_t i = 0; i < s->count; i++) {
-        child *c = &s->children[i];
-        if (c->role != CHILD_WORKER || strcmp(c->program, program) != 0)
+    for (size_t i = 0; i < s->count; i++)
+        if (s->children[i].role == CHILD_WORKER && strcmp(s->children[i].program, program) == 0)
+            set_wanted(&s->children[i], s->children[i].instance < wanted, now_us);
+    drop_surplus(s);
+    for (int i = 0; i < wanted; i++) {
+        if (find_worker(s, program, i))
             continue;
-        have++;
-        c->surplus = c->instance >= wanted;
-        if (!c->surplus && c->pid == 0 && c->restart_us == UINT64_MAX)
-            c->restart_us = now_us;
+        TRY(add_children(s, CHILD_WORKER, program, i, i + 1));
+        s->children[s->count - 1].restart_us = now_us;
     }
-    const size_t first = s->count;
-    const cf_err err = have < wanted ? add_children(s, CHILD_WORKER, program, have, wanted) : CF_OK;
-    for (size_t i = first; i < s->count; i++)
-        s->children[i].restart_us = now_us;
+out:
     return err;
 }
 
@@ -254,7 +298,7 @@ static cf_err read_wish(spawn *s, uint64_t now_us)
     TRY(lifeline_recv(s->lifeline_fd, &text, &bytes, fds));
     TRY(wire_parse(text, bytes, WIRE_ORCH_LIFELINE, &msg));
     if (msg.kind == WIRE_staff) {
-        TRY(set_staff(s, wire_str(&msg, "stage"), (int)wire_u64(&msg, "count"), now_us));
+        TRY(spawn_set_staff(s, wire_str(&msg, "stage"), (int)wire_u64(&msg, "count"), now_us));
     } else if (msg.kind == WIRE_served) {
         spawn_note_served(s, &msg);
     } else if (msg.kind == WIRE_refuse) {
@@ -291,7 +335,7 @@ cf_err spawn_progress(spawn *s, uint64_t now_us)
         child *c = &s->children[i];
         int status;
         if (c->pid > 0 && waitpid(c->pid, &status, WNOHANG) == c->pid) {
-            const cf_err verdict = judge(s, c, status, now_us);
+            const cf_err verdict = spawn_judge(s, c, status, now_us);
             io_close(&c->pid_fd);
             c->pid = 0;
             if (verdict != CF_OK)

@@ -1,10 +1,11 @@
 /*
  * spawn.h - the farm's processes as children, where systemd does not start them (a laptop, a container, a batch job).
  *
- * Tells the orchestrator that it supervises, and starts or leaves off workers when that asks for another number.
+ * Tells the orchestrator that it supervises, and starts or ends workers when that asks for another number.
  * Never blocks: the owner polls spawn_fds and calls spawn_progress. A child that ends is started again, at once when it
- * has served or for the first time, else with growing pauses; exit code 0 of the orchestrator means that the farm was
- * told to end; 64 and 78 of any child mean that a restart cannot help. Children die with their parent.
+ * has served or for the first time, else with growing pauses; after a second when it ended with code 0, since the farm
+ * may be ending. Exit code 0 of the orchestrator means that the farm was told to end; 64 and 78 of any child mean that
+ * a restart cannot help. Children die with their parent.
  */
 #ifndef CF_ORCHESTRATOR_SPAWN_H
 #define CF_ORCHESTRATOR_SPAWN_H

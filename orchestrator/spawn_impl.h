@@ -18,7 +18,8 @@ typedef struct child {
     child_role role;
     char program[32];
     int instance;
-    bool surplus; /* scaled away: not started again */
+    bool surplus; /* scaled away: told to end, and not started again */
+    bool leaving; /* told to end since its last start */
     pid_t pid;    /* 0: not running */
     int pid_fd;
     unsigned starts;
@@ -54,6 +55,13 @@ uint64_t spawn_rest_us(child *c);
 
 /* The orchestrator says that a worker serves. */
 void spawn_note_served(spawn *s, const wire_msg *served);
+
+/* So many workers of a stage: surplus ones are told to end, missing ones begin, one that ends meanwhile and is wanted
+ * again begins again. */
+CF_MUST_CHECK cf_err spawn_set_staff(spawn *s, const char *stage, int wanted, uint64_t now_us);
+
+/* What a child's end means. Schedules its restart unless nothing can come of it, or nobody wants it. */
+CF_MUST_CHECK cf_err spawn_judge(spawn *s, child *c, int status, uint64_t now_us);
 
 /* It ended with this wait status, and is to be started again. */
 void spawn_count_end(child *c, int status, uint64_t now_us);

@@ -173,17 +173,9 @@ static void wait_for_file(const char *path)
     }
 }
 
-/* The supervisor may say that it is there later than the workers do. */
 static void scale(const char *wish)
 {
-    char out[1024];
-    const char *const args[] = {"cosyfarm", "scale", wish, NULL};
-    for (int tries = 0; tries < 100; tries++) {
-        if (farm_command(args, out, sizeof out) == 0)
-            return;
-        poll(NULL, 0, 100);
-    }
-    fail_msg("scale %s: %s", wish, out);
+    farm_expect(0, "workers", (const char *const[]){"cosyfarm", "scale", wish, NULL});
 }
 
 /* A running farm that nobody gives a flow worker: who waits ends in bounded time and says why. The farm keeps what it

@@ -494,6 +494,50 @@ static void test_the_supervisor_hears_who_serves(void **state)
     assert_int_equal(wait_exit(f.pid), 0);
 }
 
+/* A wish that comes before the supervisor waits for it; the last of two is heard last. */
+static void test_a_wish_waits_for_the_supervisor(void **state)
+{
+    (void)state;
+    farm f;
+    uint64_t gen, boot;
+    wire_msg msg;
+    char peer[BUS_ID_BYTES], *text;
+    size_t bytes;
+    bus *client;
+    static const uint64_t COUNTS[] = {3, 1};
+    start(&f); /* as a supervisor does: COSYFARM_PARENT is set */
+    assert_ok(bus_connect(f.endpoint, "client.scale", &client));
+    for (size_t i = 0; i < CF_COUNT(COUNTS); i++)
+        for (cf_err err = CF_ERR_BUSY; err != CF_OK; poll(NULL, 0, 1)) {
+            json *m = wire_new(WIRE_steer);
+            json_put_str(m, "verb", "scale");
+            json_put_str(m, "stage", "hift");
+            json_put_u64(m, "count", COUNTS[i]);
+            err = bus_send(client, NULL, m);
+            assert_true(err == CF_OK || err == CF_ERR_BUSY);
+        }
+    uint64_t bad;
+    int serving;
+    ask_status(&f, &bad, &serving); /* by now both have been heard */
+    const int supervisor = welcomed(&f, "supervisor", &gen, &boot);
+    for (size_t i = 0; i < CF_COUNT(COUNTS); i++) {
+        assert_ok(fixture_take(supervisor, WIRE_staff, &msg, NULL, 0));
+        assert_int_equal(wire_u64(&msg, "count"), COUNTS[i]);
+        wire_done(&msg);
+        wait_bus(client);
+        assert_ok(bus_recv(client, peer, &text, &bytes));
+        assert_ok(wire_parse(text, bytes, WIRE_ORCH_CLIENT, &msg));
+        assert_int_equal(msg.kind, WIRE_steered);
+        assert_string_equal(wire_str(&msg, "code"), "ok");
+        assert_int_equal(wire_u64(&msg, "members"), COUNTS[i]);
+        wire_done(&msg);
+        mem_free(text);
+    }
+    bus_close(client);
+    close(supervisor);
+    end(&f);
+}
+
 /* ---- limits and locks ---- */
 
 static void test_connections_are_bounded(void **state)
@@ -586,6 +630,7 @@ int main(void)
         cmocka_unit_test(test_memory_that_does_not_come),
         cmocka_unit_test(test_impostors_on_the_bus),
         cmocka_unit_test(test_the_supervisor_hears_who_serves),
+        cmocka_unit_test(test_a_wish_waits_for_the_supervisor),
         cmocka_unit_test(test_connections_are_bounded),
         cmocka_unit_test(test_a_run_directory_has_one_orchestrator),
         cmocka_unit_test(test_the_end_of_the_farm_is_told),

@@ -1,13 +1,17 @@
-/* test_spawn.c - how long a dead process of the farm rests: by whether it had served, not by its age. [P-25] What a
- * process of the farm inherits. */
+/* test_spawn.c - how long a dead process of the farm rests: by whether it had served, not by its age. [P-25] Who is
+ * started again, and who is told to end: the last wish counts. [P-27] What a process of the farm inherits. */
 #define _GNU_SOURCE
 #include "tests/harness/test.h"
 
+#include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/wait.h>
+#include <unistd.h>
 
 #include "common/base/mem.h"
+#include "common/base/process.h"
 #include "orchestrator/spawn_impl.h"
 
 #define MS UINT64_C(1000)
@@ -111,11 +115,124 @@ static void test_a_child_inherits_everything_but_its_own(void **state)
     mem_free(s);
 }
 
+#define CODE(code)     ((code) << 8) /* as waitpid tells it */
+#define NOW_US         UINT64_C(5000000)
+#define STILL_TO_START UINT64_MAX
+
+/* When a flow worker that has ended so is started again. */
+static uint64_t judged(const child *was, int status)
+{
+    spawn *s;
+    assert_ok(mem_alloc(1, sizeof *s, &s));
+    s->count = 1;
+    s->children[0] = *was;
+    s->children[0].restart_us = STILL_TO_START;
+    assert_ok(spawn_judge(s, &s->children[0], status, NOW_US));
+    const uint64_t restart_us = s->children[0].restart_us;
+    mem_free(s);
+    return restart_us;
+}
+
+static void test_who_is_started_again(void **state)
+{
+    (void)state;
+    child c = {.role = CHILD_WORKER, .program = "flow_worker", .served = true};
+    assert_int_equal(judged(&c, SIGKILL), NOW_US);
+    assert_int_equal(judged(&c, CODE(PROCESS_NO_RESOURCES)), NOW_US);
+    assert_int_equal(judged(&c, CODE(PROCESS_DRAINED)), NOW_US + 1000 * MS); /* unless the farm ends meanwhile */
+    c.leaving = true;                                                       /* and wanted again */
+    assert_int_equal(judged(&c, CODE(PROCESS_DRAINED)), NOW_US);
+    c.surplus = true;
+    assert_int_equal(judged(&c, CODE(PROCESS_DRAINED)), STILL_TO_START);
+    assert_int_equal(judged(&c, SIGKILL), STILL_TO_START);
+    c = (child){.role = CHILD_WORKER, .program = "flow_worker", .vain_ends = 20};
+    assert_int_equal(judged(&c, CODE(PROCESS_DRAINED)), NOW_US + 5000 * MS); /* each time before it serves */
+    c = (child){.role = CHILD_KEEPER, .program = "exchange_keeper", .served = true};
+    assert_int_equal(judged(&c, CODE(PROCESS_DRAINED)), NOW_US + 1000 * MS);
+}
+
+static void test_who_ends_the_farm(void **state)
+{
+    (void)state;
+    spawn *s;
+    assert_ok(mem_alloc(1, sizeof *s, &s));
+    child *c = &s->children[s->count++];
+    *c = (child){.role = CHILD_ORCHESTRATOR, .program = "orchestrator"};
+    assert_err(CF_ERR_GONE, "the farm has ended", spawn_judge(s, c, CODE(PROCESS_DRAINED), NOW_US));
+    assert_err(CF_ERR_INVALID, "orchestrator/0 ended with code 78", spawn_judge(s, c, CODE(PROCESS_CONFIG), NOW_US));
+    s->stopping = true;
+    assert_ok(spawn_judge(s, c, CODE(PROCESS_DRAINED), NOW_US));
+    mem_free(s);
+}
+
+static pid_t start_sleeper(void)
+{
+    const pid_t pid = fork();
+    if (pid == 0) {
+        pause();
+        _exit(0);
+    }
+    assert_true(pid > 0);
+    return pid;
+}
+
+static const child *worker_of(const spawn *s, int instance)
+{
+    const child *found = NULL;
+    for (size_t i = 0; i < s->count; i++)
+        if (strcmp(s->children[i].program, "hift_worker") == 0 && s->children[i].instance == instance) {
+            assert_null(found);
+            found = &s->children[i];
+        }
+    return found;
+}
+
+static void test_the_last_wish_counts(void **state)
+{
+    (void)state;
+    spawn *s;
+    int status;
+    assert_ok(mem_alloc(1, sizeof *s, &s));
+    s->children[s->count++] = (child){.role = CHILD_WORKER, .program = "flow_worker", .restart_us = UINT64_MAX};
+    assert_ok(spawn_set_staff(s, "hift", 3, NOW_US));
+    assert_int_equal(s->count, 4);
+    for (int i = 0; i < 3; i++) {
+        assert_int_equal(worker_of(s, i)->restart_us, NOW_US);
+        s->children[1 + i].pid = start_sleeper();
+        s->children[1 + i].restart_us = UINT64_MAX;
+    }
+    assert_ok(spawn_set_staff(s, "hift", 1, NOW_US));
+    assert_int_equal(s->count, 4);
+    assert_false(worker_of(s, 0)->surplus);
+    for (int i = 1; i < 3; i++) {
+        assert_true(worker_of(s, i)->surplus);
+        assert_int_equal(waitpid(worker_of(s, i)->pid, &status, 0), worker_of(s, i)->pid);
+        assert_int_equal(WTERMSIG(status), SIGTERM);
+    }
+    /* Wanted again before anybody looked: it begins again when its end is seen. */
+    assert_ok(spawn_set_staff(s, "hift", 3, NOW_US));
+    assert_ok(spawn_judge(s, &s->children[3], CODE(PROCESS_DRAINED), NOW_US));
+    assert_int_equal(worker_of(s, 2)->restart_us, NOW_US);
+    assert_ok(spawn_set_staff(s, "hift", 0, NOW_US));
+    for (int i = 1; i < 4; i++)
+        s->children[i].pid = 0; /* their ends have been seen */
+    assert_ok(spawn_set_staff(s, "hift", 1, NOW_US));
+    assert_int_equal(s->count, 2); /* the places of those that are gone are free */
+    assert_int_equal(worker_of(s, 0)->restart_us, NOW_US);
+    assert_true(!worker_of(s, 0)->surplus && !s->children[0].surplus);
+    mem_free(s);
+    while (wait(NULL) > 0)
+        ;
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_rests_grow_until_it_serves),
         cmocka_unit_test(test_who_has_served),
+        cmocka_unit_test(test_who_is_started_again),
+        cmocka_unit_test(test_who_ends_the_farm),
+        cmocka_unit_test(test_the_last_wish_counts),
         cmocka_unit_test(test_a_child_inherits_everything_but_its_own),
     };
     return cmocka_run_group_tests_name("spawn", tests, NULL, NULL);
