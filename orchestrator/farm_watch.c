@@ -1,6 +1,6 @@
 /*
- * farm_watch.c - who waits for somebody else's farm cannot see its processes, only its statuses. The command's one
- * thread; owns nothing.
+ * farm_watch.c - who waits for a farm learns from its statuses whether anybody serves: of somebody else's farm there is
+ * nothing else to see, and of its own the processes that hang. The command's one thread; owns nothing.
  * Fails: CF_ERR_GONE of farm_watch_hear, with the stage, how long, and who is there instead.
  */
 #include "orchestrator/farm_watch.h"
@@ -74,18 +74,20 @@ static uint64_t lasting_us(bool is_so, uint64_t *since_us, uint64_t now_us)
     return is_so ? clock_since_us(*since_us, now_us) : 0;
 }
 
-static cf_err give_up(model_stage stage, unsigned workers, uint64_t waited_us)
+static cf_err give_up(const farm_watch *w, model_stage stage, unsigned workers, uint64_t waited_us)
 {
-    return err_set(CF_ERR_GONE,
-                   "stage %s of the running farm: expected a worker that serves, found %s%s%s for %.0f s; accepted "
-                   "rows stay with the farm, and the same command goes on when one serves (cosyfarm status)",
-                   model_stage_name(stage), workers ? "only " : "", farm_workers_word(workers), workers ? " ones" : "",
-                   (double)waited_us / 1e6);
+    return err_set(CF_ERR_GONE, "stage %s of %s: expected a worker that serves, found %s%s%s for %.0f s; %s",
+                   model_stage_name(stage), w->is_own_farm ? "this command's own farm" : "the running farm",
+                   workers ? "only " : "", farm_workers_word(workers), workers ? " ones" : "", (double)waited_us / 1e6,
+                   w->is_own_farm ? "its log says more, and the same command goes on with the rows that are left"
+                                  : "accepted rows stay with the farm, and the same command goes on when one serves "
+                                    "(cosyfarm status)");
 }
 
 cf_err farm_watch_hear(farm_watch *w, const wire_msg *status, unsigned needed, uint64_t absent_us, uint64_t now_us)
 {
-    const uint64_t unserved_us = farm_seconds(status, "unserved_s") * CLOCK_SECOND_US;
+    const uint64_t more_s = w->is_own_farm ? farm_seconds(status, "silence_s") : 0;
+    const uint64_t unserved_us = (farm_seconds(status, "unserved_s") + more_s) * CLOCK_SECOND_US;
     for (int s = 0; s < MODEL_STAGE_COUNT; s++) {
         const unsigned workers = farm_workers(status, (model_stage)s);
         const bool is_needed = needed & 1u << s;
@@ -93,7 +95,7 @@ cf_err farm_watch_hear(farm_watch *w, const wire_msg *status, unsigned needed, u
         const uint64_t unserved =
             lasting_us(is_needed && !(workers & (WORKERS_FED | WORKERS_BARRED)), &w->unserved_since_us[s], now_us);
         if (absent > absent_us || unserved > unserved_us)
-            return give_up((model_stage)s, workers, absent > absent_us ? absent : unserved);
+            return give_up(w, (model_stage)s, workers, absent > absent_us ? absent : unserved);
     }
     return CF_OK;
 }

@@ -5,6 +5,7 @@
 #ifndef CF_ORCHESTRATOR_FARM_WATCH_H
 #define CF_ORCHESTRATOR_FARM_WATCH_H
 
+#include <stdbool.h>
 #include <stdint.h>
 
 #include "common/base/err.h"
@@ -29,6 +30,7 @@ unsigned farm_awaited(const wire_msg *status); /* those for which jobs wait */
 uint64_t farm_seconds(const wire_msg *status, const char *key);
 
 typedef struct farm_watch {
+    bool is_own_farm; /* whose processes we started: the one that hangs is ended after silence_s, and gets it on top */
     uint64_t absent_since_us[MODEL_STAGE_COUNT], unserved_since_us[MODEL_STAGE_COUNT]; /* 0: not so */
 } farm_watch;
 

@@ -64,7 +64,7 @@ typedef struct box_entry {
     char handle[129];      /* of device memory; "": it is a memfd */
     outbox *map;           /* owned; hift's only */
     int conn_idx, stage;   /* for whom; conn_idx -1: retired */
-    bool asked;            /* ALLOC was sent to the present keeper */
+    uint64_t asked_us;     /* when ALLOC was sent to the present keeper; 0: it was not */
     bool in_core;          /* its member has been JOINED: readers may be told of it */
 } box_entry;
 
@@ -145,7 +145,6 @@ cf_err members_accept(orch *o);
 void members_read(orch *o, int conn_idx);
 void members_lose(orch *o, int conn_idx, const char *why);
 void members_on_bus(orch *o, const char *peer, const wire_msg *msg);
-void members_check_silence(orch *o, uint64_t now_us, bool was_asleep);
 void members_release_box(orch *o, uint32_t outbox_id);
 box_entry *members_find_box(orch *o, uint32_t outbox_id);
 void members_drain_all(orch *o);
@@ -154,6 +153,10 @@ void members_dismiss_all(orch *o);                   /* the farm has ended: keep
 void members_send(orch *o, int conn_idx, json *msg); /* on its lifeline; lost when that fails */
 int members_count_serving(const orch *o);
 int members_in_state(const orch *o, conn_state state); /* the first connection; -1: none */
+
+/* orch_silence.c */
+void members_check_silence(orch *o, uint64_t now_us, bool was_asleep);
+void members_end_process(orch *o, int conn_idx, const char *why); /* kills and loses it */
 
 /* orch_requests.c */
 void requests_on_bus(orch *o, const char *peer, const wire_msg *msg);

@@ -50,9 +50,13 @@ cf_err members_accept(orch *o)
     }
 }
 
+/* Whose line is full does not read it: it hangs. */
 static void send_to(orch *o, int conn_idx, json *msg, const int *fds, size_t count)
 {
-    if (lifeline_send(o->conns[conn_idx].fd, msg, fds, count) != CF_OK)
+    const cf_err err = lifeline_send(o->conns[conn_idx].fd, msg, fds, count);
+    if (err == CF_ERR_BUSY && o->conns[conn_idx].state != CONN_SUPERVISOR)
+        members_end_process(o, conn_idx, err_text());
+    else if (err != CF_OK)
         members_lose(o, conn_idx, err_text());
 }
 
@@ -136,9 +140,9 @@ static void ask_keeper(orch *o)
     const int keeper = members_in_state(o, CONN_KEEPER);
     for (int i = 0; i < BOX_TABLE_MAX && keeper >= 0 && o->conns[keeper].state == CONN_KEEPER; i++) {
         box_entry *box = &o->boxes[i];
-        if (box->outbox_id == 0 || box->read_fd >= 0 || box->asked)
+        if (box->outbox_id == 0 || box->read_fd >= 0 || box->asked_us != 0)
             continue;
-        box->asked = true;
+        box->asked_us = clock_now_us();
         json *m = wire_new(WIRE_alloc);
         json_put_u64(m, "outbox", box->outbox_id);
         json_put_u64(m, "bytes", box->bytes);
@@ -266,6 +270,23 @@ static void tell_served(orch *o, const conn *c)
     send_to(o, supervisor, m, NULL, 0);
 }
 
+/* Whom it starts and does not hear of hangs. */
+static void tell_seen(orch *o, pid_t pid, bool here)
+{
+    const int supervisor = members_in_state(o, CONN_SUPERVISOR);
+    if (supervisor < 0)
+        return;
+    json *m = wire_new(WIRE_seen);
+    json_put_u64(m, "pid", (uint64_t)pid);
+    json_put_bool(m, "here", here);
+    send_to(o, supervisor, m, NULL, 0);
+}
+
+static bool is_staff(conn_state state)
+{
+    return state >= CONN_LOADING && state <= CONN_KEEPER;
+}
+
 static void on_hello(orch *o, int conn_idx, const wire_msg *msg)
 {
     conn *c = &o->conns[conn_idx];
@@ -297,15 +318,23 @@ static void on_hello(orch *o, int conn_idx, const wire_msg *msg)
     json_put(m, "config", config_to_json(&o->cfg));
     c->state = single != CONN_FREE ? single : CONN_LOADING;
     c->since_us = clock_now_us();
+    health_begin(&c->alive, c->since_us);
+    c->alive.has_jobs = c->state == CONN_LOADING; /* its model: a step that has load_s */
+    const pid_t pid = c->pid;
     send_to(o, conn_idx, m, NULL, 0);
+    if (single != CONN_SUPERVISOR)
+        tell_seen(o, pid, c->state != CONN_FREE);
     if (single == CONN_KEEPER) {
         for (int i = 0; i < BOX_TABLE_MAX; i++)
-            o->boxes[i].asked = false;
+            o->boxes[i].asked_us = 0;
         ask_keeper(o);
     }
-    for (int i = 0; i < CONNS_MAX && single == CONN_SUPERVISOR; i++)
+    for (int i = 0; i < CONNS_MAX && single == CONN_SUPERVISOR; i++) {
+        if (is_staff(o->conns[i].state))
+            tell_seen(o, o->conns[i].pid, true);
         if (o->conns[i].state == CONN_SERVING)
             tell_served(o, &o->conns[i]);
+    }
 }
 
 /* Whether two members can serve one farm; if not, why. */
@@ -345,6 +374,7 @@ static void on_join(orch *o, int conn_idx, const wire_msg *msg)
     if (c->stage != CORE_HIFT)
         o->speech_codes = c->speech_codes;
     c->state = CONN_JOINED;
+    health_begin(&c->alive, clock_now_us());
     if (c->stage != CORE_LLM && !orch_core_has_box(&o->core))
         refuse(o, conn_idx, CF_ERR_BUSY, "too many outboxes are still being read");
     else if (c->stage == CORE_LLM)
@@ -387,6 +417,9 @@ static void on_lifeline_message(orch *o, int conn_idx, const wire_msg *msg, int 
         on_join(o, conn_idx, msg);
     else if (msg->kind == WIRE_memory && c->state == CONN_KEEPER)
         on_memory(o, msg, fds);
+    else if (msg->kind == WIRE_alive && c->state >= CONN_LOADING && c->state <= CONN_ADMITTED &&
+             wire_u64(msg, "gen") == c->gen)
+        return; /* that it was heard is all */
     else if (msg->kind == WIRE_opened && (c->state == CONN_ADMITTED || c->state == CONN_SERVING))
         on_opened(o, conn_idx, msg);
     else
@@ -421,6 +454,7 @@ void members_lose(orch *o, int conn_idx, const char *why)
     if (c->state == CONN_FREE)
         return;
     const conn_state state = c->state;
+    const pid_t pid = c->pid;
     char reason[256];
     snprintf(reason, sizeof reason, "%s", why);
     log_line(o->draining || c->draining ? LOG_LEVEL_INFO : LOG_LEVEL_WARN, "member.lost",
@@ -438,6 +472,8 @@ void members_lose(orch *o, int conn_idx, const char *why)
     }
     if (state == CONN_SERVING)
         orch_apply(o, &(core_event){.kind = CORE_LOST, .member = conn_idx});
+    if (is_staff(state))
+        tell_seen(o, pid, false);
 }
 
 /* ---- bus ---- */
@@ -593,35 +629,6 @@ void members_on_bus(orch *o, const char *peer, const wire_msg *msg)
         return;
     }
     o->messages_bad++; /* an old generation, or nobody we know */
-}
-
-/* Ends a process that does not do its part; whoever supervises it starts it again. Its death is then seen as any
- * other. */
-static void end_process(orch *o, int conn_idx, const char *why)
-{
-    const conn *c = &o->conns[conn_idx];
-    if (io_pidfd_kill(c->pid_fd) != CF_OK)
-        log_warn("member.unkillable", "role=%s instance=%d pid=%ld text=\"%s\"", c->role, c->instance, (long)c->pid,
-                 err_text());
-    members_lose(o, conn_idx, why);
-}
-
-void members_check_silence(orch *o, uint64_t now_us, bool was_asleep)
-{
-    const health_limits limits = {.silence_us = (uint64_t)o->cfg.silence_s * CLOCK_SECOND_US,
-                                  .stall_us = (uint64_t)o->cfg.stall_s * CLOCK_SECOND_US};
-    for (int i = 0; i < CONNS_MAX; i++) {
-        conn *c = &o->conns[i];
-        if (was_asleep)
-            health_excuse(&c->alive, now_us); /* it was us who did not listen */
-        const health_verdict verdict = health_judge(&c->alive, &limits, now_us);
-        if (c->state == CONN_SERVING && verdict == HEALTH_SILENT)
-            end_process(o, i, "no heartbeat for silence_s");
-        else if (c->state == CONN_SERVING && verdict == HEALTH_STALLED)
-            end_process(o, i, "holds jobs and made no step for stall_s");
-        else if (c->state == CONN_NEW && verdict == HEALTH_SILENT)
-            members_lose(o, i, "never said who it is");
-    }
 }
 
 void members_drain_one(orch *o, int conn_idx, bool again)

@@ -25,7 +25,7 @@
 
 #define RETRY_START_US CLOCK_SECOND_US
 #define REST_ENDED_US  CLOCK_SECOND_US /* of one that ended in order: it is wanted, unless the farm ends meanwhile */
-#define CONNECT_US     100000 /* between two attempts to reach the orchestrator */
+#define CONNECT_US     100000          /* between two attempts to reach the orchestrator */
 
 cf_err spawn_make_env(const spawn *s, bool first, spawn_own_env text, char ***ret_env)
 {
@@ -92,6 +92,7 @@ static cf_err start_child(spawn *s, child *c)
     }
     c->starts++;
     c->served = c->leaving = false;
+    c->unseen_us = clock_now_us();
     TRY(io_pidfd_open(c->pid, &c->pid_fd));
 out:
     mem_free(env);
@@ -129,6 +130,8 @@ cf_err spawn_open(const config *cfg, const char *run_dir, const char *log_path, 
     spawn *s = NULL;
     TRY(mem_alloc(1, sizeof *s, &s));
     s->log_fd = s->lifeline_fd = -1;
+    s->silence_us = (uint64_t)cfg->silence_s * CLOCK_SECOND_US;
+    s->stall_us = (uint64_t)cfg->stall_s * CLOCK_SECOND_US;
     snprintf(s->run_dir, sizeof s->run_dir, "%s", run_dir);
     TRY(io_make_dirs(run_dir, 0700));
     TRY(io_join(s->config_path, sizeof s->config_path, run_dir, "config.json"));
@@ -171,9 +174,11 @@ size_t spawn_fds(const spawn *s, struct pollfd fds[SPAWN_FDS_MAX])
 uint64_t spawn_deadline_us(const spawn *s)
 {
     uint64_t deadline_us = s->lifeline_fd >= 0 || s->stopping ? UINT64_MAX : s->connect_us;
-    for (size_t i = 0; i < s->count; i++)
-        if (s->children[i].pid == 0 && s->children[i].restart_us < deadline_us)
-            deadline_us = s->children[i].restart_us;
+    for (size_t i = 0; i < s->count && !s->stopping; i++) {
+        const child *c = &s->children[i];
+        const uint64_t due_us = c->pid == 0 ? c->restart_us : spawn_hung_us(s, c);
+        deadline_us = due_us < deadline_us ? due_us : deadline_us;
+    }
     return deadline_us;
 }
 
@@ -221,6 +226,7 @@ cf_err spawn_judge(spawn *s, child *c, int status, uint64_t now_us)
 static void hang_up(spawn *s, uint64_t now_us)
 {
     io_close(&s->lifeline_fd);
+    spawn_note_line(s, false, now_us);
     s->connect_us = now_us + CONNECT_US;
 }
 
@@ -301,6 +307,10 @@ static cf_err read_wish(spawn *s, uint64_t now_us)
         TRY(spawn_set_staff(s, wire_str(&msg, "stage"), (int)wire_u64(&msg, "count"), now_us));
     } else if (msg.kind == WIRE_served) {
         spawn_note_served(s, &msg);
+    } else if (msg.kind == WIRE_seen) {
+        spawn_note_seen(s, &msg, now_us);
+    } else if (msg.kind == WIRE_welcome) {
+        spawn_note_line(s, true, now_us);
     } else if (msg.kind == WIRE_refuse) {
         err = err_set(CF_ERR_GONE, "refused: %s", wire_str(&msg, "text"));
     }
@@ -341,6 +351,8 @@ cf_err spawn_progress(spawn *s, uint64_t now_us)
             if (verdict != CF_OK)
                 return verdict;
         }
+        if (!s->stopping)
+            spawn_end_hung(s, c, now_us);
         if (c->pid == 0 && !s->stopping && !c->surplus && now_us >= c->restart_us) {
             c->restart_us = UINT64_MAX;
             if (start_child(s, c) != CF_OK) { /* its file is being replaced, or the system is short of something */

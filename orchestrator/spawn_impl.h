@@ -1,6 +1,6 @@
 /*
- * spawn_impl.h - a farm's processes as their supervisor knows them, shared by spawn.c (starts, restarts, stops them)
- * and spawn_served.c (whether anything comes of it, and how long they rest if not).
+ * spawn_impl.h - a farm's processes as their supervisor knows them, shared by spawn.c (starts, restarts, stops them),
+ * spawn_served.c (whether anything comes of it, and how long they rest if not) and spawn_seen.c (who hangs unseen).
  */
 #ifndef CF_ORCHESTRATOR_SPAWN_IMPL_H
 #define CF_ORCHESTRATOR_SPAWN_IMPL_H
@@ -26,7 +26,8 @@ typedef struct child {
     bool served;        /* since its last start */
     unsigned vain_ends; /* in a row, of lives in which it had not */
     uint64_t restart_us;
-    unsigned ends; /* since it last served */
+    uint64_t unseen_us; /* since when the orchestrator does not see it; 0: it does */
+    unsigned ends;      /* since it last served */
     int end_status;
     uint64_t ends_since_us; /* of the first of them */
 } child;
@@ -38,6 +39,8 @@ struct spawn {
     size_t count;
     bool stopping;
     int lifeline_fd; /* owned; -1: no orchestrator answers */
+    bool is_line_up; /* it has, and tells whom it sees */
+    uint64_t silence_us, stall_us;
     uint64_t connect_us;
     char lifeline_path[IO_PATH_BYTES];
 };
@@ -62,6 +65,14 @@ CF_MUST_CHECK cf_err spawn_set_staff(spawn *s, const char *stage, int wanted, ui
 
 /* What a child's end means. Schedules its restart unless nothing can come of it, or nobody wants it. */
 CF_MUST_CHECK cf_err spawn_judge(spawn *s, child *c, int status, uint64_t now_us);
+
+/* The orchestrator says whom it sees, or sees no more. */
+void spawn_note_seen(spawn *s, const wire_msg *seen, uint64_t now_us);
+/* The line to it is up, and it is about to say whom it sees; or it is down. */
+void spawn_note_line(spawn *s, bool is_up, uint64_t now_us);
+/* When a child counts as hung; UINT64_MAX: never, as things are. */
+uint64_t spawn_hung_us(const spawn *s, const child *c);
+void spawn_end_hung(const spawn *s, child *c, uint64_t now_us);
 
 /* It ended with this wait status, and is to be started again. */
 void spawn_count_end(child *c, int status, uint64_t now_us);

@@ -48,7 +48,7 @@ typedef struct batch {
     json *pending[UTTERANCES_MAX]; /* owned: lines that storage refuses; no more rows until they are written */
     size_t pending_count;
 
-    farm_watch stages; /* of a farm that others look after */
+    farm_watch stages;
     uint64_t started_us, shown_us, synced_us, barred_since_us;
     bool unsynced, told_waiting;
     uint64_t ended_before, failed_before; /* by earlier runs; failed is part of ended */

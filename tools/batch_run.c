@@ -243,12 +243,13 @@ static void watch_barred(batch *b, const wire_msg *status, uint64_t now_us)
                            stage, UNPROVEN_DEATHS_MAX, wait_s));
 }
 
-/* A farm of its own is judged by how its processes end (spawn_check_served). Before the first row every stage has to
- * tell its model. */
+/* A farm of its own is judged by how its processes end, too, and sooner (spawn_check_served). Before the first row
+ * every stage has to tell its model. */
 static void watch_stages(batch *b, const wire_msg *status, uint64_t now_us)
 {
     const unsigned needed = b->record ? farm_awaited(status) : FARM_ALL_STAGES;
-    const cf_err err = b->is_own_farm ? CF_OK : farm_watch_hear(&b->stages, status, needed, UINT64_MAX, now_us);
+    b->stages.is_own_farm = b->is_own_farm;
+    const cf_err err = farm_watch_hear(&b->stages, status, needed, UINT64_MAX, now_us);
     if (err != CF_OK)
         give_up(b, err);
 }

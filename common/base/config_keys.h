@@ -45,6 +45,7 @@
     X(INT, enroll_jobs, 1, 1, 8, "recordings enrolled at once, a process each")                                    \
     X(STR, trace, "", 0, 1023, "folder for the workers' Chrome trace events, a file per process; empty: none")     \
     X(INT, stall_s, 300, 5, 86400, "seconds without a step after which a worker that holds jobs is ended")         \
+    X(INT, load_s, 600, 5, 86400, "seconds that a worker may take to load its model before it is ended")           \
     X(INT, silence_s, 20, 2, 3600, "seconds without a heartbeat after which a worker counts as lost")              \
     X(INT, grace_s, 20, 0, 3600, "seconds that a drain may take before workers are stopped")                       \
     X(BOOL, guard, 1, 0, 1, "check every finished row for bad speech")                                             \

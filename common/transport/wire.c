@@ -69,6 +69,7 @@ static const wire_field join_fields[] = {
     TEXT("backend", 127),       NUM("rows_max", 4096),      NUM("frames_max", 1e7),
     NUM("weights_bytes", 1e15), NUM("scratch_bytes", 1e15), NUM("speech_codes", SPEECH_CODES),
 };
+static const wire_field alive_fields[] = {NUM("gen", U64_ANY)};
 static const wire_field admit_fields[] = {NUM("gen", U64_ANY), TEXT("endpoint", 255), NUM("outbox", 1e9),
                                           NUM("bytes", 1e12), OPT("handle", FIELD_STR, 0, HANDLE_TEXT_BYTES)};
 static const wire_field grant_fields[] = {NUM("outbox", 1e9), NUM("bytes", 1e12),
@@ -85,6 +86,7 @@ static const wire_field memory_fields[] = {NUM("outbox", 1e9), NUM("bytes", 1e12
 static const wire_field release_fields[] = {NUM("outbox", 1e9)};
 static const wire_field staff_fields[] = {TEXT("stage", 15), NUM("count", INSTANCES_MAX)};
 static const wire_field served_fields[] = {TEXT("stage", 15), NUM("instance", INSTANCES_MAX - 1), NUM("pid", 1e9)};
+static const wire_field seen_fields[] = {NUM("pid", 1e9), FLAG("here")};
 static const wire_field here_fields[] = {NUM("gen", U64_ANY), NUM("boot", U64_ANY)};
 static const wire_field beat_fields[] = {
     NUM("gen", U64_ANY),

@@ -39,6 +39,7 @@ typedef enum wire_route {
     X(refuse, WIRE_ORCH_LIFELINE)   /* go away, and why */                              \
     X(dismiss, WIRE_ORCH_LIFELINE)  /* the farm has ended: so do you */                 \
     X(join, WIRE_MEMBER_LIFELINE)   /* my model is loaded: its hash, my capacity */     \
+    X(alive, WIRE_MEMBER_LIFELINE)  /* I am still on my way to the bus */               \
     X(admit, WIRE_ORCH_LIFELINE)    /* you are a member; descriptor: your outbox */     \
     X(grant, WIRE_ORCH_LIFELINE)    /* descriptor: someone's outbox, to read */         \
     X(opened, WIRE_MEMBER_LIFELINE) /* I have mapped it */                              \
@@ -48,6 +49,7 @@ typedef enum wire_route {
     X(release, WIRE_ORCH_LIFELINE)  /* keeper: forget it */                             \
     X(staff, WIRE_ORCH_LIFELINE)    /* supervisor: so many workers of that stage */     \
     X(served, WIRE_ORCH_LIFELINE)   /* supervisor: that worker serves */                \
+    X(seen, WIRE_ORCH_LIFELINE)     /* supervisor: that process has come, or is lost */ \
     X(here, WIRE_MEMBER_BUS)        /* first word on the bus */                         \
     X(beat, WIRE_MEMBER_BUS)        /* progress */                                      \
     X(ready, WIRE_MEMBER_BUS)       /* job complete and error-free */                   \

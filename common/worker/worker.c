@@ -523,6 +523,17 @@ static cf_err send_beat(worker *w, uint64_t now_us)
     return bus_send(w->b, NULL, m);
 }
 
+/* While the model loads and memory is made: a process that hangs says nothing. One that the line has no room for is
+ * not needed. */
+static cf_err say_alive(worker *w, uint64_t now_us)
+{
+    json *m = wire_new(WIRE_alive);
+    json_put_u64(m, "gen", w->gen);
+    w->next_beat_us = now_us + BEAT_US;
+    const cf_err err = lifeline_send(w->lifeline_fd, m, NULL, 0);
+    return err == CF_ERR_BUSY ? CF_OK : err;
+}
+
 /* The first word on a new bus may have to wait until zmq has connected: BUSY is then no error. */
 static cf_err greet(worker *w)
 {
@@ -641,6 +652,8 @@ static cf_err serve(worker *w)
             err = send_beat(w, now_us);
             if (err != CF_OK && err != CF_ERR_BUSY)
                 return err;
+        } else if (!w->b && w->gen != 0 && now_us >= w->next_beat_us) {
+            TRY(say_alive(w, now_us));
         }
         struct pollfd fds[4] = {{.fd = w->lifeline_fd}, {.fd = w->signal_fd}, {.fd = w->eng ? engine_fd(w->eng) : -1}};
         int bus_ready = 0;

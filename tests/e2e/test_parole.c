@@ -1,7 +1,7 @@
 /*
  * test_parole.c - a worker that dies again and again: before it finishes a job, then it is barred, tried again after a
- * pause; or before it serves at all, then `say` gives up after some ends and `batch` after some time. The llm worker is
- * a script that starts the real one with a fault in its first lives. [P-21], [P-23].
+ * pause; or before it serves at all, then `say` gives up after some ends and `batch` after some time; or that hangs.
+ * The llm worker is a script that starts the real one with a fault in its first lives. [P-21], [P-23], [P-28].
  */
 #define _GNU_SOURCE
 #include "tests/harness/test.h"
@@ -179,6 +179,42 @@ static void test_none_serves(void **state)
     batch_expect_undisturbed(dir);
 }
 
+static void goes_on(const char *overrides, const char *said)
+{
+    const char *dir = test_temp_dir();
+    run(0, "6 done", dir, overrides);
+    batch_expect_undisturbed(dir);
+    if (!batch_has_text(dir, "farm.log", said))
+        fail_msg("%s/farm.log has no \"%s\"", dir, said);
+}
+
+/* A worker that is stopped before it has said who it is, or while its model loads, and a keeper that is stopped when it
+ * is asked for memory: each is killed, and the batch goes on. [P-28] */
+static void test_batch_goes_on_after_a_hang(void **state)
+{
+    (void)state;
+    make_worker(1, "kill -STOP $$");
+    goes_on(",\"silence_s\":2", "ev=child.hung");
+    make_worker(1, "export COSYFARM_FAULT=io.map#1=stop");
+    goes_on(",\"silence_s\":2", "text=\"said nothing for silence_s before it served\"");
+    make_worker(0, "true");
+    setenv("COSYFARM_FAULT", "keeper.alloc#1=stop", 1);
+    goes_on(",\"silence_s\":2", "text=\"made no exchange memory for silence_s\"");
+    unsetenv("COSYFARM_FAULT");
+}
+
+/* It hangs each time: the batch ends, and the same command completes. */
+static void test_batch_gives_up_after_hangs(void **state)
+{
+    (void)state;
+    const char *dir = test_temp_dir();
+    make_worker(1000, "kill -STOP $$");
+    run(75, "stage llm of this command's own farm: expected a worker that serves, found no worker for ", dir,
+        ",\"silence_s\":2,\"unserved_s\":2");
+    batch_expect(0, "6 done", dir);
+    batch_expect_undisturbed(dir);
+}
+
 /* It needs more than a second each time to find out: its rests grow all the same. [P-25] */
 static void test_slow_ends_are_rested_for(void **state)
 {
@@ -217,6 +253,8 @@ int main(void)
         cmocka_unit_test(test_batch_goes_on_after_a_parole),
         cmocka_unit_test(test_batch_gives_up_after_paroles),
         cmocka_unit_test(test_none_serves),
+        cmocka_unit_test(test_batch_goes_on_after_a_hang),
+        cmocka_unit_test(test_batch_gives_up_after_hangs),
         cmocka_unit_test(test_slow_ends_are_rested_for),
         cmocka_unit_test(test_a_worker_serves_at_last),
         cmocka_unit_test(test_farm_without_a_stage_is_refused),

@@ -33,18 +33,30 @@ cf_err fixture_accept(int listen_fd, int *ret_fd, pid_t *ret_pid)
     return err == CF_OK ? lifeline_accept(listen_fd, ret_fd, ret_pid) : err;
 }
 
-cf_err fixture_take(int fd, wire_kind kind, wire_msg *ret_msg, int *ret_fds, size_t fds_count)
+static cf_err take_any(int fd, wire_msg *ret_msg, int ret_fds[LIFELINE_FDS_MAX])
 {
     cf_err err;
     char *text = NULL;
     size_t bytes;
+    TRY(fixture_wait(fd));
+    TRY(lifeline_recv(fd, &text, &bytes, ret_fds));
+    TRY(wire_parse(text, bytes, WIRE_MEMBER_LIFELINE | WIRE_ORCH_LIFELINE, ret_msg));
+out:
+    mem_free(text);
+    return err;
+}
+
+cf_err fixture_take(int fd, wire_kind kind, wire_msg *ret_msg, int *ret_fds, size_t fds_count)
+{
+    cf_err err;
     wire_msg msg = {0};
     int fds[LIFELINE_FDS_MAX] = {-1, -1};
-    TRY(fixture_wait(fd));
-    TRY(lifeline_recv(fd, &text, &bytes, fds));
-    TRY(wire_parse(text, bytes, WIRE_MEMBER_LIFELINE | WIRE_ORCH_LIFELINE, &msg));
+    do {
+        wire_done(&msg);
+        TRY(take_any(fd, &msg, fds));
+    } while (msg.kind != kind && (msg.kind == WIRE_alive || msg.kind == WIRE_seen));
     if (msg.kind != kind)
-        FAIL(CF_ERR_INVALID, "expected %s, found %s", wire_kind_name(kind), text);
+        FAIL(CF_ERR_INVALID, "expected %s, found %s", wire_kind_name(kind), wire_kind_name(msg.kind));
     for (size_t i = 0; i < LIFELINE_FDS_MAX; i++)
         if (fds_count != FIXTURE_FDS_ANY && (fds[i] >= 0) != (i < fds_count))
             FAIL(CF_ERR_INVALID, "expected %zu descriptors, found another number", fds_count);
@@ -58,7 +70,6 @@ out:
     for (int i = 0; i < LIFELINE_FDS_MAX; i++)
         io_close(&fds[i]);
     wire_done(&msg);
-    mem_free(text);
     return err;
 }
 

@@ -18,7 +18,8 @@ CF_MUST_CHECK cf_err fixture_wait(int fd);
 /* The next connection to a listening lifeline. */
 CF_MUST_CHECK cf_err fixture_accept(int listen_fd, int *ret_fd, pid_t *ret_pid);
 
-/* The next message, which must be of this kind; descriptors beyond those that fds_count asks for are an error. With
+/* The next message, which must be of this kind; `alive` and `seen`, which come when they will, are passed over unless
+ * asked for. Descriptors beyond those that fds_count asks for are an error. With
  * FIXTURE_FDS_ANY ret_fds has LIFELINE_FDS_MAX entries, -1 where there was none. */
 #define FIXTURE_FDS_ANY SIZE_MAX
 CF_MUST_CHECK cf_err fixture_take(int fd, wire_kind kind, wire_msg *ret_msg, int *ret_fds, size_t fds_count);

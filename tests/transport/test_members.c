@@ -196,6 +196,8 @@ static void test_what_is_permitted_when(void **state)
         bool after_hello;
         const char *text;
     } CASES[] = {
+        {false, "{\"v\":1,\"kind\":\"alive\",\"gen\":1}"},
+        {true, "{\"v\":1,\"kind\":\"alive\",\"gen\":4711}"},
         {false, "{\"v\":1,\"kind\":\"opened\",\"gen\":1,\"outbox\":1}"},
         {false, "{\"v\":1,\"kind\":\"memory\",\"outbox\":1,\"bytes\":1,\"error\":\"\"}"},
         {false, "{\"v\":1,\"kind\":\"join\",\"gen\":1,\"model_file\":\"\",\"model_sha256\":\"\",\"backend\":\"\","
@@ -462,6 +464,37 @@ static void expect_served(int supervisor)
     wire_done(&msg);
 }
 
+/* Whom it starts and does not hear of, hangs: this process is every member. [P-28] */
+static void expect_seen(int supervisor, bool here)
+{
+    wire_msg msg;
+    assert_ok(fixture_take(supervisor, WIRE_seen, &msg, NULL, 0));
+    assert_int_equal(wire_u64(&msg, "pid"), getpid());
+    assert_int_equal(wire_bool(&msg, "here"), here);
+    wire_done(&msg);
+}
+
+static void test_the_supervisor_hears_who_is_seen(void **state)
+{
+    (void)state;
+    farm f;
+    uint64_t gen, boot;
+    start(&f);
+    const int early = welcomed(&f, "keeper", &gen, &boot), supervisor = welcomed(&f, "supervisor", &gen, &boot);
+    expect_seen(supervisor, true);
+    const int late = welcomed(&f, "hift", &gen, &boot);
+    expect_seen(supervisor, true);
+    json *m = wire_new(WIRE_alive);
+    json_put_u64(m, "gen", gen);
+    assert_ok(lifeline_send(late, m, NULL, 0));
+    close(late);
+    expect_seen(supervisor, false);
+    close(early);
+    expect_seen(supervisor, false);
+    close(supervisor);
+    end(&f);
+}
+
 /* When a worker serves, and the next supervisor at once. [P-25] */
 static void test_the_supervisor_hears_who_serves(void **state)
 {
@@ -630,6 +663,7 @@ int main(void)
         cmocka_unit_test(test_memory_that_does_not_come),
         cmocka_unit_test(test_impostors_on_the_bus),
         cmocka_unit_test(test_the_supervisor_hears_who_serves),
+        cmocka_unit_test(test_the_supervisor_hears_who_is_seen),
         cmocka_unit_test(test_a_wish_waits_for_the_supervisor),
         cmocka_unit_test(test_connections_are_bounded),
         cmocka_unit_test(test_a_run_directory_has_one_orchestrator),

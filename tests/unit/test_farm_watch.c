@@ -19,7 +19,8 @@ static wire_msg status_of(const char *members, int waiting)
     wire_msg status = {0};
     snprintf(text, sizeof text,
              "{\"v\":1,\"kind\":\"status\",\"nonce\":0,\"boot\":1,\"members\":[%s],\"queues\":{\"llm\":{\"waiting\":0},"
-             "\"flow\":{\"waiting\":%d},\"hift\":{\"waiting\":0}},\"totals\":{},\"config\":{\"unserved_s\":300}}",
+             "\"flow\":{\"waiting\":%d},\"hift\":{\"waiting\":0}},\"totals\":{},\"config\":{\"unserved_s\":300,"
+             "\"silence_s\":20}}",
              members, waiting);
     assert_ok(wire_parse(text, strlen(text), WIRE_ORCH_CLIENT, &status));
     return status;
@@ -108,12 +109,25 @@ static void test_a_stage_that_never_serves(void **state)
     assert_ok(hear(&w, barred, FLOW, 10000)); /* it is tried again, and its rows end */
 }
 
+/* Of one's own farm a process that hangs is ended after silence_s: its stage gets that time on top. */
+static void test_a_stage_of_ones_own_farm(void **state)
+{
+    (void)state;
+    static const char loads[] = SERVING ",{\"role\":\"flow\",\"state\":\"loading\"}";
+    farm_watch w = {.is_own_farm = true};
+    assert_ok(hear(&w, loads, FLOW, 100));
+    assert_ok(hear(&w, loads, FLOW, 420));
+    assert_err(CF_ERR_GONE, "stage flow of this command's own farm: expected a worker that serves, found only starting",
+               hear(&w, loads, FLOW, 421));
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_who_is_there),
         cmocka_unit_test(test_a_stage_without_workers),
         cmocka_unit_test(test_a_stage_that_never_serves),
+        cmocka_unit_test(test_a_stage_of_ones_own_farm),
     };
     return cmocka_run_group_tests_name("farm_watch", tests, NULL, NULL);
 }

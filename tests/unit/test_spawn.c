@@ -1,5 +1,8 @@
-/* test_spawn.c - how long a dead process of the farm rests: by whether it had served, not by its age. [P-25] Who is
- * started again, and who is told to end: the last wish counts. [P-27] What a process of the farm inherits. */
+/*
+ * test_spawn.c - how long a dead process of the farm rests: by whether it had served, not by its age. [P-25] Who is
+ * started again, and who is told to end: the last wish counts. [P-27] Who hangs unseen. [P-28] What a process of the
+ * farm inherits.
+ */
 #define _GNU_SOURCE
 #include "tests/harness/test.h"
 
@@ -140,7 +143,7 @@ static void test_who_is_started_again(void **state)
     assert_int_equal(judged(&c, SIGKILL), NOW_US);
     assert_int_equal(judged(&c, CODE(PROCESS_NO_RESOURCES)), NOW_US);
     assert_int_equal(judged(&c, CODE(PROCESS_DRAINED)), NOW_US + 1000 * MS); /* unless the farm ends meanwhile */
-    c.leaving = true;                                                       /* and wanted again */
+    c.leaving = true;                                                        /* and wanted again */
     assert_int_equal(judged(&c, CODE(PROCESS_DRAINED)), NOW_US);
     c.surplus = true;
     assert_int_equal(judged(&c, CODE(PROCESS_DRAINED)), STILL_TO_START);
@@ -225,6 +228,53 @@ static void test_the_last_wish_counts(void **state)
         ;
 }
 
+static void say_seen(spawn *s, pid_t pid, bool here, uint64_t now_us)
+{
+    char text[128];
+    wire_msg msg = {0};
+    snprintf(text, sizeof text, "{\"v\":1,\"kind\":\"seen\",\"pid\":%ld,\"here\":%s}", (long)pid,
+             here ? "true" : "false");
+    assert_ok(wire_parse(text, strlen(text), WIRE_ORCH_LIFELINE, &msg));
+    spawn_note_seen(s, &msg, now_us);
+    wire_done(&msg);
+}
+
+/* Silent for 2 s before it has served, for 9 s after that; while there is no line nobody is judged. */
+static void test_who_hangs_unseen(void **state)
+{
+    (void)state;
+    spawn *s;
+    int status;
+    assert_ok(mem_alloc(1, sizeof *s, &s));
+    s->silence_us = 2000 * MS;
+    s->stall_us = 9000 * MS;
+    s->count = 1;
+    child *c = &s->children[0];
+    *c = (child){.role = CHILD_WORKER, .program = "hift_worker", .pid = start_sleeper(), .unseen_us = NOW_US};
+    assert_int_equal(spawn_hung_us(s, c), UINT64_MAX);
+    spawn_note_line(s, true, NOW_US + 1000 * MS);
+    assert_int_equal(spawn_hung_us(s, c), NOW_US + 3000 * MS);
+    say_seen(s, c->pid + 1, true, NOW_US);
+    assert_int_equal(spawn_hung_us(s, c), NOW_US + 3000 * MS);
+    say_seen(s, c->pid, true, NOW_US);
+    assert_int_equal(spawn_hung_us(s, c), UINT64_MAX);
+    say_seen(s, c->pid, false, NOW_US + 5000 * MS);
+    c->served = true;
+    assert_int_equal(spawn_hung_us(s, c), NOW_US + 14000 * MS);
+    c->served = false;
+    spawn_end_hung(s, c, NOW_US + 6999 * MS);
+    spawn_end_hung(s, c, NOW_US + 9000 * MS); /* late: it was us who slept */
+    assert_int_equal(kill(c->pid, 0), 0);
+    assert_int_equal(spawn_hung_us(s, c), NOW_US + 11000 * MS);
+    assert_int_equal(waitpid(c->pid, &status, WNOHANG), 0);
+    spawn_end_hung(s, c, NOW_US + 11001 * MS);
+    assert_int_equal(waitpid(c->pid, &status, 0), c->pid);
+    assert_int_equal(WTERMSIG(status), SIGKILL);
+    c->role = CHILD_ORCHESTRATOR;
+    assert_int_equal(spawn_hung_us(s, c), UINT64_MAX);
+    mem_free(s);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -233,6 +283,7 @@ int main(void)
         cmocka_unit_test(test_who_is_started_again),
         cmocka_unit_test(test_who_ends_the_farm),
         cmocka_unit_test(test_the_last_wish_counts),
+        cmocka_unit_test(test_who_hangs_unseen),
         cmocka_unit_test(test_a_child_inherits_everything_but_its_own),
     };
     return cmocka_run_group_tests_name("spawn", tests, NULL, NULL);

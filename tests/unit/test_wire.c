@@ -56,6 +56,7 @@ static const field FIELDS[] = {
     R(join, "weights_bytes", U64, 1e15),
     R(join, "scratch_bytes", U64, 1e15),
     R(join, "speech_codes", U64, 6561),
+    R(alive, "gen", U64, ANY_U64),
     R(admit, "gen", U64, ANY_U64),
     R(admit, "endpoint", STR, 255),
     R(admit, "outbox", U64, 1e9),
@@ -84,6 +85,8 @@ static const field FIELDS[] = {
     R(served, "stage", STR, 15),
     R(served, "instance", U64, 999),
     R(served, "pid", U64, 1e9),
+    R(seen, "pid", U64, 1e9),
+    R(seen, "here", BOOL, 0),
     R(here, "gen", U64, ANY_U64),
     R(here, "boot", U64, ANY_U64),
     R(beat, "gen", U64, ANY_U64),
@@ -195,11 +198,11 @@ static const struct {
     wire_kind kinds[12];
     size_t count;
 } ROUTES[] = {
-    {WIRE_MEMBER_LIFELINE, {WIRE_hello, WIRE_join, WIRE_opened, WIRE_memory}, 4},
+    {WIRE_MEMBER_LIFELINE, {WIRE_hello, WIRE_join, WIRE_alive, WIRE_opened, WIRE_memory}, 5},
     {WIRE_ORCH_LIFELINE,
      {WIRE_welcome, WIRE_refuse, WIRE_dismiss, WIRE_admit, WIRE_grant, WIRE_revoke, WIRE_alloc, WIRE_release,
-      WIRE_staff, WIRE_served},
-     10},
+      WIRE_staff, WIRE_served, WIRE_seen},
+     11},
     {WIRE_MEMBER_BUS, {WIRE_here, WIRE_beat, WIRE_ready, WIRE_failed, WIRE_leave}, 5},
     {WIRE_ORCH_BUS, {WIRE_work, WIRE_cancel, WIRE_drain}, 3},
     {WIRE_CLIENT_BUS, {WIRE_submit, WIRE_query, WIRE_steer, WIRE_shutdown}, 4},
