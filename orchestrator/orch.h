@@ -160,6 +160,7 @@ void members_end_process(orch *o, int conn_idx, const char *why); /* kills and l
 
 /* orch_requests.c */
 void requests_on_bus(orch *o, const char *peer, const wire_msg *msg);
+bool requests_has_segments(const orch *o, const session *s); /* room in the core for all of its segments? */
 void requests_begin_attempt(orch *o, session *s);
 /* A row whose recording is enrolled: its voice, or what the voice shall say. The row then has a plan. */
 cf_err requests_set_voice(orch *o, session *s, const char *voice_name);

@@ -304,11 +304,7 @@ static void advance(orch *o)
 
 void orch_enroll_put(orch *o, session *s)
 {
-    session **end = &o->to_enroll;
-    while (*end)
-        end = &(*end)->next;
-    *end = s;
-    s->next = NULL;
+    session_queue_put(&o->to_enroll, s);
 }
 
 void orch_enroll_tick(orch *o)

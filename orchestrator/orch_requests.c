@@ -283,23 +283,57 @@ static void set_out(orch *o, session *s)
 {
     if (s->request.root)
         orch_enroll_put(o, s);
-    else if (orch_core_has_room(&o->core, (int32_t)s->plan.segment_count))
+    else if (requests_has_segments(o, s))
         requests_begin_attempt(o, s);
     else
         orch_begin_when_room(o, s);
 }
 
+/* Rows that can wait leave free what the longest row takes. */
+CF_STATIC_ASSERT(CORE_SEGMENTS_MAX / INTERACTIVE_SHARE >= SEGMENTS_MAX, "the longest row must fit what is kept for it");
+
+bool requests_has_segments(const orch *o, const session *s)
+{
+    const int32_t kept = s->impatient ? 0 : CORE_SEGMENTS_MAX / INTERACTIVE_SHARE;
+    return orch_core_has_room(&o->core, (int32_t)s->plan.segment_count + kept);
+}
+
+/* What live rows that can wait, or those that cannot, hold. */
+typedef struct holding {
+    int32_t rows, text_tokens;
+} holding;
+
+static holding held_by(const orch *o, bool impatient)
+{
+    holding h = {0};
+    for (int i = 0; i < ROWS_OPEN_MAX; i++)
+        if (o->live[i] && o->live[i]->impatient == impatient) {
+            h.rows++;
+            h.text_tokens += o->live[i]->text_tokens;
+        }
+    return h;
+}
+
+static int32_t less_kept(int32_t max, const session *s)
+{
+    const int32_t kept = max < INTERACTIVE_SHARE ? max > 1 : max / INTERACTIVE_SHARE;
+    return s->impatient ? max : max - kept;
+}
+
+/* Rows that can wait leave a share to those that cannot. Of text, one row alone among its like has room whatever it is:
+ * the longest text is a valid one, and SEGMENTS_MAX bounds it. */
 static cf_err check_room(const orch *o, const session *s)
 {
-    if (o->sessions_live >= o->cfg.utterances_max)
-        return err_set(CF_ERR_BUSY, "%d utterances are accepted already (utterances_max)", o->sessions_live);
-    if (s->text_tokens > o->cfg.text_tokens_max)
-        return err_set(CF_ERR_LIMIT, "%d text tokens, at most %d at once (text_tokens_max)", s->text_tokens,
-                       o->cfg.text_tokens_max);
-    if (o->text_tokens_held + s->text_tokens > o->cfg.text_tokens_max)
-        return err_set(CF_ERR_BUSY, "%d of %d text tokens are accepted already (text_tokens_max)", o->text_tokens_held,
-                       o->cfg.text_tokens_max);
-    if (!orch_core_has_room(&o->core, (int32_t)s->plan.segment_count))
+    const holding like = held_by(o, s->impatient);
+    const char *kept = s->impatient ? "" : ", a share of it kept for rows that cannot wait";
+    if (o->sessions_live >= o->cfg.utterances_max || like.rows >= less_kept(o->cfg.utterances_max, s))
+        return err_set(CF_ERR_BUSY, "%d utterances are accepted already (utterances_max %d%s)", o->sessions_live,
+                       o->cfg.utterances_max, kept);
+    if (like.rows > 0 && (o->text_tokens_held + s->text_tokens > o->cfg.text_tokens_max ||
+                          like.text_tokens + s->text_tokens > less_kept(o->cfg.text_tokens_max, s)))
+        return err_set(CF_ERR_BUSY, "%d text tokens are accepted already, the row has %d (text_tokens_max %d%s)",
+                       o->text_tokens_held, s->text_tokens, o->cfg.text_tokens_max, kept);
+    if (!requests_has_segments(o, s))
         return err_set(CF_ERR_BUSY, "no room for %zu segments", s->plan.segment_count);
     return CF_OK;
 }
@@ -319,7 +353,7 @@ void requests_begin_attempt(orch *o, session *s)
     o->sessions[utterance] = s;
     orch_apply(o, &(core_event){.kind = CORE_SUBMIT,
                                 .utterance = utterance,
-                                .priority = s->priority,
+                                .priority = session_rank(s),
                                 .row = s->journal_row,
                                 .speed = s->speed,
                                 .deadline_us = s->deadline_us,

@@ -294,7 +294,7 @@ static void read_bus(orch *o)
 /* Rows with a plan, new or sent back by the guard, begin when there is room for their segments. */
 static void begin_again(orch *o)
 {
-    while (o->again && orch_core_has_room(&o->core, (int32_t)o->again->plan.segment_count)) {
+    while (o->again && requests_has_segments(o, o->again)) {
         session *s = o->again;
         o->again = s->next;
         s->next = NULL;
@@ -308,11 +308,7 @@ static void begin_again(orch *o)
 
 void orch_begin_when_room(orch *o, session *s)
 {
-    session **end = &o->again;
-    while (*end)
-        end = &(*end)->next;
-    *end = s;
-    s->next = NULL;
+    session_queue_put(&o->again, s);
 }
 
 static void take_written(orch *o)

@@ -154,6 +154,19 @@ void session_take_best(session *s)
     s->kept = NULL;
 }
 
+int32_t session_rank(const session *s)
+{
+    return 2 * s->priority + s->impatient;
+}
+
+void session_queue_put(session **queue, session *s)
+{
+    while (*queue && session_rank(*queue) >= session_rank(s))
+        queue = &(*queue)->next;
+    s->next = *queue;
+    *queue = s;
+}
+
 int64_t session_samples(const session *s)
 {
     int64_t sum = 0;

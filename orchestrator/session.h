@@ -27,7 +27,7 @@ typedef struct session {
     char voice_name[NAME_BYTES_MAX + 1], voice_sha256[SHA256_HEX_BYTES];
     char submit_sha256[SHA256_HEX_BYTES]; /* of the whole request: the same row asked for again */
     bool prompt_speech;
-    bool impatient; /* storage that refuses its file is not waited for */
+    bool impatient; /* somebody waits for it: it has places of its own, and storage that refuses is not waited for */
     bool is_source; /* a recording spoken by another voice: no text, no llm, no second attempt */
     int32_t prompt_tokens, priority;
     uint64_t seed;                                    /* as submitted; a later attempt derives its own from it */
@@ -87,6 +87,12 @@ CF_MUST_CHECK cf_err session_next_attempt(session *s);
 
 /* Makes the best attempt the present one. */
 void session_take_best(session *s);
+
+/* Greater goes first: priority, then those that cannot wait. */
+int32_t session_rank(const session *s);
+
+/* Puts it behind its like in a list linked by next, and before those of lower rank. */
+void session_queue_put(session **queue, session *s);
 
 int64_t session_samples(const session *s);
 int64_t session_tokens(const session *s);

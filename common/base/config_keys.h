@@ -28,8 +28,10 @@
     X(INT, hift_frames, 6000, 1, 65536, "mel frames one hift worker packs in a step")                              \
     X(INT, threads, 0, 0, 256, "compute threads of each worker; 0: as many as it may run on")                      \
     X(INT, outbox_mib, 64, 4, 4096, "exchange memory of one worker, MiB")                                          \
-    X(INT, utterances_max, 256, 1, 256, "utterances accepted at once; more are refused as busy")                   \
-    X(INT, text_tokens_max, 16384, 256, 1048576, "text tokens of all accepted utterances together")                \
+    X(INT, utterances_max, 256, 1, 256,                                                                            \
+      "utterances accepted at once, an eighth kept for say; more are refused as busy")                             \
+    X(INT, text_tokens_max, 16384, 256, 1048576,                                                                   \
+      "text tokens of all accepted utterances, an eighth kept for say; one row alone may exceed it")               \
     X(INT, deaths_max, 3, 1, 100,                                                                                  \
       "worker deaths at one stage before a segment is given up; the last two hit it alone")                        \
     X(INT, parole_s, 30, 1, 86400,                                                                                 \

@@ -61,6 +61,7 @@
 #define REREADS_MAX         8    /* times a segment's mel may be lost before its row is given up */
 #define JOBS_PER_MEMBER_MAX 256
 #define UTTERANCES_MAX      256                  /* accepted at once; more are refused with CF_ERR_BUSY */
+#define INTERACTIVE_SHARE   8                    /* one in so many places is kept for rows that cannot wait: `say` */
 #define ROWS_OPEN_MAX       (4 * UTTERANCES_MAX) /* after a restart: accepted rows, and ends not yet on disk */
 #define CLIENTS_MAX         64
 #define NAME_BYTES_MAX      200 /* ids and voice names */
