@@ -5,7 +5,8 @@
  *   accepted -> voice in the store? -> waiting for a process -> `enroll` runs -> plan -> the core
  *
  * prompt_wav gives a voice in the store of recordings (config voice_store), source_wav the speech tokens themselves. A
- * decoder that dies is tried again, deaths_max times: what a stranger's file does to it, it does in its own process.
+ * decoder that dies is tried again, deaths_max times: what a stranger's file does to it, it does in its own process. One
+ * that takes longer than enroll_s is ended, and its rows fail.
  * Owns the processes, their pipes and pidfds. Fails: by ending the row, with what `enroll` said.
  */
 #define _GNU_SOURCE
@@ -37,8 +38,9 @@ struct enroll_process {
     int pid_fd, out_fd;
     char *out; /* owned, OUTPUT_BYTES_MAX + 1 */
     size_t out_bytes;
-    session *rows; /* list of those that wait for it, linked by next */
-    bool is_source;
+    session *rows;          /* list of those that wait for it, linked by next */
+    bool is_source, killed; /* killed: it took too long, and has no rows any more */
+    uint64_t kill_us;
     char key[SHA256_HEX_BYTES]; /* of the voice; unused for a source */
 };
 
@@ -144,6 +146,7 @@ static void start_process(orch *o, enroll_process *p, session *s)
 {
     cf_err err = mem_alloc(OUTPUT_BYTES_MAX + 1, 1, &p->out);
     p->is_source = wire_has(&s->request, "source_wav");
+    p->kill_us = clock_now_us() + (uint64_t)o->cfg.enroll_s * CLOCK_SECOND_US;
     snprintf(p->key, sizeof p->key, "%s", s->enroll_key);
     s->next = NULL;
     p->rows = s;
@@ -263,7 +266,7 @@ static enroll_process *find_same(const orch *o, const session *s)
 {
     for (int i = 0; i < ENROLL_JOBS_MAX; i++) {
         enroll_process *p = o->enrolling[i];
-        if (p && p->pid > 0 && !p->is_source && strcmp(p->key, s->enroll_key) == 0)
+        if (p && p->pid > 0 && !p->is_source && !p->killed && strcmp(p->key, s->enroll_key) == 0)
             return p;
     }
     return NULL;
@@ -307,8 +310,31 @@ void orch_enroll_put(orch *o, session *s)
     session_queue_put(&o->to_enroll, s);
 }
 
+/* Its rows end now; its place is free when the kernel has let go of it. */
+static void end_late(orch *o, enroll_process *p)
+{
+    char text[128];
+    snprintf(text, sizeof text, "this recording took longer than %d s to enroll (enroll_s)", o->cfg.enroll_s);
+    p->killed = true;
+    log_warn("enroll.late", "pid=%ld text=\"%s\"", (long)p->pid, text);
+    if (io_pidfd_kill(p->pid_fd) != CF_OK)
+        log_warn("enroll.late", "pid=%ld text=\"%s\"", (long)p->pid, err_text());
+    while (p->rows) {
+        session *s = p->rows;
+        p->rows = s->next;
+        s->next = NULL;
+        end_row(o, s, CF_ERR_TIMEOUT, text);
+    }
+}
+
 void orch_enroll_tick(orch *o)
 {
+    const uint64_t now_us = clock_now_us();
+    for (int i = 0; i < ENROLL_JOBS_MAX; i++) {
+        enroll_process *p = o->enrolling[i];
+        if (p && p->pid > 0 && !p->killed && now_us >= p->kill_us)
+            end_late(o, p);
+    }
     advance(o);
 }
 

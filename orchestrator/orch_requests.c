@@ -190,6 +190,8 @@ static cf_err await_recording(orch *o, session *s, const wire_msg *msg)
         FAIL(CF_ERR_INVALID, "recording \"%s\": expected an absolute path", path);
     if (stat(path, &st) != 0)
         FAIL(CF_ERR_NOTFOUND, "recording %s: %s", path, strerror(errno));
+    if (!S_ISREG(st.st_mode))
+        FAIL(CF_ERR_INVALID, "recording %s: not a regular file", path);
     if (st.st_size > ROW_RECORDING_BYTES_MAX)
         FAIL(CF_ERR_LIMIT, "recording %s: %lld bytes, at most %d", path, (long long)st.st_size,
              ROW_RECORDING_BYTES_MAX);

@@ -45,6 +45,7 @@
     X(STR, voice_store, "", 0, 1023, "folder of voices made from recordings; empty: voices in the run directory")  \
     X(INT, voice_store_mib, 256, 1, 1048576, "what that folder may hold; the longest unused go")                   \
     X(INT, enroll_jobs, 1, 1, 8, "recordings enrolled at once, a process each")                                    \
+    X(INT, enroll_s, 300, 1, 86400, "seconds that enrolling one recording may take")                               \
     X(STR, trace, "", 0, 1023, "folder for the workers' Chrome trace events, a file per process; empty: none")     \
     X(INT, stall_s, 300, 5, 86400, "seconds without a step after which a worker that holds jobs is ended")         \
     X(INT, load_s, 600, 5, 86400, "seconds that a worker may take to load its model before it is ended")           \

@@ -20,10 +20,12 @@
 #include "common/base/fault.h"
 #include "common/base/mem.h"
 
+/* What a path names is often a stranger's choice: opening a FIFO or a device must not wait for its other end. */
 static cf_err open_regular(const char *path, int *ret_fd, size_t *ret_bytes)
 {
     struct stat st;
-    const int fd = fault_hit("io.open") ? (errno = EMFILE, -1) : open(path, O_RDONLY | O_CLOEXEC);
+    const int flags = O_RDONLY | O_CLOEXEC | O_NONBLOCK | O_NOCTTY; /* means nothing to a regular file */
+    const int fd = fault_hit("io.open") ? (errno = EMFILE, -1) : open(path, flags);
     if (fd < 0)
         return errno == ENOENT ? err_set(CF_ERR_NOTFOUND, "%s: no such file", path) : err_sys("%s: open", path);
     if (fstat(fd, &st) != 0 || !S_ISREG(st.st_mode)) {

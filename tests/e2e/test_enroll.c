@@ -12,6 +12,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/stat.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
@@ -510,6 +511,34 @@ static void test_rows_that_name_recordings(void **state)
     same_files(said, named);
 }
 
+/* Recordings that would be waited for for ever hold up nothing: a pipe that nobody writes, and an enrolment that hangs. */
+static void test_recordings_that_hang(void **state)
+{
+    (void)state;
+    char folder[IO_PATH_BYTES], fifo[IO_PATH_BYTES], rows[IO_PATH_BYTES], conf[IO_PATH_BYTES];
+    static char text[4 * IO_PATH_BYTES], ledger[16384];
+    snprintf(folder, sizeof folder, "%s", test_temp_dir());
+    setenv("COSYFARM_RUN_DIR", folder, 1); /* no farm runs there */
+    in_folder(fifo, sizeof fifo, folder, "pipe.wav");
+    in_folder(rows, sizeof rows, folder, "rows.jsonl");
+    in_folder(conf, sizeof conf, folder, "config.json");
+    assert_int_equal(mkfifo(fifo, 0600), 0);
+    assert_ok(io_write_file(conf, "{\"precision\":\"bf16\",\"enroll_s\":1}", 33));
+    snprintf(text, sizeof text,
+             "{\"id\":\"a\",\"text\":\"Yes.\",\"prompt_wav\":\"pipe.wav\",\"prompt_text\":\"x\"}\n"
+             "{\"id\":\"b\",\"source_wav\":\"pipe.wav\"}\n"
+             "{\"id\":\"c\",\"source_wav\":\"%s\"}\n{\"id\":\"d\",\"text\":\"Yes.\"}\n",
+             wav);
+    assert_ok(io_write_file(rows, text, strlen(text)));
+    expect_code(run_with("cosyfarm", "COSYFARM_FAULT=enroll.tokens=stop",
+                         ARGS("cosyfarm", "batch", "--config", conf, rows, "-o", folder)),
+                65);
+    assert_non_null(strstr(last_out, "1 done, 3 failed"));
+    keep(folder, "ledger.jsonl", ledger, sizeof ledger);
+    assert_non_null(strstr(ledger, "pipe.wav: not a regular file"));
+    assert_non_null(strstr(ledger, "this recording took longer than 1 s to enroll (enroll_s)"));
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -524,6 +553,7 @@ int main(void)
         cmocka_unit_test(test_other_networks),
         cmocka_unit_test(test_command),
         cmocka_unit_test(test_rows_that_name_recordings),
+        cmocka_unit_test(test_recordings_that_hang),
     };
     cmocka_set_message_output(CM_OUTPUT_TAP);
     return cmocka_run_group_tests(tests, prepare, NULL);

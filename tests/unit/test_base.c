@@ -3,6 +3,7 @@
 
 #include <stdio.h>
 #include <string.h>
+#include <sys/stat.h>
 
 #include "common/base/clock.h"
 #include "common/base/fault.h"
@@ -241,6 +242,10 @@ static void test_files(void **state)
     mem_free(text);
     assert_err(CF_ERR_LIMIT, "at most 4", io_read_file(path, 4, &text, &bytes));
     assert_err(CF_ERR_NOTFOUND, "no such file", io_read_file("/nonexistent/x", 4, &text, &bytes));
+    snprintf(path, sizeof path, "%s/fifo", dir);
+    assert_int_equal(mkfifo(path, 0600), 0);
+    assert_err(CF_ERR_INVALID, "fifo: not a regular file", io_read_file(path, 4, &text, &bytes)); /* at once */
+    snprintf(path, sizeof path, "%s/a/b/f", dir);
     assert_ok(fault_arm("io.write=fail"));
     assert_err(CF_ERR_STORAGE, "No space", io_write_file(path, "other", 5));
     assert_ok(fault_arm(NULL));
