@@ -20,6 +20,7 @@
 #include "common/base/fault.h"
 #include "common/base/limits.h"
 #include "common/base/mem.h"
+#include "common/base/process.h"
 #include "common/base/sha256.h"
 #include "common/base/utf8.h"
 #include "orchestrator/line_reader.h"
@@ -295,6 +296,8 @@ static cf_err next_line(ledger *l, line_view *line, json **root, ledger_view *vi
 {
     json_close(*root);
     *root = NULL;
+    if (process_stop_asked())
+        return err_set(CF_ERR_CANCELLED, "%s: interrupted while it was read", l->path);
     cf_err err = line_reader_next(l->lines, line);
     if (err == CF_ERR_LIMIT)
         return CF_ERR_CORRUPT;

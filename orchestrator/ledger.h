@@ -56,7 +56,8 @@ typedef struct ledger_view {
     uint64_t bytes;
 } ledger_view;
 
-/* Every line in order; an error that on_line returns ends it and is returned. CF_ERR_CORRUPT names file and line. */
+/* Every line in order; an error that on_line returns ends it and is returned. CF_ERR_CORRUPT names file and line;
+ * CF_ERR_CANCELLED when SIGTERM or SIGINT came (process_stop_asked), also of ledger_drop. */
 typedef cf_err ledger_visit(void *ctx, const ledger_view *view);
 CF_MUST_CHECK cf_err ledger_each(ledger *l, ledger_visit *on_line, void *ctx);
 

@@ -19,6 +19,7 @@
 #include "common/base/io.h"
 #include "common/base/json.h"
 #include "common/base/mem.h"
+#include "common/base/process.h"
 #include "orchestrator/line_reader.h"
 #include "orchestrator/manifest_impl.h"
 
@@ -72,15 +73,18 @@ static cf_err spool(int from, const char *name, int *ret_fd)
     ssize_t n;
     TRY(mem_alloc(SPOOL_CHUNK_BYTES, 1, &chunk));
     TRY(open_spool(&fd));
-    while ((n = read(from, chunk, SPOOL_CHUNK_BYTES)) > 0) {
+    for (;;) {
+        if (!process_wait_readable(from)) /* somebody wants the command to end, and a pipe may stay open for ever */
+            FAIL(CF_ERR_CANCELLED, "%s: interrupted", name);
+        n = read(from, chunk, SPOOL_CHUNK_BYTES);
+        if (n <= 0)
+            break;
         err = io_write_all(fd, chunk, (size_t)n);
         if (err != CF_OK) {
             err = err_context(err, "temporary copy of %s", name);
             goto out;
         }
     }
-    if (n < 0 && errno == EINTR) /* somebody wants the command to end, and a pipe may stay open for ever */
-        FAIL(CF_ERR_CANCELLED, "%s: interrupted", name);
     if (n < 0) {
         err = err_sys("%s: read", name);
         goto out;
@@ -99,7 +103,8 @@ static cf_err open_rows(const char *path, const char *name, int *ret_fd)
     cf_err err = CF_OK;
     struct stat st;
     const bool is_stdin = strcmp(path, "-") == 0;
-    int fd = is_stdin ? fcntl(STDIN_FILENO, F_DUPFD_CLOEXEC, 3) : open(path, O_RDONLY | O_CLOEXEC);
+    int fd = is_stdin ? fcntl(STDIN_FILENO, F_DUPFD_CLOEXEC, 3)
+                      : open(path, O_RDONLY | O_CLOEXEC | O_NONBLOCK); /* a FIFO's writer is waited for in spool */
     if (fd < 0 && errno == ENOENT)
         FAIL(CF_ERR_NOTFOUND, "%s: no such file", name);
     if (fd < 0 || fstat(fd, &st) != 0) {

@@ -56,8 +56,8 @@ typedef struct manifest_defaults {
 CF_MUST_CHECK cf_err manifest_row_seed(uint64_t run_seed, const char *id, uint64_t *ret_seed);
 
 /* format_name: "jsonl", "csv" or "txt"; NULL: by extension, and jsonl for "-". Checks the defaults as it checks rows.
- * CF_ERR_NOTFOUND, CF_ERR_INVALID, CF_ERR_SYS. Copying a pipe ends with the pipe, or when a signal handler without
- * SA_RESTART ran: CF_ERR_CANCELLED. */
+ * CF_ERR_NOTFOUND, CF_ERR_INVALID, CF_ERR_SYS. Copying a pipe ends with the pipe, or with SIGTERM or SIGINT:
+ * CF_ERR_CANCELLED. */
 CF_MUST_CHECK cf_err manifest_open(const char *path, const char *format_name, const manifest_defaults *defaults,
                                    manifest **ret_manifest);
 void manifest_close(manifest *m);             /* NULL is fine */

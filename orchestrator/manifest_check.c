@@ -1,7 +1,7 @@
 /*
  * manifest_check.c - the pass before the work: every bad row, every repeated id. Runs in the command. Memory: a key a
  * row in the caller's set, and what the second pass holds of rows whose key came twice.
- * Fails: with what ends the reading; CF_ERR_NOMEM; CF_ERR_LIMIT from id_set_separate. Asserts that the set is empty.
+ * Fails: with what ends the reading; CF_ERR_CANCELLED on SIGTERM and SIGINT (process_stop_asked); CF_ERR_NOMEM; CF_ERR_LIMIT from id_set_separate. Asserts that the set is empty.
  */
 #include <inttypes.h>
 #include <stdarg.h>
@@ -11,6 +11,7 @@
 
 #include "common/base/check.h"
 #include "common/base/mem.h"
+#include "common/base/process.h"
 #include "orchestrator/manifest.h"
 
 /* An id whose key is one of the repeated. */
@@ -46,6 +47,8 @@ static cf_err each_row(check_pass *p, bool tell, cf_err (*on_row)(check_pass *p,
     for (;;) {
         manifest_row row;
         bool end;
+        if (process_stop_asked())
+            FAIL(CF_ERR_CANCELLED, "%s: interrupted while it was checked", manifest_name(p->m));
         err = manifest_next(p->m, &row, &end);
         if (err == CF_ERR_INVALID) {
             if (tell) {

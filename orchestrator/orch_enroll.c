@@ -5,8 +5,8 @@
  *   accepted -> voice in the store? -> waiting for a process -> `enroll` runs -> plan -> the core
  *
  * prompt_wav gives a voice in the store of recordings (config voice_store), source_wav the speech tokens themselves. A
- * decoder that dies is tried again, deaths_max times: what a stranger's file does to it, it does in its own process. One
- * that takes longer than enroll_s is ended, and its rows fail.
+ * decoder that dies is tried again, deaths_max times: what a stranger's file does to it, it does in its own process.
+ * One that takes longer than enroll_s is ended, and its rows fail.
  * Owns the processes, their pipes and pidfds. Fails: by ending the row, with what `enroll` said.
  */
 #define _GNU_SOURCE

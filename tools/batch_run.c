@@ -84,9 +84,11 @@ cf_err batch_next(void *ctx, client_row *ret_row, client_next *ret_next)
     *ret_next = CLIENT_LATER;
     if (!b->record || b->pending_count > 0)
         return CF_OK;
-    do
+    do {
+        if (process_stop_asked())
+            return CF_OK; /* batch_tick hears of it; rows that ended before may be many */
         TRY(manifest_next(b->rows, &row, &end));
-    while (!end && !is_mine(b, &row));
+    } while (!end && !is_mine(b, &row));
     if (!end)
         TRY(fill_row(b, &row, ret_row));
     *ret_next = end ? CLIENT_END : CLIENT_ROW;

@@ -27,6 +27,7 @@
 #include "tools/cmd.h"
 
 #define SILENCE_US (120 * CLOCK_SECOND_US)
+#define HASH_BYTES ((size_t)4 << 20)
 
 static const char batch_help[] =
     "usage: cosyfarm batch -m MODEL MANIFEST -o DIR [options]\n\n"
@@ -205,6 +206,8 @@ static cf_err check_voices(batch *b, uint64_t *ret_bad)
     manifest_row row;
     TRY(voice_names(b->farm.cfg.model, &names, &count));
     for (;;) {
+        if (process_stop_asked())
+            FAIL(CF_ERR_CANCELLED, "%s: interrupted while it was checked", manifest_name(b->rows));
         err = manifest_next(b->rows, &row, &end);
         if (err == CF_ERR_INVALID)
             continue; /* reported before */
@@ -280,6 +283,21 @@ out:
 
 /* ---- what earlier runs did ---- */
 
+/* In pieces, so that a signal is heard. */
+static cf_err hash_file(const io_map *map, char ret_hex[SHA256_HEX_BYTES])
+{
+    cf_err err;
+    sha256 *h = NULL;
+    TRY(sha256_open(&h));
+    for (size_t at = 0; at < map->data_bytes && !process_stop_asked(); at += HASH_BYTES) {
+        const size_t left = map->data_bytes - at;
+        sha256_update(h, map->data + at, left < HASH_BYTES ? left : HASH_BYTES);
+    }
+    sha256_finish(h, ret_hex);
+out:
+    return err;
+}
+
 static bool file_is_there(const batch *b, const ledger_view *v)
 {
     char path[IO_PATH_BYTES], hash[SHA256_HEX_BYTES];
@@ -292,9 +310,9 @@ static bool file_is_there(const batch *b, const ledger_view *v)
         return true;
     if (io_map_file(path, &map) != CF_OK)
         return false;
-    const bool same = sha256_of(map.data, map.data_bytes, hash) == CF_OK && strcmp(hash, v->sha256) == 0;
+    const bool same = hash_file(&map, hash) == CF_OK && strcmp(hash, v->sha256) == 0;
     io_unmap(&map);
-    return same;
+    return same || process_stop_asked(); /* the ledger's next line hears of it: nothing is dropped for it */
 }
 
 /* A line that does not count: its row is done again, and has one line in the end as every row. */
@@ -458,8 +476,8 @@ static int exit_code_of(cf_err err)
 static cf_err work(batch *b)
 {
     cf_err err;
-    TRY(read_manifest(b)); /* standard input may last: ^C still ends the process here */
-    TRY(process_signal_fd(&b->signal_fd));
+    TRY(process_signal_fd(&b->signal_fd)); /* first: what follows may last, and looks for it (process_stop_asked) */
+    TRY(read_manifest(b));
     if (b->check_only)
         goto out;
     TRY(mem_alloc(BATCH_VOICES_MAX, sizeof *b->voices, &b->voices));

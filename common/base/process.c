@@ -5,6 +5,7 @@
 #define _GNU_SOURCE
 #include "common/base/process.h"
 
+#include <poll.h>
 #include <sched.h>
 #include <signal.h>
 #include <stdbool.h>
@@ -70,6 +71,34 @@ int process_read_signal(int fd)
 {
     struct signalfd_siginfo info;
     return read(fd, &info, sizeof info) == (ssize_t)sizeof info ? (int)info.ssi_signo : 0;
+}
+
+bool process_stop_asked(void)
+{
+    sigset_t pending;
+    return sigpending(&pending) == 0 && (sigismember(&pending, SIGTERM) == 1 || sigismember(&pending, SIGINT) == 1);
+}
+
+static void note_stop(int number)
+{
+    (void)number; /* that it ran is what ends the waiting */
+}
+
+bool process_wait_readable(int fd)
+{
+    const struct sigaction noted = {.sa_handler = note_stop};
+    struct sigaction old_term, old_int;
+    struct pollfd readable = {.fd = fd, .events = POLLIN};
+    sigset_t mask;
+    sigprocmask(SIG_BLOCK, NULL, &mask);
+    sigdelset(&mask, SIGTERM);
+    sigdelset(&mask, SIGINT);
+    sigaction(SIGTERM, &noted, &old_term);
+    sigaction(SIGINT, &noted, &old_int);
+    const int ready = ppoll(&readable, 1, NULL, &mask); /* one step: a signal just before it is not lost */
+    sigaction(SIGTERM, &old_term, NULL);
+    sigaction(SIGINT, &old_int, NULL);
+    return ready > 0;
 }
 
 void process_name_thread(const char *name)

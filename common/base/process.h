@@ -43,6 +43,14 @@ CF_MUST_CHECK cf_err process_signal_add(int fd, int number);
 /* Reads one signal number from it; 0: none waits. */
 int process_read_signal(int fd);
 
+/* SIGTERM or SIGINT has come since process_signal_fd and waits to be read: for long loops, which have no descriptors to
+ * wait on. Reads nothing. */
+bool process_stop_asked(void);
+
+/* Waits until fd can be read, or has ended. False: SIGTERM or SIGINT came (and counts as read), or another signal's
+ * handler ran. */
+bool process_wait_readable(int fd);
+
 /* For debuggers and top: the calling thread's name, at most 15 bytes. */
 void process_name_thread(const char *name);
 

@@ -6,10 +6,13 @@
 #define _GNU_SOURCE
 #include "tests/harness/test.h"
 
+#include <fcntl.h>
+#include <poll.h>
 #include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/stat.h>
 #include <unistd.h>
 
 #include "common/base/io.h"
@@ -107,6 +110,64 @@ static void test_interrupted_batch_goes_on(void **state)
     assert_int_equal(code, 75);
     batch_expect(0, "0 failed", dir);
     batch_expect_undisturbed(dir);
+}
+
+static void expect_heard(pid_t pid)
+{
+    assert_int_equal(kill(pid, SIGTERM), 0);
+    assert_int_equal(farm_command_wait_within(pid, 20), 75);
+}
+
+static void wait_mapped(pid_t pid, const char *name)
+{
+    char path[64], line[4096];
+    snprintf(path, sizeof path, "/proc/%ld/maps", (long)pid);
+    for (bool found = false; !found; poll(NULL, 0, 5)) {
+        FILE *f = fopen(path, "r");
+        assert_non_null(f);
+        while (!found && fgets(line, sizeof line, f))
+            found = strstr(line, name) != NULL;
+        fclose(f);
+    }
+}
+
+/* Before the run a signal is heard too: while rows are waited for, and while a file of 64 GiB is hashed. */
+static void test_interrupted_before_the_run(void **state)
+{
+    (void)state;
+    char fifo[320], path[320], ledger[320], *text, *size;
+    size_t bytes;
+    const char *dir = test_temp_dir();
+    snprintf(fifo, sizeof fifo, "%s/rows.jsonl", dir);
+    assert_int_equal(mkfifo(fifo, 0600), 0);
+    pid_t pid = farm_command_start(
+        (const char *const[]){"cosyfarm", "batch", "-m", tiny_model_dir(), fifo, "-o", dir, NULL}, "/dev/null");
+    int writer;
+    while ((writer = open(fifo, O_WRONLY | O_NONBLOCK)) < 0) /* nobody reads it yet */
+        poll(NULL, 0, 5);
+    expect_heard(pid);
+    close(writer);
+    batch_expect(0, "6 done", dir);
+    snprintf(path, sizeof path, "%s/audio/set/03.wav", dir);
+    assert_int_equal(truncate(path, (off_t)64 << 30), 0);
+    snprintf(ledger, sizeof ledger, "%s/ledger.jsonl", dir);
+    assert_ok(io_read_file(ledger, 1 << 20, &text, &bytes));
+    size = strstr(strstr(text, "\"id\":\"set/03\""), "\"bytes\":");
+    const size_t digits = strspn(size + 8, "0123456789");
+    char *other = malloc(bytes + 16);
+    assert_non_null(other);
+    const int written =
+        snprintf(other, bytes + 16, "%.*s\"bytes\":68719476736%s", (int)(size - text), text, size + 8 + digits);
+    assert_ok(io_write_file(ledger, other, (size_t)written));
+    pid = farm_command_start((const char *const[]){BATCH(dir), "--verify", NULL}, "/dev/null");
+    wait_mapped(pid, "audio/set/03.wav");
+    expect_heard(pid);
+    mem_free(text);
+    assert_ok(io_read_file(ledger, 1 << 20, &text, &bytes));
+    assert_int_equal(bytes, written);
+    assert_memory_equal(text, other, bytes); /* as it was */
+    mem_free(text);
+    free(other);
 }
 
 static void test_killed_batch_goes_on_from_the_journal(void **state)
@@ -237,6 +298,7 @@ int main(void)
         cmocka_unit_test(test_bad_manifest_is_refused_before_work),
         cmocka_unit_test(test_shards_share_a_folder),
         cmocka_unit_test(test_interrupted_batch_goes_on),
+        cmocka_unit_test(test_interrupted_before_the_run),
         cmocka_unit_test(test_killed_batch_goes_on_from_the_journal),
         cmocka_unit_test(test_storage_that_fails),
         cmocka_unit_test(test_other_model_is_not_mixed_in),

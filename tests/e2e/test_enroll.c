@@ -511,7 +511,7 @@ static void test_rows_that_name_recordings(void **state)
     same_files(said, named);
 }
 
-/* Recordings that would be waited for for ever hold up nothing: a pipe that nobody writes, and an enrolment that hangs. */
+/* Recordings without an end hold up nothing: a pipe that nobody writes, and an enrolment that hangs. */
 static void test_recordings_that_hang(void **state)
 {
     (void)state;

@@ -11,7 +11,9 @@
 #include <unistd.h>
 
 #include "common/base/fault.h"
+#include "common/base/io.h"
 #include "common/base/mem.h"
+#include "common/base/process.h"
 #include "orchestrator/ledger.h"
 
 #define HASH_A "aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa"
@@ -177,6 +179,12 @@ static void test_appends_and_reads(void **state)
     assert_err(CF_ERR_CANCELLED, "enough", ledger_each(l, see, &s));
     assert_int_equal(s.count, 1);
     assert_int_equal(s.done, 1);
+    int signal_fd = -1;
+    assert_ok(process_signal_fd(&signal_fd));
+    assert_int_equal(raise(SIGTERM), 0); /* who reads a long one is heard */
+    assert_err(CF_ERR_CANCELLED, "ledger.jsonl: interrupted", ledger_each(l, see, &s));
+    assert_int_equal(process_read_signal(signal_fd), SIGTERM);
+    io_close(&signal_fd);
     ledger_close(l);
 }
 

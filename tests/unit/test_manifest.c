@@ -4,6 +4,7 @@
 
 #include <fcntl.h>
 #include <inttypes.h>
+#include <signal.h>
 #include <stdio.h>
 #include <string.h>
 #include <unistd.h>
@@ -12,6 +13,7 @@
 #include "common/base/io.h"
 #include "common/base/limits.h"
 #include "common/base/mem.h"
+#include "common/base/process.h"
 #include "orchestrator/manifest.h"
 
 static const manifest_defaults plain = {.format = "wav", .run_seed = 7, .speed = 1};
@@ -523,6 +525,28 @@ static void test_check_names_everything(void **state)
     manifest_close(m);
 }
 
+/* A signal that waits to be read ends the pass. */
+static void test_check_is_interrupted(void **state)
+{
+    (void)state;
+    reports r = {.count = 0};
+    manifest_counts c;
+    id_set *ids;
+    int signal_fd = -1;
+    manifest *m = open_text("rows.jsonl", "{\"id\":\"a\",\"text\":\"x\"}\n", &plain);
+    assert_ok(id_set_open(ID_HASH_BITS, &ids));
+    assert_ok(process_signal_fd(&signal_fd));
+    assert_false(process_stop_asked());
+    assert_int_equal(raise(SIGTERM), 0);
+    assert_err(CF_ERR_CANCELLED, "rows.jsonl: interrupted", manifest_check(m, (shard){0}, keep_report, &r, ids, &c));
+    assert_int_equal(process_read_signal(signal_fd), SIGTERM);
+    assert_ok(manifest_check(m, (shard){0}, keep_report, &r, ids, &c));
+    assert_true(c.own == 1);
+    io_close(&signal_fd);
+    id_set_close(ids);
+    manifest_close(m);
+}
+
 /* 300 ids and keys of 8 bits: many collide, and no id may be taken for another. */
 static void test_collisions_are_no_error(void **state)
 {
@@ -713,6 +737,7 @@ int main(void)
         cmocka_unit_test(test_notices_a_change),
         cmocka_unit_test(test_read_errors_end_the_reading),
         cmocka_unit_test(test_check_names_everything),
+        cmocka_unit_test(test_check_is_interrupted),
         cmocka_unit_test(test_collisions_are_no_error),
         cmocka_unit_test(test_repeats_among_collisions),
         cmocka_unit_test(test_more_repeats_than_are_named),
