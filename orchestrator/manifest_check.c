@@ -1,7 +1,8 @@
 /*
  * manifest_check.c - the pass before the work: every bad row, every repeated id. Runs in the command. Memory: a key a
  * row in the caller's set, and what the second pass holds of rows whose key came twice.
- * Fails: with what ends the reading; CF_ERR_CANCELLED on SIGTERM and SIGINT (process_stop_asked); CF_ERR_NOMEM; CF_ERR_LIMIT from id_set_separate. Asserts that the set is empty.
+ * Fails: with what ends the reading; CF_ERR_CANCELLED on SIGTERM and SIGINT (process_stop_asked); CF_ERR_NOMEM;
+ * CF_ERR_LIMIT from id_set_separate. Asserts that the set is empty.
  */
 #include <inttypes.h>
 #include <stdarg.h>

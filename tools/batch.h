@@ -61,6 +61,8 @@ typedef struct batch {
 /* batch_record.c */
 /* Nothing is made or written: is the model of this start the one of run.json? CF_ERR_MISMATCH. */
 CF_MUST_CHECK cf_err batch_check_record(const batch *b);
+/* The model directory of -m, else that of the running farm, else of the environment or a file; empty: none is named. */
+CF_MUST_CHECK cf_err batch_model_dir(const batch *b, char ret_dir[IO_PATH_BYTES]);
 /* Opens b->record once every stage of the status has a worker that told its model. CF_ERR_MISMATCH. */
 CF_MUST_CHECK cf_err batch_open_record(batch *b, const wire_msg *status);
 /* The voice's content hash, read once a name, and its entry in run.json. */

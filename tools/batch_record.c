@@ -55,6 +55,20 @@ out:
     return err;
 }
 
+cf_err batch_model_dir(const batch *b, char ret_dir[IO_PATH_BYTES])
+{
+    cf_err err = CF_OK;
+    model_choice choice;
+    if (b->farm.model_given) {
+        snprintf(ret_dir, IO_PATH_BYTES, "%s", b->farm.cfg.model);
+        return CF_OK;
+    }
+    TRY(choose_model(b, &choice));
+    snprintf(ret_dir, IO_PATH_BYTES, "%s", choice.dir);
+out:
+    return err;
+}
+
 static cf_err compare_models(const run_record *r, const model_choice *choice)
 {
     cf_err err;

@@ -197,14 +197,14 @@ static bool is_known(char *const *names, size_t count, const char *name)
 }
 
 /* Rows that name a voice which the model directory lacks; neighbours with the same one are looked up once. */
-static cf_err check_voices(batch *b, uint64_t *ret_bad)
+static cf_err check_voices(batch *b, const char *model_path, uint64_t *ret_bad)
 {
     cf_err err;
     char **names = NULL, last[VOICE_NAME_BYTES_MAX + 1] = "";
     size_t count = 0;
     bool last_known = false, end = false;
     manifest_row row;
-    TRY(voice_names(b->farm.cfg.model, &names, &count));
+    TRY(voice_names(model_path, &names, &count));
     for (;;) {
         if (process_stop_asked())
             FAIL(CF_ERR_CANCELLED, "%s: interrupted while it was checked", manifest_name(b->rows));
@@ -222,7 +222,7 @@ static cf_err check_voices(batch *b, uint64_t *ret_bad)
         if (last_known)
             continue;
         fprintf(stderr, "%s:%" PRIu64 ": voice \"%s\" is not in %s/voices\n", manifest_name(b->rows), row.line,
-                row.voice, b->farm.cfg.model);
+                row.voice, model_path);
         ++*ret_bad;
     }
     if (err == CF_OK)
@@ -262,12 +262,14 @@ static cf_err read_manifest(batch *b)
 {
     cf_err err;
     uint64_t bad_voices = 0;
+    char model_path[IO_PATH_BYTES];
     TRY(find_manifest_dir(b));
     TRY(manifest_open(b->manifest_path, b->manifest_format, &b->defaults, &b->rows));
     TRY(id_set_open(ID_HASH_BITS, &b->ids));
     TRY(manifest_check(b->rows, b->mine, report, NULL, b->ids, &b->counts));
-    if (b->farm.cfg.model[0])
-        TRY(check_voices(b, &bad_voices));
+    TRY(batch_model_dir(b, model_path));
+    if (model_path[0])
+        TRY(check_voices(b, model_path, &bad_voices));
     if (b->check_only)
         print_check(b, bad_voices);
     if (b->counts.bad + b->counts.repeated + bad_voices > 0)

@@ -132,6 +132,12 @@ static void test_running_farm(void **state)
     farm_expect(0, "standard output", (const char *const[]){"cosyfarm", "say", "-o", "-", sentence, NULL});
     farm_expect(78, "serves",
                 (const char *const[]){"cosyfarm", "say", "-m", small_model_dir(), "-o", path, sentence, NULL});
+    snprintf(path, sizeof path, "%s/rows.jsonl", dir);
+    static const char rows[] =
+        "{\"id\":\"a\",\"text\":\"Yes.\"}\n{\"id\":\"b\",\"text\":\"Yes.\",\"voice\":\"ecko\"}\n";
+    assert_ok(io_write_file(path, rows, strlen(rows)));
+    farm_expect(78, "rows.jsonl:2: voice \"ecko\" is not in",
+                (const char *const[]){"cosyfarm", "batch", path, "-o", dir, NULL});
     farm_expect(78, "runs in", (const char *const[]){"cosyfarm", "up", "-m", tiny_model_dir(), NULL});
     farm_expect(0, "hift", (const char *const[]){"cosyfarm", "status", NULL});
     assert_int_equal(farm_command((const char *const[]){"cosyfarm", "status", "--json", NULL}, out, sizeof out), 0);
