@@ -124,6 +124,16 @@ out:
     return err;
 }
 
+cf_err manifest_check_arguments(const char *path, const char *format_name, const manifest_defaults *defaults)
+{
+    cf_err err;
+    bool is_columns;
+    TRY(find_format(path, format_name, &is_columns));
+    TRY(manifest_defaults_check(defaults));
+out:
+    return err;
+}
+
 cf_err manifest_open(const char *path, const char *format_name, const manifest_defaults *defaults,
                      manifest **ret_manifest)
 {
@@ -133,8 +143,8 @@ cf_err manifest_open(const char *path, const char *format_name, const manifest_d
     TRY(mem_alloc(1, sizeof *m, &m));
     m->fd = -1;
     m->defaults = *defaults;
+    TRY(manifest_check_arguments(path, format_name, defaults));
     TRY(find_format(path, format_name, &m->is_columns));
-    TRY(manifest_defaults_check(defaults));
     TRY(open_rows(path, name, &m->fd));
     if (fstat(m->fd, &m->opened) != 0) {
         err = err_sys("%s: fstat", name);

@@ -38,6 +38,7 @@ typedef struct manifest_row {
     double speed; /* 0.5..2 */
     int priority; /* 0..9 */
     bool raw;
+    bool voice_is_default; /* the row names neither voice nor prompt_wav: voice is that of the defaults, or NULL */
 } manifest_row;
 
 /* For rows that lack a key; strings are borrowed as long as the manifest is open. */
@@ -60,6 +61,9 @@ CF_MUST_CHECK cf_err manifest_row_seed(uint64_t run_seed, const char *id, uint64
  * CF_ERR_CANCELLED. */
 CF_MUST_CHECK cf_err manifest_open(const char *path, const char *format_name, const manifest_defaults *defaults,
                                    manifest **ret_manifest);
+/* What manifest_open would say of its arguments, without opening. CF_ERR_INVALID. */
+CF_MUST_CHECK cf_err manifest_check_arguments(const char *path, const char *format_name,
+                                              const manifest_defaults *defaults);
 void manifest_close(manifest *m);             /* NULL is fine */
 const char *manifest_name(const manifest *m); /* as errors name it */
 

@@ -175,6 +175,12 @@ out:
     return err;
 }
 
+static void take_default_voice(const manifest_defaults *defaults, manifest_row *row)
+{
+    row->voice = defaults->voice;
+    row->voice_is_default = true;
+}
+
 /* Whose voice: a name, or a recording and what it says. */
 static cf_err settle_voice(const json *obj, const manifest_defaults *defaults, manifest_row *row)
 {
@@ -192,7 +198,7 @@ static cf_err settle_voice(const json *obj, const manifest_defaults *defaults, m
     if (row->voice)
         TRY(voice_name_check(row->voice));
     else if (!row->prompt_wav)
-        row->voice = defaults->voice;
+        take_default_voice(defaults, row);
 out:
     return err;
 }
@@ -290,7 +296,7 @@ cf_err manifest_row_from_columns(char *line, size_t line_bytes, const char *wher
     TRY(settle_id(defaults, false, &row));
     TRY(check_chars("text", row.text, TEXT_CHARS_MAX));
     TRY(settle_mode(NULL, defaults, &row));
-    row.voice = defaults->voice;
+    take_default_voice(defaults, &row);
     *ret_row = row;
 out:
     return bad_row(err, where);

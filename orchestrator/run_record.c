@@ -35,8 +35,9 @@ struct run_record {
     json *seen; /* owned; the file as it was last read or written */
 };
 
-static const char *const record_keys[] = {"version", "model", "voices", "config", "command", "started", "mixed", NULL};
-static const char *const model_keys[] = {"dir", "files", NULL};
+static const char *const record_keys[] = {"version", "model",         "voices", "config", "command",
+                                          "started", "default_voice", "mixed",  NULL};
+static const char *const model_keys[] = {"dir", "files", "blank_en", NULL};
 static const char *const file_keys[] = {"stage", "file", "sha256", "precision", NULL};
 
 /* ---- parts ---- */
@@ -64,6 +65,7 @@ static json *model_of(const run_start *start)
         json_push(files, file);
     }
     json_put(model, "files", files);
+    json_put_str(model, "blank_en", start->blank_en);
     return model;
 }
 
@@ -116,32 +118,30 @@ out:
     return err;
 }
 
-/* The same record with another hash of one voice, or with one voice more. */
-static json *record_with_voice(const json *record, const char *name, const char *content, bool mix)
+/* The same record with another value of one key, or with one key more. */
+static json *record_with(const json *record, const char *key, json *value, bool mix)
 {
-    json *copy = json_object(), *voices = json_object();
-    bool known = false;
-    for (const json *v = json_first(json_find(record, "voices")); v; v = json_next(v)) {
-        const bool same = strcmp(json_key(v), name) == 0;
-        known = known || same;
-        json_put(voices, json_key(v), same ? json_str(content) : copy_of(v));
-    }
-    if (!known)
-        json_put_str(voices, name, content);
-    for (const json *v = json_first(record); v; v = json_next(v)) {
-        if (strcmp(json_key(v), "voices") == 0) {
-            json_put(copy, "voices", voices);
-            voices = NULL;
-        } else if (strcmp(json_key(v), "mixed") != 0) {
+    json *copy = json_object();
+    for (const json *v = json_first(record); v; v = json_next(v))
+        if (strcmp(json_key(v), key) != 0 && strcmp(json_key(v), "mixed") != 0)
             json_put(copy, json_key(v), copy_of(v));
-        }
-    }
-    CF_ASSERT(!voices); /* check_shape has seen the key */
+    json_put(copy, key, value);
     if (mix)
         json_put(copy, "mixed", mixed_of(record));
     else if (json_find(record, "mixed"))
         json_put(copy, "mixed", copy_of(json_find(record, "mixed")));
     return copy;
+}
+
+/* Its voices with another hash of one, or with one more. */
+static json *voices_with(const json *record, const char *name, const char *content)
+{
+    json *voices = json_object();
+    for (const json *v = json_first(json_find(record, "voices")); v; v = json_next(v))
+        if (strcmp(json_key(v), name) != 0)
+            json_put(voices, json_key(v), copy_of(v));
+    json_put_str(voices, name, content);
+    return voices;
 }
 
 /* ---- the file ---- */
@@ -180,6 +180,8 @@ static cf_err check_model(const json *model)
             FAIL(CF_ERR_INVALID, "model: file: key \"sha256\" is missing");
         TRY(check_hash(json_find(f, "sha256"), "model: file: sha256"));
     }
+    if (json_find(model, "blank_en"))
+        TRY(check_hash(json_find(model, "blank_en"), "model: blank_en"));
 out:
     return err;
 }
@@ -200,6 +202,8 @@ static cf_err check_shape(const json *record)
         FAIL(CF_ERR_INVALID, "config: expected an object");
     if (!json_find(record, "command") || !json_is_array(json_find(record, "command")))
         FAIL(CF_ERR_INVALID, "command: expected an array");
+    if (json_find(record, "default_voice"))
+        TRY(check_str(record, "default_voice"));
     if (mixed && !json_is_array(mixed))
         FAIL(CF_ERR_INVALID, "mixed: expected an array");
 out:
@@ -281,7 +285,7 @@ static const json *find_stage(const json *record, const char *stage)
     return NULL;
 }
 
-cf_err run_record_compare(const run_record *r, const run_model_file *files, size_t file_count)
+cf_err run_record_compare(const run_record *r, const run_model_file *files, size_t file_count, const char *blank_en)
 {
     const char *path = r->path;
     for (size_t i = 0; i < file_count; i++) {
@@ -298,7 +302,13 @@ cf_err run_record_compare(const run_record *r, const run_model_file *files, size
             return err_set(CF_ERR_MISMATCH, "%s: precision of %s: expected %s, found %s; " WAY_OUT, path, now->stage,
                            str_of(then, "precision"), now->precision);
     }
-    const size_t count = json_count(json_find(json_find(r->seen, "model"), "files"));
+    const json *model = json_find(r->seen, "model");
+    if (json_find(model, "blank_en") && strcmp(str_of(model, "blank_en"), blank_en) != 0)
+        return err_set(
+            CF_ERR_MISMATCH,
+            "%s: tokenizer and configuration in CosyVoice-BlankEN: expected sha256 %.*s, found %.*s; " WAY_OUT, path,
+            HASH_SHOWN, str_of(model, "blank_en"), HASH_SHOWN, blank_en);
+    const size_t count = json_count(json_find(model, "files"));
     if (count != file_count)
         return err_set(CF_ERR_MISMATCH, "%s: expected %zu model files, found %zu; " WAY_OUT, path, count, file_count);
     return CF_OK;
@@ -368,7 +378,7 @@ cf_err run_record_open(const char *dir, const run_start *start, bool force_mix, 
     r->force_mix = force_mix;
     TRY(lock(r, &lock_fd));
     TRY(read_record(r->path, &r->seen));
-    err = r->seen ? run_record_compare(r, start->files, start->file_count) : CF_OK;
+    err = r->seen ? run_record_compare(r, start->files, start->file_count, start->blank_en) : CF_OK;
     if (err != CF_OK && !force_mix)
         goto out;
     if (!r->seen || err != CF_OK) {
@@ -391,30 +401,63 @@ void run_record_close(run_record *r)
     mem_free(r);
 }
 
+/* The record as it is now, under the lock, which is the caller's to close. A look keeps what it has seen. */
+static cf_err see_again(run_record *r, int *ret_lock_fd)
+{
+    cf_err err = CF_OK;
+    json *now = NULL;
+    if (r->look_only)
+        return CF_OK;
+    TRY(lock(r, ret_lock_fd));
+    TRY(read_record(r->path, &now));
+    if (!now)
+        FAIL(CF_ERR_GONE, "%s: was deleted while the batch was running", r->path);
+    json_close(r->seen);
+    r->seen = now;
+out:
+    return err;
+}
+
 cf_err run_record_use_voice(run_record *r, const char *name, const char *content)
 {
     cf_err err;
     int lock_fd = -1;
-    json *now = NULL;
     const char *hash = voice_hash(r->seen, name);
     if (hash && strcmp(hash, content) == 0)
         return CF_OK;
-    if (!r->look_only) {
-        TRY(lock(r, &lock_fd));
-        TRY(read_record(r->path, &now));
-        if (!now)
-            FAIL(CF_ERR_GONE, "%s: was deleted while the batch was running", r->path);
-        json_close(r->seen);
-        r->seen = now;
-        hash = voice_hash(now, name);
-    }
+    TRY(see_again(r, &lock_fd));
+    hash = voice_hash(r->seen, name);
     const bool differs = hash && strcmp(hash, content) != 0;
     if (differs && !r->force_mix)
         FAIL(CF_ERR_MISMATCH, "%s: voice %s: expected content %.*s, found %.*s; " WAY_OUT, r->path, name, HASH_SHOWN,
              hash, HASH_SHOWN, content);
-    err = CF_OK;
     if ((!hash || differs) && !r->look_only)
-        TRY(keep(r, record_with_voice(now, name, content, differs)));
+        TRY(keep(r, record_with(r->seen, "voices", voices_with(r->seen, name, content), differs)));
+out:
+    io_close(&lock_fd);
+    return err;
+}
+
+static const char *default_voice_of(const json *record)
+{
+    return json_find(record, "default_voice") ? str_of(record, "default_voice") : NULL;
+}
+
+cf_err run_record_use_default_voice(run_record *r, const char *name)
+{
+    cf_err err;
+    int lock_fd = -1;
+    const char *was = default_voice_of(r->seen);
+    if (was && strcmp(was, name) == 0)
+        return CF_OK;
+    TRY(see_again(r, &lock_fd));
+    was = default_voice_of(r->seen);
+    const bool differs = was && strcmp(was, name) != 0;
+    if (differs && !r->force_mix)
+        FAIL(CF_ERR_MISMATCH, "%s: voice of rows that name none: expected %s, found %s; give -v %s, " WAY_OUT, r->path,
+             was, name, was);
+    if ((!was || differs) && !r->look_only)
+        TRY(keep(r, record_with(r->seen, "default_voice", json_str(name), differs)));
 out:
     io_close(&lock_fd);
     return err;

@@ -52,15 +52,14 @@ static bool same_file(const voices_entry *e, const struct stat *st)
            e->changed.tv_nsec == st->st_mtim.tv_nsec;
 }
 
-/* "echo, vale" for the error text, and the first name for the default. */
-static cf_err list_names(const voices *v, char *ret_list, size_t list_bytes, char *ret_first, size_t first_bytes)
+/* "echo, vale" for the error text. */
+static cf_err list_names(const voices *v, char *ret_list, size_t list_bytes)
 {
     cf_err err;
     char **names = NULL;
     size_t count = 0, n = 0;
     TRY(voice_names(v->model_dir, &names, &count));
     ret_list[0] = '\0';
-    snprintf(ret_first, first_bytes, "%s", count > 0 ? names[0] : "");
     for (size_t i = 0; i < count && n < list_bytes; i++)
         n += (size_t)snprintf(ret_list + n, list_bytes - n, "%s%s", i ? ", " : "", names[i]);
 out:
@@ -85,9 +84,7 @@ cf_err voices_find(voices *v, const char *name, const voice **ret_voice)
     struct stat st;
     voice *loaded = NULL;
     if (!name[0]) {
-        TRY(list_names(v, list, sizeof list, first, sizeof first));
-        if (!first[0])
-            FAIL(CF_ERR_NOTFOUND, "%s/voices holds no voice; import one with cosyfarm voice import", v->model_dir);
+        TRY(voice_default_name(v->model_dir, first));
         name = first;
     }
     if (name[0] == '@')
@@ -95,10 +92,8 @@ cf_err voices_find(voices *v, const char *name, const voice **ret_voice)
     else
         TRY(path_of(v, name, path));
     if (stat(path, &st) != 0) {
-        char asked[VOICE_NAME_BYTES_MAX + 1];
-        snprintf(asked, sizeof asked, "%s", name);
-        TRY(list_names(v, list, sizeof list, first, sizeof first));
-        FAIL(CF_ERR_NOTFOUND, "voice \"%s\" is not in %s/voices; there is: %s", asked, v->model_dir,
+        TRY(list_names(v, list, sizeof list));
+        FAIL(CF_ERR_NOTFOUND, "voice \"%s\" is not in %s/voices; there is: %s", name, v->model_dir,
              list[0] ? list : "none");
     }
     for (int i = 0; i < VOICES_CACHED; i++)

@@ -13,7 +13,7 @@ typedef struct voices voices;
 CF_MUST_CHECK cf_err voices_open(const char *model_dir, const char *store, voices **ret_voices);
 void voices_close_all(voices *v); /* NULL is fine */
 
-/* The voice of that name, read again when its file has changed; "" is the first by name. Borrowed until the next call.
+/* The voice of that name, read again when its file has changed; "" is voice_default_name. Borrowed until the next call.
  * CF_ERR_NOTFOUND names what there is. */
 CF_MUST_CHECK cf_err voices_find(voices *v, const char *name, const voice **ret_voice);
 

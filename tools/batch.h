@@ -1,6 +1,7 @@
 /*
- * batch.h - the state of one `cosyfarm batch`, shared by its files: cmd_batch.c (options, phases), batch_record.c
- * (what the files are made with), batch_run.c (rows out, ledger lines in), batch_progress.c (what a person sees).
+ * batch.h - the state of one `cosyfarm batch`, shared by its files: cmd_batch.c (options, phases), batch_check.c (the
+ * manifest before any work), batch_record.c (what the files are made with), batch_run.c (rows out, ledger lines in),
+ * batch_progress.c (what a person sees).
  */
 #ifndef CF_TOOLS_BATCH_H
 #define CF_TOOLS_BATCH_H
@@ -38,7 +39,8 @@ typedef struct batch {
     run_record *record;  /* NULL until the farm has told its models */
     batch_voice *voices; /* owned */
     size_t voices_count;
-    char manifest_dir[IO_PATH_BYTES]; /* absolute; the current folder for standard input */
+    char default_voice[VOICE_NAME_BYTES_MAX + 1]; /* of rows that name none; empty until there is one */
+    char manifest_dir[IO_PATH_BYTES];             /* absolute; the current folder for standard input */
     char path[IO_PATH_BYTES], prompt_wav[IO_PATH_BYTES], source_wav[IO_PATH_BYTES]; /* of the row handed out last */
 
     int signal_fd;
@@ -58,13 +60,22 @@ typedef struct batch {
     double journal_s;   /* spent in the farm's journal, as it last said */
 } batch;
 
+/* batch_check.c */
+/* Opens b->rows, fills b->ids and b->counts. CF_ERR_INVALID when some row is bad, CF_ERR_NOTFOUND when the model
+ * directory, where one is known, lacks what rows need. */
+CF_MUST_CHECK cf_err batch_read_manifest(batch *b);
+
 /* batch_record.c */
+/* Takes the running farm's model where the command line names none. */
+CF_MUST_CHECK cf_err batch_find_model(batch *b);
+/* b->default_voice: the command line's, else the model's. CF_ERR_NOTFOUND. */
+CF_MUST_CHECK cf_err batch_find_default_voice(batch *b);
 /* Nothing is made or written: is the model of this start the one of run.json? CF_ERR_MISMATCH. */
 CF_MUST_CHECK cf_err batch_check_record(const batch *b);
-/* The model directory of -m, else that of the running farm, else of the environment or a file; empty: none is named. */
-CF_MUST_CHECK cf_err batch_model_dir(const batch *b, char ret_dir[IO_PATH_BYTES]);
 /* Opens b->record once every stage of the status has a worker that told its model. CF_ERR_MISMATCH. */
 CF_MUST_CHECK cf_err batch_open_record(batch *b, const wire_msg *status);
+/* The voice of rows that name none, and its entry in run.json. */
+CF_MUST_CHECK cf_err batch_use_default_voice(batch *b);
 /* The voice's content hash, read once a name, and its entry in run.json. */
 CF_MUST_CHECK cf_err batch_use_voice(batch *b, const char *name);
 

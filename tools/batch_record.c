@@ -20,6 +20,26 @@
 
 /* ---- before anything is made ---- */
 
+cf_err batch_find_model(batch *b)
+{
+    cf_err err;
+    char run_dir[IO_PATH_BYTES];
+    client *c = NULL;
+    wire_msg status = {0};
+    const char *dir;
+    TRY(process_run_dir(run_dir, sizeof run_dir));
+    if (b->farm.model_given || !client_farm_runs(run_dir))
+        goto out;
+    TRY(client_open(run_dir, &c));
+    TRY(client_status(c, &status));
+    TRY(json_get_str(wire_json(&status, "config"), "model", sizeof b->farm.cfg.model - 1, &dir));
+    snprintf(b->farm.cfg.model, sizeof b->farm.cfg.model, "%s", dir);
+out:
+    wire_done(&status);
+    client_close(c);
+    return err;
+}
+
 /* A model as a directory and how it is computed: all that a file's bytes depend on. */
 typedef struct model_choice {
     char dir[IO_PATH_BYTES], precision[16];
@@ -55,24 +75,11 @@ out:
     return err;
 }
 
-cf_err batch_model_dir(const batch *b, char ret_dir[IO_PATH_BYTES])
-{
-    cf_err err = CF_OK;
-    model_choice choice;
-    if (b->farm.model_given) {
-        snprintf(ret_dir, IO_PATH_BYTES, "%s", b->farm.cfg.model);
-        return CF_OK;
-    }
-    TRY(choose_model(b, &choice));
-    snprintf(ret_dir, IO_PATH_BYTES, "%s", choice.dir);
-out:
-    return err;
-}
-
 static cf_err compare_models(const run_record *r, const model_choice *choice)
 {
     cf_err err;
     char paths[MODEL_STAGE_COUNT][IO_PATH_BYTES], hashes[MODEL_STAGE_COUNT][SHA256_HEX_BYTES];
+    char blank_en[SHA256_HEX_BYTES];
     run_model_file files[MODEL_STAGE_COUNT];
     TRY(model_dir_detect(choice->dir));
     for (int s = 0; s < MODEL_STAGE_COUNT; s++) {
@@ -81,7 +88,8 @@ static cf_err compare_models(const run_record *r, const model_choice *choice)
         TRY(network_sha256(choice->dir, name, hashes[s]));
         files[s] = (run_model_file){model_stage_name((model_stage)s), name, hashes[s], choice->precision};
     }
-    TRY(run_record_compare(r, files, MODEL_STAGE_COUNT));
+    TRY(blank_en_sha256(choice->dir, blank_en));
+    TRY(run_record_compare(r, files, MODEL_STAGE_COUNT, blank_en));
 out:
     return err;
 }
@@ -123,6 +131,8 @@ cf_err batch_check_record(const batch *b)
         goto out; /* nothing to compare with; rows that are left will want a model */
     TRY(compare_models(r, &choice));
     TRY(compare_voices(r, choice.dir));
+    if (b->default_voice[0]) /* some row has it */
+        TRY(run_record_use_default_voice(r, b->default_voice));
 out:
     run_record_close(r);
     return err;
@@ -156,20 +166,43 @@ cf_err batch_open_record(batch *b, const wire_msg *status)
     run_model_file files[MODEL_STAGE_COUNT];
     if (read_models(status, files) != MODEL_STAGE_COUNT)
         return CF_OK; /* some worker still loads */
+    cf_err err;
     const char *dir;
-    const cf_err err = json_get_str(wire_json(status, "config"), "model", sizeof b->farm.cfg.model - 1, &dir);
-    if (err != CF_OK)
-        return err;
+    char blank_en[SHA256_HEX_BYTES];
+    TRY(json_get_str(wire_json(status, "config"), "model", sizeof b->farm.cfg.model - 1, &dir));
+    TRY(blank_en_sha256(dir, blank_en));
     snprintf(b->farm.cfg.model, sizeof b->farm.cfg.model, "%s", dir); /* the running farm's, when -m was not given */
     const run_start start = {.version = CF_VERSION,
                              .model_dir = b->farm.cfg.model,
                              .files = files,
                              .file_count = MODEL_STAGE_COUNT,
+                             .blank_en = blank_en,
                              .config = wire_json(status, "config"),
                              .command = (const char *const *)b->argv,
                              .command_count = (size_t)b->argc,
                              .started_unix_s = (int64_t)time(NULL)};
-    return run_record_open(b->dir, &start, b->force_mix, &b->record);
+    TRY(run_record_open(b->dir, &start, b->force_mix, &b->record));
+out:
+    return err;
+}
+
+cf_err batch_find_default_voice(batch *b)
+{
+    if (b->default_voice[0])
+        return CF_OK;
+    if (!b->defaults.voice)
+        return voice_default_name(b->farm.cfg.model, b->default_voice);
+    snprintf(b->default_voice, sizeof b->default_voice, "%s", b->defaults.voice); /* checked with the options */
+    return CF_OK;
+}
+
+cf_err batch_use_default_voice(batch *b)
+{
+    cf_err err;
+    TRY(batch_find_default_voice(b)); /* again: the model may not have been known before */
+    TRY(run_record_use_default_voice(b->record, b->default_voice));
+out:
+    return err;
 }
 
 cf_err batch_use_voice(batch *b, const char *name)

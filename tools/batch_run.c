@@ -46,8 +46,11 @@ static cf_err beside_manifest(const batch *b, const char *path, char ret_path[IO
 static cf_err fill_row(batch *b, const manifest_row *from, client_row *ret_row)
 {
     cf_err err;
-    if (from->voice)
-        TRY(batch_use_voice(b, from->voice));
+    if (from->voice_is_default)
+        TRY(batch_use_default_voice(b));
+    const char *voice_name = from->voice_is_default ? b->default_voice : from->voice;
+    if (voice_name)
+        TRY(batch_use_voice(b, voice_name));
     if ((size_t)snprintf(b->path, sizeof b->path, "%s/audio/%s.%s", b->dir, from->id, from->format) >= sizeof b->path)
         FAIL(CF_ERR_LIMIT, "%s: path longer than %d bytes", from->id, IO_PATH_BYTES);
     TRY(beside_manifest(b, from->prompt_wav, b->prompt_wav));
@@ -57,7 +60,7 @@ static cf_err fill_row(batch *b, const manifest_row *from, client_row *ret_row)
                             .prompt_wav = from->prompt_wav ? b->prompt_wav : NULL,
                             .prompt_text = from->prompt_text,
                             .source_wav = from->source_wav ? b->source_wav : NULL,
-                            .voice = from->voice,
+                            .voice = voice_name,
                             .mode = from->mode ? from->mode : "zero_shot",
                             .instruct = from->instruct,
                             .path = b->path,

@@ -22,7 +22,6 @@
 #include "common/base/log.h"
 #include "common/base/mem.h"
 #include "common/base/process.h"
-#include "common/text/frontend.h"
 #include "tools/batch.h"
 #include "tools/cmd.h"
 
@@ -176,109 +175,7 @@ static cf_err parse(batch *b, int argc, char **argv, bool *ret_help)
     b->manifest_path = argv[optind];
     if (!b->dir[0] && !b->check_only)
         FAIL(CF_ERR_INVALID, "no output folder: give -o DIR");
-out:
-    return err;
-}
-
-/* ---- the manifest ---- */
-
-static void report(void *ctx, const char *text)
-{
-    (void)ctx;
-    fprintf(stderr, "%s\n", text);
-}
-
-static bool is_known(char *const *names, size_t count, const char *name)
-{
-    for (size_t i = 0; i < count; i++)
-        if (strcmp(names[i], name) == 0)
-            return true;
-    return false;
-}
-
-/* Rows that name a voice which the model directory lacks; neighbours with the same one are looked up once. */
-static cf_err check_voices(batch *b, const char *model_path, uint64_t *ret_bad)
-{
-    cf_err err;
-    char **names = NULL, last[VOICE_NAME_BYTES_MAX + 1] = "";
-    size_t count = 0;
-    bool last_known = false, end = false;
-    manifest_row row;
-    TRY(voice_names(model_path, &names, &count));
-    for (;;) {
-        if (process_stop_asked())
-            FAIL(CF_ERR_CANCELLED, "%s: interrupted while it was checked", manifest_name(b->rows));
-        err = manifest_next(b->rows, &row, &end);
-        if (err == CF_ERR_INVALID)
-            continue; /* reported before */
-        if (err != CF_OK || end)
-            break;
-        if (!row.voice || !shard_has(b->mine, row.hash))
-            continue;
-        if (strcmp(last, row.voice) != 0) {
-            snprintf(last, sizeof last, "%s", row.voice);
-            last_known = is_known(names, count, last);
-        }
-        if (last_known)
-            continue;
-        fprintf(stderr, "%s:%" PRIu64 ": voice \"%s\" is not in %s/voices\n", manifest_name(b->rows), row.line,
-                row.voice, model_path);
-        ++*ret_bad;
-    }
-    if (err == CF_OK)
-        err = manifest_rewind(b->rows);
-out:
-    voice_names_close(names, count);
-    return err;
-}
-
-static void print_check(const batch *b, uint64_t bad_voices)
-{
-    const manifest_counts *c = &b->counts;
-    if (b->as_json)
-        printf("{\"rows\":%" PRIu64 ",\"own\":%" PRIu64 ",\"bad\":%" PRIu64 ",\"repeated\":%" PRIu64
-               ",\"unknown_voice\":%" PRIu64 "}\n",
-               c->rows, c->own, c->bad, c->repeated, bad_voices);
-    else if (!b->quiet)
-        printf("%s: %" PRIu64 " rows, %" PRIu64 " of this shard; %" PRIu64 " bad lines, %" PRIu64
-               " repeated ids, %" PRIu64 " unknown voices\n",
-               manifest_name(b->rows), c->rows, c->own, c->bad, c->repeated, bad_voices);
-}
-
-static cf_err find_manifest_dir(batch *b)
-{
-    char folder[IO_PATH_BYTES], absolute[PATH_MAX];
-    const char *slash = strrchr(b->manifest_path, '/');
-    if (slash)
-        snprintf(folder, sizeof folder, "%.*s/", (int)(slash - b->manifest_path), b->manifest_path);
-    if (!realpath(slash ? folder : ".", absolute))
-        return err_sys("%s", slash ? folder : ".");
-    snprintf(b->manifest_dir, sizeof b->manifest_dir, "%s", absolute);
-    return CF_OK;
-}
-
-/* Every bad row is named before any work is done. */
-static cf_err read_manifest(batch *b)
-{
-    cf_err err;
-    uint64_t bad_voices = 0;
-    char model_path[IO_PATH_BYTES];
-    TRY(find_manifest_dir(b));
-    TRY(manifest_open(b->manifest_path, b->manifest_format, &b->defaults, &b->rows));
-    TRY(id_set_open(ID_HASH_BITS, &b->ids));
-    TRY(manifest_check(b->rows, b->mine, report, NULL, b->ids, &b->counts));
-    TRY(batch_model_dir(b, model_path));
-    if (model_path[0])
-        TRY(check_voices(b, model_path, &bad_voices));
-    if (b->check_only)
-        print_check(b, bad_voices);
-    if (b->counts.bad + b->counts.repeated + bad_voices > 0)
-        err = err_set(CF_ERR_INVALID,
-                      "%s: %" PRIu64 " bad lines, %" PRIu64 " repeated ids, %" PRIu64
-                      " rows with an unknown voice: nothing was done",
-                      manifest_name(b->rows), b->counts.bad, b->counts.repeated, bad_voices);
-    else if (b->counts.own == 0 && b->counts.rows == 0)
-        err = err_set(CF_ERR_INVALID, "%s: no rows", manifest_name(b->rows));
+    TRY(manifest_check_arguments(b->manifest_path, b->manifest_format, &b->defaults));
 out:
     return err;
 }
@@ -479,7 +376,7 @@ static cf_err work(batch *b)
 {
     cf_err err;
     TRY(process_signal_fd(&b->signal_fd)); /* first: what follows may last, and looks for it (process_stop_asked) */
-    TRY(read_manifest(b));
+    TRY(batch_read_manifest(b));
     if (b->check_only)
         goto out;
     TRY(mem_alloc(BATCH_VOICES_MAX, sizeof *b->voices, &b->voices));

@@ -14,6 +14,7 @@
 #include <sys/mman.h>
 #include <sys/stat.h>
 
+#include "common/base/check.h"
 #include "common/base/io.h"
 #include "common/base/json.h"
 #include "common/base/mem.h"
@@ -135,5 +136,18 @@ cf_err network_sha256(const char *model_path, const char *file, char ret_hex[SHA
 out:
     io_unmap(&map);
     json_close(memory);
+    return err;
+}
+
+cf_err blank_en_sha256(const char *model_path, char ret_hex[SHA256_HEX_BYTES])
+{
+    cf_err err;
+    static const char *const files[] = {"CosyVoice-BlankEN/config.json", "CosyVoice-BlankEN/merges.txt",
+                                        "CosyVoice-BlankEN/vocab.json"};
+    char hashes[CF_COUNT(files)][SHA256_HEX_BYTES]; /* with their NULs: fixed lengths, so nothing can shift */
+    for (size_t i = 0; i < CF_COUNT(files); i++)
+        TRY(network_sha256(model_path, files[i], hashes[i]));
+    TRY(sha256_of(hashes, sizeof hashes, ret_hex));
+out:
     return err;
 }

@@ -20,6 +20,10 @@ extern "C" {
  * CF_ERR_NOTFOUND when the directory does not have it. */
 CF_MUST_CHECK cf_err network_sha256(const char *model_path, const char *file, char ret_hex[SHA256_HEX_BYTES]);
 
+/* One hash over the files of CosyVoice-BlankEN that are used: config.json, merges.txt, vocab.json. They say which ids a
+ * text becomes and how the backbone computes, which no weight file tells. CF_ERR_NOTFOUND as above. */
+CF_MUST_CHECK cf_err blank_en_sha256(const char *model_path, char ret_hex[SHA256_HEX_BYTES]);
+
 #ifdef __cplusplus
 }
 #endif

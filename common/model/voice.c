@@ -538,3 +538,17 @@ out:
         closedir(dir);
     return err;
 }
+
+cf_err voice_default_name(const char *model_path, char ret_name[VOICE_NAME_BYTES_MAX + 1])
+{
+    cf_err err;
+    char **names = NULL;
+    size_t count = 0;
+    TRY(voice_names(model_path, &names, &count));
+    if (count == 0)
+        FAIL(CF_ERR_NOTFOUND, "%s/voices holds no voice; import one with cosyfarm voice import", model_path);
+    snprintf(ret_name, VOICE_NAME_BYTES_MAX + 1, "%s", names[0]);
+out:
+    voice_names_close(names, count);
+    return err;
+}

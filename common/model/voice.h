@@ -92,6 +92,9 @@ CF_MUST_CHECK cf_err voice_remove(const char *model_path, const char *name);
 CF_MUST_CHECK cf_err voice_names(const char *model_path, char ***ret_names, size_t *ret_count);
 void voice_names_close(char **names, size_t count);
 
+/* The voice of whoever names none: the first of voice_names. CF_ERR_NOTFOUND when there is no voice. */
+CF_MUST_CHECK cf_err voice_default_name(const char *model_path, char ret_name[VOICE_NAME_BYTES_MAX + 1]);
+
 /* 1..128 bytes of UTF-8 without '/', control characters, a leading dot (what can be a file name) or a leading @. */
 CF_MUST_CHECK cf_err voice_name_check(const char *name);
 

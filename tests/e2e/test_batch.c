@@ -78,6 +78,90 @@ static void test_bad_manifest_is_refused_before_work(void **state)
                 (const char *const[]){"cosyfarm", "batch", batch_manifest(), "-o", dir, NULL});
 }
 
+/* A model directory without voices or networks, by what rows ask of it; nothing starts. */
+static void test_what_the_model_lacks_is_told_before_work(void **state)
+{
+    (void)state;
+    char model[256], rows[256], dir[256], path[320];
+    const recipe spec = {.size = RECIPE_TINY};
+    snprintf(model, sizeof model, "%s/mute", test_temp_dir());
+    snprintf(rows, sizeof rows, "%s/rows.jsonl", test_temp_dir());
+    snprintf(dir, sizeof dir, "%s/out", test_temp_dir());
+    assert_ok(recipe_make_dir(&spec, RECIPE_SAFETENSORS, NULL, model));
+    const char *const args[] = {"cosyfarm", "batch", "-m", model, rows, "-o", dir, NULL};
+    batch_write_text(rows, "{\"id\":\"a\",\"text\":\"x\",\"prompt_wav\":\"a.wav\",\"prompt_text\":\"y\"}\n");
+    farm_expect(78, "mute/speech_tokenizer_v3.onnx: no such file; rows with a recording need it", args);
+    for (int i = 0; i < 2; i++) {
+        snprintf(path, sizeof path, "%s/voices/%s.safetensors", model, i ? "vale" : "echo");
+        assert_int_equal(unlink(path), 0);
+    }
+    batch_write_text(rows, "{\"id\":\"a\",\"text\":\"x\"}\n");
+    farm_expect(78, "mute/voices holds no voice; import one", args);
+    farm_expect(78, "mute/voices holds no voice",
+                (const char *const[]){"cosyfarm", "batch", "-m", model, "--check", rows, NULL});
+    farm_expect(78, "nonex: no such model directory",
+                (const char *const[]){"cosyfarm", "batch", "-m", "nonex", "--check", rows, NULL});
+    assert_false(io_exists(dir));
+}
+
+static void expect_usage(const char *option, const char *value, const char *part)
+{
+    farm_expect(64, part, (const char *const[]){BATCH("/nowhere"), option, value, NULL});
+}
+
+static void test_wrong_option_values_are_usage(void **state)
+{
+    (void)state;
+    expect_usage("--mode", "foo", "foo");
+    expect_usage("--audio", "aac", "expected wav, flac, ogg or mp3, found \"aac\"");
+    expect_usage("--format", "zz", "manifest format \"zz\": expected jsonl, csv or txt");
+    expect_usage("-v", "../v", "../v");
+    farm_expect(64, "instruct: goes with mode instruct",
+                (const char *const[]){BATCH("/nowhere"), "--instruct", "a", "--mode", "zero_shot", NULL});
+}
+
+static void copy_file(const char *from, const char *to)
+{
+    char *bytes;
+    size_t count;
+    assert_ok(io_read_file(from, 1 << 24, &bytes, &count));
+    assert_ok(io_write_file(to, bytes, count));
+    mem_free(bytes);
+}
+
+/* The voice of rows that name none is a setting of the set: neither a voice that comes to sort first nor another -v
+ * changes it unnoticed. */
+static void test_default_voice_belongs_to_the_set(void **state)
+{
+    (void)state;
+    char rows[256], first[320], vale[320];
+    const char *dir = test_temp_dir();
+    snprintf(rows, sizeof rows, "%s/rows.jsonl", test_temp_dir());
+    snprintf(first, sizeof first, "%s/voices/aaa.safetensors", tiny_model_dir());
+    snprintf(vale, sizeof vale, "%s/voices/vale.safetensors", tiny_model_dir());
+    const char *const args[] = {"cosyfarm", "batch", "-m", tiny_model_dir(), "--config", batch_config(), rows,
+                                "-o",       dir,     NULL};
+    batch_write_text(rows, "{\"id\":\"a\",\"text\":\"Yes.\",\"seed\":5}\n");
+    farm_expect(0, "1 done", args);
+    assert_true(batch_has_text(dir, "run.json", "\"default_voice\":\t\"echo\""));
+    assert_true(batch_has_text(dir, "run.json", "\"echo\":\t\""));
+    copy_file(vale, first);
+    farm_expect(78, "run.json: voice of rows that name none: expected echo, found aaa; give -v echo", args);
+    batch_write_text(rows,
+                     "{\"id\":\"a\",\"text\":\"Yes.\",\"seed\":5}\n{\"id\":\"b\",\"text\":\"Yes.\",\"seed\":5}\n");
+    farm_expect(78, "expected echo, found aaa", args);
+    const char *const with_vale[] = {
+        "cosyfarm", "batch", "-m", tiny_model_dir(), "--config", batch_config(), "-v", "vale", rows, "-o", dir, NULL};
+    farm_expect(78, "expected echo, found vale", with_vale);
+    batch_write_text(rows, "{\"id\":\"a\",\"text\":\"Yes.\",\"seed\":5}\n{\"id\":\"b\",\"text\":\"Yes.\",\"seed\":5,"
+                           "\"voice\":\"vale\"}\n");
+    farm_expect(0, "1 done, 0 failed, 1 before",
+                (const char *const[]){"cosyfarm", "batch", "-m", tiny_model_dir(), "--config", batch_config(), "-v",
+                                      "echo", rows, "-o", dir, NULL});
+    assert_int_equal(unlink(first), 0);
+    farm_expect(0, "0 done, 0 failed, 2 before", args);
+}
+
 static void test_shards_share_a_folder(void **state)
 {
     (void)state;
@@ -226,6 +310,20 @@ static void expect_other_voice_refused(const char *dir)
     mem_free(other);
 }
 
+/* Another vocabulary gives other ids. A line end more is enough to be told, and does no harm to the others. */
+static void expect_other_tokenizer_refused(const char *dir)
+{
+    char path[320], *text;
+    size_t bytes;
+    snprintf(path, sizeof path, "%s/CosyVoice-BlankEN/vocab.json", tiny_model_dir());
+    assert_ok(io_read_file(path, 1 << 24, &text, &bytes));
+    text[bytes] = '\n';
+    assert_ok(io_write_file(path, text, bytes + 1));
+    batch_expect(78, "run.json: tokenizer and configuration in CosyVoice-BlankEN: expected sha256", dir);
+    assert_ok(io_write_file(path, text, bytes));
+    mem_free(text);
+}
+
 static void test_other_model_is_not_mixed_in(void **state)
 {
     (void)state;
@@ -240,6 +338,7 @@ static void test_other_model_is_not_mixed_in(void **state)
     assert_ok(io_read_file(log, 1 << 24, &was, &was_bytes));
     expect_refusal(dir, other); /* no row is left */
     expect_other_voice_refused(dir);
+    expect_other_tokenizer_refused(dir);
     snprintf(path, sizeof path, "%s/audio/set/03.wav", dir);
     assert_int_equal(unlink(path), 0);
     expect_refusal(dir, other);
@@ -296,6 +395,9 @@ int main(void)
         cmocka_unit_test(test_resume_does_what_is_missing),
         cmocka_unit_test(test_torn_ledger_line_is_repaired),
         cmocka_unit_test(test_bad_manifest_is_refused_before_work),
+        cmocka_unit_test(test_what_the_model_lacks_is_told_before_work),
+        cmocka_unit_test(test_wrong_option_values_are_usage),
+        cmocka_unit_test(test_default_voice_belongs_to_the_set),
         cmocka_unit_test(test_shards_share_a_folder),
         cmocka_unit_test(test_interrupted_batch_goes_on),
         cmocka_unit_test(test_interrupted_before_the_run),

@@ -147,6 +147,7 @@ static cf_err write_record(void)
                              .model_dir = "/m",
                              .files = files,
                              .file_count = 1,
+                             .blank_en = HASH,
                              .config = config,
                              .command = words,
                              .command_count = 2};

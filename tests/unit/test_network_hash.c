@@ -41,8 +41,29 @@ static void test_hash(void **state)
     mem_free(bytes);
 }
 
+/* Each of the three files counts, and which of them says what. */
+static void test_blank_en(void **state)
+{
+    (void)state;
+    static const char *const names[] = {"config.json", "merges.txt", "vocab.json"};
+    const char *dir = test_temp_dir();
+    char path[IO_PATH_BYTES], first[SHA256_HEX_BYTES], got[SHA256_HEX_BYTES];
+    assert_ok(io_join(path, sizeof path, dir, "CosyVoice-BlankEN"));
+    assert_ok(io_make_dirs(path, 0755));
+    assert_err(CF_ERR_NOTFOUND, "CosyVoice-BlankEN/config.json: no such file", blank_en_sha256(dir, got));
+    for (int changed = -1; changed < 3; changed++) {
+        for (int i = 0; i < 3; i++) {
+            snprintf(path, sizeof path, "%s/CosyVoice-BlankEN/%s", dir, names[i]);
+            assert_ok(io_write_file(path, i == changed ? "x" : "y", 1));
+        }
+        assert_ok(blank_en_sha256(dir, changed < 0 ? first : got));
+        if (changed >= 0)
+            assert_string_not_equal(got, first);
+    }
+}
+
 int main(void)
 {
-    const struct CMUnitTest tests[] = {cmocka_unit_test(test_hash)};
+    const struct CMUnitTest tests[] = {cmocka_unit_test(test_hash), cmocka_unit_test(test_blank_en)};
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -34,6 +34,7 @@ static draft *fresh(void)
                           .model_dir = "models/a",
                           .files = d.files,
                           .file_count = 2,
+                          .blank_en = HASH_A,
                           .config = d.config,
                           .command = d.command,
                           .command_count = 3,
@@ -77,7 +78,8 @@ static void test_first_start_writes(void **state)
     assert_string_equal(text, "{\"version\":\"0.1.0\",\"model\":{\"dir\":\"models/a\",\"files\":["
                               "{\"stage\":\"llm\",\"file\":\"llm.pt\",\"sha256\":\"" HASH_A "\",\"precision\":\"f32\"},"
                               "{\"stage\":\"flow\",\"file\":\"flow.pt\",\"sha256\":\"" HASH_B
-                              "\",\"precision\":\"f32\"}]},\"voices\":{},\"config\":{\"threads\":2},"
+                              "\",\"precision\":\"f32\"}],\"blank_en\":\"" HASH_A
+                              "\"},\"voices\":{},\"config\":{\"threads\":2},"
                               "\"command\":[\"cosyfarm\",\"batch\",\"rows.jsonl\"],"
                               "\"started\":\"2026-01-01T00:00:00Z\"}");
     mem_free(text);
@@ -186,14 +188,15 @@ static void test_a_look_compares_and_writes_nothing(void **state)
     char *before = read_text(dir);
     assert_ok(run_record_look(dir, &look));
     assert_int_equal(json_count(run_record_voices(look)), 1);
-    assert_ok(run_record_compare(look, d->files, 2));
+    assert_ok(run_record_compare(look, d->files, 2, HASH_A));
     assert_ok(run_record_use_voice(look, "vale", HASH_A));
     assert_err(CF_ERR_MISMATCH, "run.json: voice vale", run_record_use_voice(look, "vale", HASH_B));
     assert_ok(run_record_use_voice(look, "echo", HASH_B));
+    assert_ok(run_record_use_default_voice(look, "echo"));
     d->files[1].sha256 = HASH_A;
     assert_err(CF_ERR_MISMATCH,
                "run.json: model file of flow: expected flow.pt with sha256 bbbbbbbbbbbb, found flow.pt",
-               run_record_compare(look, d->files, 2));
+               run_record_compare(look, d->files, 2, HASH_A));
     run_record_close(look);
     char *after = read_text(dir);
     assert_string_equal(after, before);
@@ -244,6 +247,57 @@ static void test_forced_mixing_is_recorded(void **state)
     refuse(dir, "precision of llm: expected bf16, found f32", &fresh()->start);
     d->files[0].precision = "bf16";
     open_close(dir, &d->start, false);
+}
+
+/* Other ids for the same text; a record of a version that did not say is taken as it is. */
+static void test_another_tokenizer_is_another_model(void **state)
+{
+    (void)state;
+    char path[IO_PATH_BYTES];
+    const char *dir = test_temp_dir();
+    draft *d = fresh();
+    open_close(dir, &d->start, false);
+    d->start.blank_en = HASH_B;
+    refuse(dir, "tokenizer and configuration in CosyVoice-BlankEN: expected sha256 aaaaaaaaaaaa, found bbbbbbbbbbbb",
+           &d->start);
+    char *text = read_text(dir), *member = strstr(text, ",\n\t\t\"blank_en\""), *end;
+    assert_non_null(member);
+    end = strchr(member + 2, '\n');
+    memmove(member, end, strlen(end) + 1);
+    assert_ok(io_join(path, sizeof path, dir, "run.json"));
+    assert_ok(io_write_file(path, text, strlen(text)));
+    mem_free(text);
+    open_close(dir, &d->start, false);
+}
+
+/* The voice of rows that name none is a setting of the set, told once there was such a row. */
+static void test_default_voice_stays(void **state)
+{
+    (void)state;
+    const char *dir = test_temp_dir(), *text;
+    run_record *r, *shard;
+    assert_ok(run_record_open(dir, &fresh()->start, false, &r));
+    assert_ok(run_record_open(dir, &fresh()->start, false, &shard));
+    assert_ok(run_record_use_default_voice(r, "echo"));
+    assert_ok(run_record_use_voice(r, "echo", HASH_A));
+    assert_ok(run_record_use_default_voice(r, "echo"));
+    assert_err(CF_ERR_MISMATCH, "run.json: voice of rows that name none: expected echo, found vale; give -v echo,",
+               run_record_use_default_voice(shard, "vale"));
+    run_record_close(r);
+    run_record_close(shard);
+    assert_ok(run_record_look(dir, &r));
+    assert_err(CF_ERR_MISMATCH, "expected echo, found vale", run_record_use_default_voice(r, "vale"));
+    run_record_close(r);
+    assert_ok(run_record_open(dir, &fresh()->start, true, &r));
+    assert_ok(run_record_use_default_voice(r, "vale"));
+    run_record_close(r);
+    json *root = read_json(dir);
+    assert_ok(json_get_str(root, "default_voice", 64, &text));
+    assert_string_equal(text, "vale");
+    assert_ok(json_get_str(mixed_at(root, 0), "default_voice", 64, &text));
+    assert_string_equal(text, "echo");
+    assert_int_equal(json_count(json_find(root, "voices")), 1);
+    json_close(root);
 }
 
 static void refuse_text(cf_err code, const char *part, const char *text)
@@ -322,6 +376,8 @@ int main(void)
         cmocka_unit_test(test_voices_are_added_and_compared),
         cmocka_unit_test(test_a_look_compares_and_writes_nothing),
         cmocka_unit_test(test_forced_mixing_is_recorded),
+        cmocka_unit_test(test_another_tokenizer_is_another_model),
+        cmocka_unit_test(test_default_voice_stays),
         cmocka_unit_test(test_refuses_what_is_no_record),
         cmocka_unit_test(test_failed_writes_leave_the_former),
     };
