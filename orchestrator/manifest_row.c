@@ -19,14 +19,18 @@
 #include "orchestrator/audio_file.h"
 #include "orchestrator/manifest_impl.h"
 
-#define SPEED_MIN         0.5
-#define SPEED_MAX         2.0
-#define PRIORITY_MAX      9
-#define NUMBER_EXACT_MAX  9007199254740991.0 /* 2^53 - 1: above it JSON numbers are read as their neighbours */
-#define COLUMNS_MAX       3
-#define CHAR_BYTES_MAX    4
-#define PROMPT_CHARS_MAX  (VOICE_TEXT_BYTES_MAX / CHAR_BYTES_MAX) /* with the longest text still one message */
-#define SEED_PREFIX       "cosyfarm row seed"                     /* hashed with its NUL */
+#define SPEED_MIN        0.5
+#define SPEED_MAX        2.0
+#define PRIORITY_MAX     9
+#define NUMBER_EXACT_MAX 9007199254740991.0 /* 2^53 - 1: above it JSON numbers are read as their neighbours */
+#define COLUMNS_MAX      3
+#define CHAR_BYTES_MAX   4
+#define PROMPT_CHARS_MAX (VOICE_TEXT_BYTES_MAX / CHAR_BYTES_MAX)
+/* What a row says goes to the farm in one message; the rest of it is two paths (one with source_wav or prompt_wav) and
+ * what is short. With the longest text there is room for the longest instruction or transcript. */
+#define MESSAGE_REST_MAX  (2 * IO_PATH_BYTES + 900)
+#define SAID_BYTES_MAX    (MESSAGE_BYTES_MAX - MESSAGE_REST_MAX)
+#define SEED_PREFIX       "cosyfarm row seed" /* hashed with its NUL */
 #define SEED_PREFIX_BYTES sizeof SEED_PREFIX
 
 static const char *const row_keys[] = {"id",     "text", "voice",      "mode",        "instruct",   "seed",     "speed",
@@ -238,6 +242,22 @@ out:
     return err;
 }
 
+/* Texts that are good one by one may not fit together. */
+static cf_err check_size(const manifest_row *row)
+{
+    const char *const texts[] = {row->text, row->instruct, row->prompt_text};
+    size_t bytes = 0;
+    for (size_t i = 0; i < CF_COUNT(texts); i++)
+        bytes += texts[i] ? json_printed_bytes(texts[i]) : 0;
+    if (bytes > SAID_BYTES_MAX)
+        return err_set(
+            CF_ERR_INVALID,
+            "text, instruct and prompt_text: expected at most %d bytes together, as JSON (a control character "
+            "is 6), found %zu",
+            SAID_BYTES_MAX, bytes);
+    return CF_OK;
+}
+
 /* The one code of a bad row, in one line that a terminal can show: texts quote what the file holds. */
 static cf_err bad_row(cf_err err, const char *where)
 {
@@ -270,6 +290,7 @@ cf_err manifest_row_from_json(const json *obj, const char *where, const manifest
     TRY(check_format(row.format));
     TRY(settle_text(obj, defaults, &row));
     TRY(settle_voice(obj, defaults, &row));
+    TRY(check_size(&row));
     *ret_row = row;
 out:
     return bad_row(err, where);
@@ -297,6 +318,7 @@ cf_err manifest_row_from_columns(char *line, size_t line_bytes, const char *wher
     TRY(check_chars("text", row.text, TEXT_CHARS_MAX));
     TRY(settle_mode(NULL, defaults, &row));
     take_default_voice(defaults, &row);
+    TRY(check_size(&row));
     *ret_row = row;
 out:
     return bad_row(err, where);

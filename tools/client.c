@@ -296,6 +296,40 @@ out:
     return err;
 }
 
+/* The row does not fit a message: it ends here, as the farm would have ended it, and the others go on. */
+static cf_err end_unsent(client_job *j, flight *f)
+{
+    cf_err err;
+    char why[512], *text = NULL;
+    wire_msg done = {0};
+    json *m = wire_new(WIRE_done), *error = json_object();
+    static const char *const none[] = {"bytes", "samples", "attempts", "segments", "tokens"};
+    snprintf(why, sizeof why, "%s", err_text());
+    json_put_str(m, "id", f->row.id);
+    json_put_str(m, "status", "failed");
+    json_put_str(m, "file", "");
+    json_put_str(m, "sha256", "");
+    json_put_u64(m, "seed", f->row.seed);
+    json_put_f64(m, "seconds", 0);
+    for (size_t i = 0; i < CF_COUNT(none); i++)
+        json_put_u64(m, none[i], 0);
+    json_put(m, "flags", json_array());
+    json_put(m, "ms", json_object());
+    json_put_str(error, "code", err_name(CF_ERR_LIMIT));
+    json_put_str(error, "stage", "client");
+    json_put_text(error, "text", why);
+    json_put(m, "error", error);
+    TRY(json_print(m, false, &text));
+    TRY(wire_parse(text, strlen(text), WIRE_ORCH_CLIENT, &done));
+    TRY(j->plan->ended(j->plan->ctx, &f->row, &done));
+    leave(j, f);
+out:
+    wire_done(&done);
+    json_close(m);
+    mem_free(text);
+    return err;
+}
+
 /* Nothing is sent before the orchestrator has told its number: a row given to one that then dies could not be told from
  * a row given to its successor. */
 static cf_err submit_due(client_job *j, uint64_t now_us)
@@ -304,9 +338,14 @@ static cf_err submit_due(client_job *j, uint64_t now_us)
         flight *f = &j->flights[i];
         if (f->state == FLIGHT_FREE || now_us < f->retry_us)
             continue;
-        const cf_err err = bus_send(j->c->b, NULL, submit_message(&f->row));
+        cf_err err = bus_send(j->c->b, NULL, submit_message(&f->row));
         if (err == CF_ERR_BUSY)
             return CF_OK; /* not connected: the next turn tries again */
+        if (err == CF_ERR_LIMIT) {
+            err = end_unsent(j, f);
+            if (err == CF_OK)
+                continue;
+        }
         if (err != CF_OK)
             return err;
         f->state = FLIGHT_SENT;

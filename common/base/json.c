@@ -547,27 +547,43 @@ static void put_text(printer *p, const char *text)
     put_bytes(p, text, strlen(text));
 }
 
-static void put_string(printer *p, const char *s)
+/* What stands for a character that a string may not hold as it is; 0: it may. */
+static size_t escape(unsigned char c, char ret_escaped[8])
 {
     static const char from[] = "\"\\\b\f\n\r\t", to[] = "\"\\bfnrt";
+    if (c >= 0x20 && c != '"' && c != '\\')
+        return 0;
+    const char *short_form = strchr(from, c);
+    return (size_t)(short_form ? snprintf(ret_escaped, 8, "\\%c", to[short_form - from])
+                               : snprintf(ret_escaped, 8, "\\u%04x", c));
+}
+
+static void put_string(printer *p, const char *s)
+{
     char escaped[8];
     put_text(p, "\"");
-    for (const char *start = s;; s++) {
-        const unsigned char c = (unsigned char)*s;
-        if (c >= 0x20 && c != '"' && c != '\\')
+    const char *start = s;
+    for (; *s; s++) {
+        const size_t bytes = escape((unsigned char)*s, escaped);
+        if (bytes == 0)
             continue;
         put_bytes(p, start, (size_t)(s - start));
+        put_bytes(p, escaped, bytes);
         start = s + 1;
-        if (c == '\0')
-            break;
-        const char *short_form = strchr(from, c);
-        if (short_form)
-            snprintf(escaped, sizeof escaped, "\\%c", to[short_form - from]);
-        else
-            snprintf(escaped, sizeof escaped, "\\u%04x", c);
-        put_text(p, escaped);
     }
+    put_bytes(p, start, (size_t)(s - start));
     put_text(p, "\"");
+}
+
+size_t json_printed_bytes(const char *text)
+{
+    char escaped[8];
+    size_t bytes = 2;
+    for (; *text; text++) {
+        const size_t escaped_bytes = escape((unsigned char)*text, escaped);
+        bytes += escaped_bytes > 0 ? escaped_bytes : 1;
+    }
+    return bytes;
 }
 
 static void put_digits(printer *p, uint64_t value)

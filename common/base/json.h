@@ -80,6 +80,9 @@ json *json_num(double value);
  * is not UTF-8: what is printed can be parsed. Caller owns the text: mem_free. */
 CF_MUST_CHECK cf_err json_print(const json *root, bool indented, char **ret_text);
 
+/* Bytes that json_print writes for a string, its quotes included. */
+size_t json_printed_bytes(const char *text);
+
 #ifdef __cplusplus
 }
 #endif

@@ -17,6 +17,7 @@
 
 #include "common/base/io.h"
 #include "common/base/mem.h"
+#include "common/model/model_dir.h"
 #include "common/model/recipe.h"
 #include "tests/harness/batch_case.h"
 #include "tests/harness/farm.h"
@@ -160,6 +161,38 @@ static void test_default_voice_belongs_to_the_set(void **state)
                                       "echo", rows, "-o", dir, NULL});
     assert_int_equal(unlink(first), 0);
     farm_expect(0, "0 done, 0 failed, 2 before", args);
+}
+
+/* The path of a recording, made of control characters, each six bytes of JSON, makes a row that is good in itself too
+ * long for a message: it fails, and the other is done. */
+static void test_row_too_long_for_a_message_fails_alone(void **state)
+{
+    (void)state;
+    enum { TEXT = 10000, PROMPT = 4096, PATH = 4000, BYTES = 4 * (TEXT + PROMPT) + 6 * PATH + 256 };
+    char rows[256], networks[2][320], *text;
+    size_t n;
+    const char *dir = test_temp_dir();
+    snprintf(rows, sizeof rows, "%s/rows.jsonl", test_temp_dir());
+    for (int i = 0; i < 2; i++) { /* nobody gets as far as to read them */
+        snprintf(networks[i], sizeof networks[i], "%s/%s", tiny_model_dir(),
+                 i ? MODEL_SPEAKER_FILE : MODEL_TOKENIZER_FILE);
+        batch_write_text(networks[i], "");
+    }
+    assert_ok(mem_alloc(BYTES, 1, &text));
+    n = (size_t)snprintf(text, BYTES, "{\"id\":\"a\",\"text\":\"");
+    for (int i = 0; i < TEXT + PROMPT; i++)
+        n += (size_t)snprintf(text + n, BYTES - n, "%s\xf0\x9f\x8e\xb5", i == TEXT ? "\",\"prompt_text\":\"" : "");
+    for (int i = 0; i < PATH; i++)
+        n += (size_t)snprintf(text + n, BYTES - n, "%s\\u0001", i == 0 ? "\",\"prompt_wav\":\"" : "");
+    snprintf(text + n, BYTES - n, "\"}\n{\"id\":\"b\",\"text\":\"Yes.\",\"seed\":5}\n");
+    batch_write_text(rows, text);
+    farm_expect(65, "1 done, 1 failed",
+                (const char *const[]){"cosyfarm", "batch", "-m", tiny_model_dir(), "--config", batch_config(), rows,
+                                      "-o", dir, NULL});
+    assert_true(batch_has_text(dir, "ledger.jsonl", "message \\\"submit\\\": "));
+    for (int i = 0; i < 2; i++)
+        assert_int_equal(unlink(networks[i]), 0);
+    mem_free(text);
 }
 
 static void test_shards_share_a_folder(void **state)
@@ -398,6 +431,7 @@ int main(void)
         cmocka_unit_test(test_what_the_model_lacks_is_told_before_work),
         cmocka_unit_test(test_wrong_option_values_are_usage),
         cmocka_unit_test(test_default_voice_belongs_to_the_set),
+        cmocka_unit_test(test_row_too_long_for_a_message_fails_alone),
         cmocka_unit_test(test_shards_share_a_folder),
         cmocka_unit_test(test_interrupted_batch_goes_on),
         cmocka_unit_test(test_interrupted_before_the_run),

@@ -114,6 +114,21 @@ static void test_integers_survive(void **state)
     }
 }
 
+static void test_printed_bytes(void **state)
+{
+    (void)state;
+    static const char *const cases[] = {"",           "plain",        "a\"b\\c",
+                                        "\b\f\n\r\t", "\x01\x1f\x7f", "caf\xc3\xa9 \xf0\x9f\x8e\xb5"};
+    for (size_t i = 0; i < CF_COUNT(cases); i++) {
+        char *text;
+        json *value = json_str(cases[i]);
+        assert_ok(json_print(value, false, &text));
+        assert_int_equal(json_printed_bytes(cases[i]), strlen(text));
+        json_close(value);
+        mem_free(text);
+    }
+}
+
 static void test_never_prints_what_it_refuses(void **state)
 {
     (void)state;
@@ -208,6 +223,7 @@ int main(void)
         cmocka_unit_test(test_integers_survive),
         cmocka_unit_test(test_printing),
         cmocka_unit_test(test_unknown_keys),
+        cmocka_unit_test(test_printed_bytes),
         cmocka_unit_test(test_never_prints_what_it_refuses),
     };
     return cmocka_run_group_tests_name("json", tests, NULL, NULL);

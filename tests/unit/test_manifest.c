@@ -355,6 +355,40 @@ static void test_text_is_counted_in_characters(void **state)
     mem_free(line);
 }
 
+/* A row of two texts, each `count` copies of a character. */
+static char *instructed_row_of(const char *text, size_t text_count, const char *instruct, size_t instruct_count)
+{
+    char *line = row_of(text, text_count), *more = row_of(instruct, instruct_count), *both;
+    const size_t bytes = strlen(line) + strlen(more);
+    assert_ok(mem_alloc(bytes, 1, &both));
+    line[strlen(line) - 1] = '\0';
+    snprintf(both, bytes, "%s,\"instruct\":%s", line, strstr(more, "\"text\":") + sizeof "\"text\":" - 1);
+    mem_free(line);
+    mem_free(more);
+    return both;
+}
+
+/* What a row says has to fit one message to the farm, with its escapes. */
+static void test_texts_are_bounded_together(void **state)
+{
+    (void)state;
+    manifest_row row;
+    char *line = instructed_row_of("\xf0\x9f\x8e\xb5", TEXT_CHARS_MAX, "\xf0\x9f\x8e\xb5", 4096);
+    manifest *m = open_text("a.jsonl", line, &plain);
+    next_row(m, &row); /* the longest of each */
+    assert_int_equal(strlen(row.instruct), 4 * 4096);
+    manifest_close(m);
+    mem_free(line);
+    line = instructed_row_of("\\u0001", TEXT_CHARS_MAX, "\xf0\x9f\x8e\xb5", 4096);
+    refuse("text, instruct and prompt_text: expected at most 56444 bytes together, as JSON (a control character is 6), "
+           "found 76388",
+           line);
+    mem_free(line);
+    line = row_of("\\u0001", TEXT_CHARS_MAX);
+    refuse("expected at most 56444 bytes together, as JSON (a control character is 6), found 60002", line);
+    mem_free(line);
+}
+
 static void test_lines_are_bounded(void **state)
 {
     (void)state;
@@ -731,6 +765,7 @@ int main(void)
         cmocka_unit_test(test_accepts_ids),
         cmocka_unit_test(test_refuses_values),
         cmocka_unit_test(test_text_is_counted_in_characters),
+        cmocka_unit_test(test_texts_are_bounded_together),
         cmocka_unit_test(test_lines_are_bounded),
         cmocka_unit_test(test_refuses_to_open),
         cmocka_unit_test(test_standard_input_is_read_twice),
