@@ -7,6 +7,7 @@
 #define _GNU_SOURCE
 #include "orchestrator/ledger.h"
 
+#include <dirent.h>
 #include <errno.h>
 #include <fcntl.h>
 #include <inttypes.h>
@@ -242,8 +243,9 @@ static cf_err repair(ledger *l, uint64_t *ret_torn_line)
         goto out;
     if (last.text && !root) {
         if (!is_torn(&last))
-            FAIL(CF_ERR_CORRUPT, "%s:%" PRIu64 ": the last line is none of a ledger; is this another file?", l->path,
-                 last.number);
+            FAIL(CF_ERR_CORRUPT,
+                 "%s:%" PRIu64 ": the last line is none of a ledger; is this another file? If not, remove the line",
+                 l->path, last.number);
         if (cut(l->fd, last.off) != 0) {
             err = err_sys("%s: truncate", l->path);
             goto out;
@@ -291,20 +293,26 @@ void ledger_close(ledger *l)
 
 /* ---- reading ---- */
 
+#define WAY_OUT "; remove the line, and its row is done again"
+
 /* The next line and what it says; root NULL at the end. */
-static cf_err next_line(ledger *l, line_view *line, json **root, ledger_view *view)
+static cf_err next_line(line_reader *lines, line_view *line, json **root, ledger_view *view)
 {
+    char why[512];
     json_close(*root);
     *root = NULL;
     if (process_stop_asked())
-        return err_set(CF_ERR_CANCELLED, "%s: interrupted while it was read", l->path);
-    cf_err err = line_reader_next(l->lines, line);
+        return err_set(CF_ERR_CANCELLED, "interrupted while a ledger was read");
+    cf_err err = line_reader_next(lines, line);
     if (err == CF_ERR_LIMIT)
-        return CF_ERR_CORRUPT;
+        return err_context(CF_ERR_CORRUPT, "damaged" WAY_OUT);
     if (err != CF_OK || !line->text)
         return err;
     err = parse_line(line, root, view);
-    return err == CF_OK ? err : err_context(err, "%s:%" PRIu64, line_reader_name(l->lines), line->number);
+    if (err != CF_ERR_CORRUPT)
+        return err;
+    snprintf(why, sizeof why, "%s", err_text());
+    return err_set(err, "%s:%" PRIu64 ": %s" WAY_OUT, line_reader_name(lines), line->number, why);
 }
 
 static cf_err check_usable(ledger *l)
@@ -326,13 +334,65 @@ cf_err ledger_each(ledger *l, ledger_visit *on_line, void *ctx)
     TRY(check_usable(l));
     line_reader_rewind(l->lines);
     for (;;) {
-        TRY(next_line(l, &line, &root, &view));
+        TRY(next_line(l->lines, &line, &root, &view));
         if (!root)
             break;
         TRY(on_line(ctx, &view));
     }
 out:
     json_close(root);
+    return err;
+}
+
+static bool is_ledger(const char *name)
+{
+    unsigned idx, count;
+    int bytes = 0;
+    return strcmp(name, "ledger.jsonl") == 0 ||
+           (sscanf(name, "ledger.%u-of-%u.jsonl%n", &idx, &count, &bytes) == 2 && bytes > 0 && name[bytes] == '\0');
+}
+
+static cf_err each_of(const char *path, ledger_visit *on_line, void *ctx)
+{
+    cf_err err;
+    line_view line = {.ended = true};
+    json *root = NULL;
+    ledger_view view;
+    line_reader *lines = NULL;
+    int fd = open(path, O_RDONLY | O_CLOEXEC);
+    if (fd < 0)
+        return errno == ENOENT ? CF_OK : err_sys("%s: open", path);
+    TRY(line_reader_open(fd, path, LEDGER_LINE_BYTES_MAX, &lines));
+    for (;;) {
+        err = next_line(lines, &line, &root, &view);
+        if (err == CF_ERR_CORRUPT && !line.ended)
+            err = CF_OK; /* torn, or not written to its end yet: that batch sees to it */
+        if (err != CF_OK || !root)
+            break;
+        TRY(on_line(ctx, &view));
+    }
+out:
+    json_close(root);
+    line_reader_close(lines);
+    io_close(&fd);
+    return err;
+}
+
+cf_err ledger_each_other(const ledger *l, ledger_visit *on_line, void *ctx)
+{
+    cf_err err = CF_OK;
+    char path[IO_PATH_BYTES];
+    DIR *dir = opendir(l->dir);
+    if (!dir)
+        return err_sys("%s: open", l->dir);
+    for (const struct dirent *e; (e = readdir(dir)) != NULL;) {
+        if (!is_ledger(e->d_name) || strcmp(e->d_name, strrchr(l->path, '/') + 1) == 0)
+            continue;
+        TRY(io_join(path, sizeof path, l->dir, e->d_name));
+        TRY(each_of(path, on_line, ctx));
+    }
+out:
+    closedir(dir);
     return err;
 }
 
@@ -425,7 +485,7 @@ cf_err ledger_drop(ledger *l, ledger_predicate *drop, void *ctx, uint64_t *ret_d
     TRY(check_usable(l));
     line_reader_rewind(l->lines);
     for (;;) {
-        TRY(next_line(l, &line, &root, &view));
+        TRY(next_line(l->lines, &line, &root, &view));
         if (!root)
             break;
         if (!drop(ctx, &view))

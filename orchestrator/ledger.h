@@ -61,6 +61,10 @@ typedef struct ledger_view {
 typedef cf_err ledger_visit(void *ctx, const ledger_view *view);
 CF_MUST_CHECK cf_err ledger_each(ledger *l, ledger_visit *on_line, void *ctx);
 
+/* The same for the other ledgers of the folder, those of other shards or of all rows, in no order of files. Other
+ * batches may be writing them: they are only read, and a last line that is not whole is passed over. */
+CF_MUST_CHECK cf_err ledger_each_other(const ledger *l, ledger_visit *on_line, void *ctx);
+
 /* Asks once per line and rewrites the ledger, atomically, without those for which drop is true; nothing is written when
  * there is none. On failure the ledger is as before. */
 typedef bool ledger_predicate(void *ctx, const ledger_view *view);

@@ -224,17 +224,49 @@ static bool must_be_redone(void *ctx, const ledger_view *v)
     return v->done ? !file_is_there(b, v) : b->retry_failed;
 }
 
+/* Two passes: a row that is done in one ledger and has failed in another is done. */
+typedef struct mark_pass {
+    batch *b;
+    bool failed;       /* the pass over failed rows */
+    bool others;       /* over ledgers that other batches look after */
+    bool failed_found; /* there has to be a second pass */
+} mark_pass;
+
 static cf_err mark_ended(void *ctx, const ledger_view *v)
 {
-    cf_err err;
-    batch *b = ctx;
+    cf_err err = CF_OK;
+    mark_pass *p = ctx;
+    batch *b = p->b;
     uint64_t hash;
+    p->failed_found = p->failed_found || !v->done;
+    if (v->done == p->failed)
+        goto out;
     TRY(id_hash(v->id, &hash));
     const uint64_t key = id_set_key(b->ids, hash, v->id);
-    if (id_set_find(b->ids, key) && !id_set_is_marked(b->ids, key) && id_set_mark(b->ids, key)) {
+    if (!id_set_find(b->ids, key) || id_set_is_marked(b->ids, key))
+        goto out;
+    /* Of our own ledger such lines have been dropped. */
+    if (p->others && (v->done ? !file_is_there(b, v) : b->retry_failed))
+        goto out;
+    if (id_set_mark(b->ids, key)) {
         b->ended_before++;
         b->failed_before += !v->done;
     }
+out:
+    return err;
+}
+
+static cf_err mark_all(batch *b)
+{
+    cf_err err;
+    mark_pass p = {.b = b};
+    do {
+        p.others = false;
+        TRY(ledger_each(b->log, mark_ended, &p));
+        p.others = true;
+        TRY(ledger_each_other(b->log, mark_ended, &p));
+        p.failed = !p.failed;
+    } while (p.failed && p.failed_found);
 out:
     return err;
 }
@@ -263,7 +295,7 @@ static cf_err read_ledger(batch *b)
     TRY(ledger_drop(b->log, must_be_redone, b, &dropped));
     if (dropped > 0)
         fprintf(stderr, "cosyfarm batch: %" PRIu64 " rows that had ended are done again\n", dropped);
-    TRY(ledger_each(b->log, mark_ended, b));
+    TRY(mark_all(b));
 out:
     return err;
 }

@@ -199,6 +199,7 @@ static void test_shards_share_a_folder(void **state)
 {
     (void)state;
     static batch_outcome o;
+    char path[320];
     const char *dir = test_temp_dir();
     o.count = 0;
     farm_expect(0, "0 failed", (const char *const[]){BATCH(dir), "--shard", "0/2", NULL});
@@ -207,6 +208,14 @@ static void test_shards_share_a_folder(void **state)
     assert_true(o.count > 0 && o.count < BATCH_ROWS);
     batch_read_ledger(dir, "ledger.1-of-2.jsonl", &o);
     batch_expect_same(&o);
+    /* What a shard has done nobody does again, whatever the next command counts by. */
+    batch_expect(0, "0 done, 0 failed, 6 before", dir);
+    farm_expect(0, "0 done, 0 failed", (const char *const[]){BATCH(dir), "--shard", "2/3", NULL});
+    assert_false(batch_has_text(dir, "ledger.jsonl", "\n"));
+    snprintf(path, sizeof path, "%s/audio/set/05.wav", dir);
+    assert_int_equal(unlink(path), 0);
+    batch_expect(0, "1 done, 0 failed, 5 before", dir);
+    assert_true(io_exists(path));
     farm_expect(64, "0 <= i < n", (const char *const[]){BATCH(dir), "--shard", "2/2", NULL});
 }
 

@@ -360,6 +360,38 @@ static bool drop_failed(void *ctx, const ledger_view *view)
     return !view->done;
 }
 
+static void write_other(const char *dir, const char *name, const char *text)
+{
+    char path[IO_PATH_BYTES];
+    assert_ok(io_join(path, sizeof path, dir, name));
+    assert_ok(io_write_file(path, text, strlen(text)));
+}
+
+static void test_other_ledgers_are_read(void **state)
+{
+    (void)state;
+    static const char line_of_b[] = "{\"id\":\"b\",\"status\":\"failed\",\"bytes\":0}\n{\"id\":\"c\",\"sta";
+    const char *dir = test_temp_dir();
+    seen s = {.count = 0};
+    write_other(dir, "ledger.jsonl", "{\"id\":\"a\",\"status\":\"failed\",\"bytes\":0}\n");
+    write_other(dir, "ledger.0-of-2.jsonl", line_of_b); /* another batch has not written its second line to the end */
+    write_other(dir, "ledger.0-of-2.jsonl.new", "no ledger");
+    write_other(dir, "ledger.0-of-2.jsonl~", "no ledger");
+    ledger *l = open_good(dir);
+    assert_ok(ledger_each_other(l, see, &s));
+    assert_int_equal(s.count, 1);
+    char path[IO_PATH_BYTES], *after;
+    size_t bytes;
+    assert_ok(io_join(path, sizeof path, dir, "ledger.0-of-2.jsonl"));
+    assert_ok(io_read_file(path, 4096, &after, &bytes));
+    assert_string_equal(after, line_of_b);
+    mem_free(after);
+    write_other(dir, "ledger.1-of-2.jsonl", "{\"id\":7}\n{\"id\":\"c\",\"status\":\"failed\",\"bytes\":0}\n");
+    assert_err(CF_ERR_CORRUPT, "ledger.1-of-2.jsonl:1: ", ledger_each_other(l, see, &s));
+    assert_non_null(strstr(err_text(), "; remove the line, and its row is done again"));
+    ledger_close(l);
+}
+
 static void test_corrupt_lines_are_named(void **state)
 {
     (void)state;
@@ -550,6 +582,7 @@ int main(void)
         cmocka_unit_test(test_repairs_a_broken_last_line),
         cmocka_unit_test(test_refuses_other_files),
         cmocka_unit_test(test_corrupt_lines_are_named),
+        cmocka_unit_test(test_other_ledgers_are_read),
         cmocka_unit_test(test_drops_lines),
         cmocka_unit_test(test_failed_rewrite_changes_nothing),
         cmocka_unit_test(test_half_a_line_is_taken_back),
