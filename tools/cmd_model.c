@@ -31,6 +31,7 @@ static const char HELP[] =
     "      --profile P       plain (default) or harsh: the Flow with the magnitudes of the released one\n"
     "      --format F        safetensors (default) or pt\n"
     "      --enroll          also the two networks that make voices (tiny 4 MB, small 22 MB, full 1 GB)\n"
+    "      --force           write over the synthetic model that DIR holds\n"
     "      --tokenizer DIR   folder with vocab.json and merges.txt; a full model needs the released ones\n"
     "ls:\n"
     "      --hash            add the SHA-256 of each tensor's contiguous little-endian bytes\n"
@@ -42,14 +43,25 @@ static const char HELP[] =
     "\n"
     "Exit: 0 done, 64 usage, 75 out of memory, 78 file or directory unusable.\n";
 
-enum { OPT_SIZE = 256, OPT_SEED, OPT_PROFILE, OPT_FORMAT, OPT_TOKENIZER, OPT_ENROLL, OPT_HASH, OPT_VERIFY, OPT_JSON };
+enum {
+    OPT_SIZE = 256,
+    OPT_SEED,
+    OPT_PROFILE,
+    OPT_FORMAT,
+    OPT_TOKENIZER,
+    OPT_ENROLL,
+    OPT_FORCE,
+    OPT_HASH,
+    OPT_VERIFY,
+    OPT_JSON
+};
 
 typedef struct arguments {
     recipe recipe;
     recipe_format format;
     const char *tokenizer_path;
     const char *path;
-    bool enroll, hash, verify, help;
+    bool enroll, force, hash, verify, help;
 } arguments;
 
 static int usage(const char *fmt, const char *what)
@@ -136,6 +148,9 @@ static int parse_arguments(int argc, char **argv, const struct option *options, 
         case OPT_ENROLL:
             a.enroll = true;
             break;
+        case OPT_FORCE:
+            a.force = true;
+            break;
         case OPT_HASH:
             a.hash = true;
             break;
@@ -159,6 +174,16 @@ static int parse_arguments(int argc, char **argv, const struct option *options, 
     return EXIT_DONE;
 }
 
+/* A stage's file would be written over, or beside one that then no longer counts. */
+static cf_err check_empty(const char *path)
+{
+    char found[IO_PATH_BYTES];
+    for (int stage = 0; stage < MODEL_STAGE_COUNT; stage++)
+        if (model_dir_stage_file(path, (model_stage)stage, false, found) == CF_OK)
+            return err_set(CF_ERR_BUSY, "%s is there already; choose another directory, or --force", found);
+    return CF_OK;
+}
+
 static int model_make(int argc, char **argv)
 {
     static const struct option options[] = {
@@ -168,6 +193,7 @@ static int model_make(int argc, char **argv)
         {"format", required_argument, NULL, OPT_FORMAT},
         {"tokenizer", required_argument, NULL, OPT_TOKENIZER},
         {"enroll", no_argument, NULL, OPT_ENROLL},
+        {"force", no_argument, NULL, OPT_FORCE},
         {"help", no_argument, NULL, 'h'},
         {NULL, 0, NULL, 0},
     };
@@ -177,7 +203,9 @@ static int model_make(int argc, char **argv)
         return code;
     if (a.help)
         return show_help();
-    cf_err err = recipe_make_dir(&a.recipe, a.format, a.tokenizer_path, a.path);
+    cf_err err = a.force ? CF_OK : check_empty(a.path);
+    if (err == CF_OK)
+        err = recipe_make_dir(&a.recipe, a.format, a.tokenizer_path, a.path);
     if (err == CF_OK && a.enroll)
         err = recipe_make_networks(&a.recipe, a.path);
     return err == CF_OK ? EXIT_DONE : fail(err);

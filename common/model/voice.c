@@ -520,6 +520,8 @@ cf_err voice_names(const char *model_path, char ***ret_names, size_t *ret_count)
     char **names = NULL;
     size_t count = 0;
     DIR *dir = NULL;
+    if (!io_exists(model_path))
+        FAIL(CF_ERR_NOTFOUND, "%s: no such model directory", model_path);
     TRY(io_join(folder, sizeof folder, model_path, "voices"));
     dir = opendir(folder);
     if (!dir && errno != ENOENT) {

@@ -88,7 +88,8 @@ CF_MUST_CHECK cf_err voice_save_file(const char *path, const voice *v);
 /* Deletes the voice's file. */
 CF_MUST_CHECK cf_err voice_remove(const char *model_path, const char *name);
 
-/* Names of MODEL/voices, sorted bytewise; an absent folder is an empty list. Free with voice_names_close. */
+/* Names of MODEL/voices, sorted bytewise; an absent folder is an empty list, an absent model directory
+ * CF_ERR_NOTFOUND. Free with voice_names_close. */
 CF_MUST_CHECK cf_err voice_names(const char *model_path, char ***ret_names, size_t *ret_count);
 void voice_names_close(char **names, size_t count);
 

@@ -125,14 +125,20 @@ static void test_makes_the_recipe(void **state)
         voices++;
     assert_int_equal(found + voices, count_lines(golden));
     mem_free(golden);
-    assert_int_equal(MODEL("make", dir, "--seed", "0"), EXIT_DONE); /* over itself */
-    expect_failure(MODEL("make", dir, "--format", "pt"), EXIT_CONFIG,
+    expect_failure(MODEL("make", dir, "--seed", "0"), EXIT_CONFIG,
+                   "/new/model/llm.safetensors is there already; choose another directory, or --force");
+    assert_int_equal(MODEL("make", dir, "--seed", "0", "--force"), EXIT_DONE);
+    expect_failure(MODEL("make", dir, "--format", "pt", "--force"), EXIT_CONFIG,
                    "is in the way: it would be loaded instead of llm.pt");
     model_put_text(dir, "cosyvoice3.yaml", "sample_rate: 24000\n");
-    expect_failure(MODEL("make", dir), EXIT_CONFIG, "holds a model that is not synthetic; choose another directory");
+    expect_failure(MODEL("make", dir, "--force"), EXIT_CONFIG,
+                   "holds a model that is not synthetic; choose another directory");
     snprintf(dir, sizeof dir, "%s/full", test_temp_dir());
     expect_failure(MODEL("make", dir, "--size", "full"), EXIT_CONFIG, "a full model needs the released vocabulary");
     expect_failure(MODEL("make", "/proc/nowhere"), EXIT_CONFIG, "/proc/nowhere: mkdir");
+    snprintf(dir, sizeof dir, "%s", test_temp_dir());
+    model_put_text(dir, "flow.pt", "somebody's"); /* of a download that has not ended, say */
+    expect_failure(MODEL("make", dir), EXIT_CONFIG, "/flow.pt is there already");
 }
 
 /* ---- ls ---- */
@@ -309,6 +315,8 @@ static void test_voice_usage(void **state)
     expect_failure(COMMAND(cmd_voice, "voice"), EXIT_USAGE, "expected ls, show, import, rm, enroll or export");
     expect_failure(VOICE("sing", "-m", tiny()), EXIT_USAGE, "expected ls, show, import, rm, enroll or export");
     expect_failure(VOICE("ls"), EXIT_USAGE, "no model directory: -m DIR or COSYFARM_MODEL");
+    expect_failure(VOICE("ls", "-m", "nonex"), EXIT_CONFIG, "nonex: no such model directory");
+    expect_failure(VOICE("ls", "-m", ""), EXIT_CONFIG, ": no such model directory");
     expect_failure(VOICE("ls", "-m", tiny(), "extra"), EXIT_USAGE, "wrong number of arguments");
     expect_failure(VOICE("show", "-m", tiny()), EXIT_USAGE, "wrong number of arguments");
     expect_failure(VOICE("rm", "-m", tiny()), EXIT_USAGE, "wrong number of arguments");
