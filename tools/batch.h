@@ -45,7 +45,8 @@ typedef struct batch {
 
     int signal_fd;
     bool is_own_farm, interrupted;
-    cf_err broken; /* why the run must end early; CF_OK: it need not */
+    bool has_begun; /* what ended before is known: there is something to sum up */
+    cf_err broken;  /* why the run must end early; CF_OK: it need not */
     char broken_text[512];
     json *pending[UTTERANCES_MAX]; /* owned: lines that storage refuses; no more rows until they are written */
     size_t pending_count;

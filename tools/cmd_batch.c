@@ -271,22 +271,53 @@ out:
     return err;
 }
 
+/* The system does not let us make files in DIR: the command line names another one. */
+static cf_err unusable_dir(cf_err err)
+{
+    return err == CF_ERR_SYS ? err_context(CF_ERR_INVALID, "-o") : err;
+}
+
 static cf_err make_dir(batch *b)
 {
     char absolute[PATH_MAX];
-    const cf_err err = io_make_dirs(b->dir, 0777);
+    cf_err err = io_make_dirs(b->dir, 0777);
     if (err == CF_OK && !realpath(b->dir, absolute))
-        return err_sys("%s", b->dir);
+        err = err_sys("%s", b->dir);
     if (err == CF_OK)
         snprintf(b->dir, sizeof b->dir, "%s", absolute);
+    return unusable_dir(err);
+}
+
+/* A first ledger that cannot be made says that DIR is no place for files. */
+static cf_err open_ledger(batch *b, uint64_t *ret_torn_line)
+{
+    cf_err err;
+    char path[IO_PATH_BYTES];
+    TRY(ledger_path(b->dir, b->mine, path));
+    const bool existed = io_exists(path);
+    err = ledger_open(b->dir, b->mine, &b->log, ret_torn_line);
+    if (!existed)
+        err = unusable_dir(err);
+out:
     return err;
+}
+
+/* Without run.json nothing tells what the rows that ended were made with, and the run goes on. */
+static void miss_record(const batch *b)
+{
+    char path[IO_PATH_BYTES];
+    if (b->ended_before > 0 && io_join(path, sizeof path, b->dir, "run.json") == CF_OK && !io_exists(path))
+        fprintf(stderr,
+                "cosyfarm batch: %s is missing: with what the %" PRIu64
+                " rows that ended before were made cannot be compared\n",
+                path, b->ended_before);
 }
 
 static cf_err read_ledger(batch *b)
 {
     cf_err err;
     uint64_t torn_line, dropped = 0;
-    TRY(ledger_open(b->dir, b->mine, &b->log, &torn_line));
+    TRY(open_ledger(b, &torn_line));
     if (torn_line > 0)
         fprintf(stderr,
                 "cosyfarm batch: ledger line %" PRIu64
@@ -296,6 +327,8 @@ static cf_err read_ledger(batch *b)
     if (dropped > 0)
         fprintf(stderr, "cosyfarm batch: %" PRIu64 " rows that had ended are done again\n", dropped);
     TRY(mark_all(b));
+    miss_record(b);
+    b->has_begun = true;
 out:
     return err;
 }
@@ -450,7 +483,7 @@ int cmd_batch(int argc, char **argv)
     if (err != CF_OK)
         fprintf(stderr, "cosyfarm batch: %s\n", err_text());
     const int code = err != CF_OK ? exit_code_of(err) : b.failed + b.failed_before > 0 ? EXIT_ROWS_FAILED : EXIT_DONE;
-    if (b.log)
+    if (b.has_begun)
         batch_summary(&b, code);
     close_all(&b);
     return code;

@@ -30,6 +30,9 @@ static void test_resume_does_what_is_missing(void **state)
     batch_expect(0, "6 done", dir);
     batch_expect_undisturbed(dir);
     batch_expect(0, "0 done, 0 failed, 6 before", dir);
+    snprintf(path, sizeof path, "%s/run.json", dir);
+    assert_int_equal(unlink(path), 0);
+    batch_expect(0, "run.json is missing: with what the 6 rows that ended before were made", dir);
     snprintf(path, sizeof path, "%s/audio/set/05.wav", dir);
     assert_int_equal(unlink(path), 0);
     batch_expect(0, "1 done, 0 failed, 5 before", dir);
@@ -77,6 +80,22 @@ static void test_bad_manifest_is_refused_before_work(void **state)
     farm_expect(64, "no manifest", (const char *const[]){"cosyfarm", "batch", "-o", dir, NULL});
     farm_expect(78, "no model directory",
                 (const char *const[]){"cosyfarm", "batch", batch_manifest(), "-o", dir, NULL});
+}
+
+/* The whole output: the command says the way out and, on stdout, nothing. */
+static void test_damaged_ledger_tells_the_way_out(void **state)
+{
+    (void)state;
+    char path[320], out[4096];
+    const char *dir = test_temp_dir();
+    snprintf(path, sizeof path, "%s/ledger.jsonl", dir);
+    batch_write_text(path, "{\"id\":\"a\",\"sta\n{\"id\":\"b\",\"status\":\"failed\",\"bytes\":0}\n");
+    assert_int_equal(farm_command((const char *const[]){BATCH(dir), NULL}, out, sizeof out), 78);
+    assert_non_null(strstr(out, "ledger.jsonl:1: "));
+    assert_non_null(strstr(out, "; remove the line, and its row is done again\n"));
+    assert_null(strstr(out, "6 rows"));
+    farm_expect(78, "-o: ", (const char *const[]){BATCH("/proc/cosyfarm"), NULL});
+    farm_expect(78, "-o: ", (const char *const[]){BATCH("/proc"), NULL});
 }
 
 /* A model directory without voices or networks, by what rows ask of it; nothing starts. */
@@ -437,6 +456,7 @@ int main(void)
         cmocka_unit_test(test_resume_does_what_is_missing),
         cmocka_unit_test(test_torn_ledger_line_is_repaired),
         cmocka_unit_test(test_bad_manifest_is_refused_before_work),
+        cmocka_unit_test(test_damaged_ledger_tells_the_way_out),
         cmocka_unit_test(test_what_the_model_lacks_is_told_before_work),
         cmocka_unit_test(test_wrong_option_values_are_usage),
         cmocka_unit_test(test_default_voice_belongs_to_the_set),
