@@ -46,6 +46,7 @@ static const char HELP[] =
     "      --threads N       compute threads (default: all)\n"
     "      --naive           plain reference loops\n"
     "  -h, --help            this text\n"
+    "  -V, --version         its version\n"
     "\n"
     "One JSON object on stdout. Exit: 0 done, 64 usage, 65 recording or transcript refused, 75 out of memory or disk,\n"
     "78 model unusable.\n";
@@ -54,7 +55,7 @@ typedef struct arguments {
     enroll_config config;
     const char *wav, *text, *name, *out, *store;
     uint64_t store_bytes_max;
-    bool no_text, tokens, force, help;
+    bool no_text, tokens, force, help, version;
 } arguments;
 
 /* Where the work stood when it failed: it decides the exit code. */
@@ -62,7 +63,7 @@ typedef enum phase { PHASE_RECORDING, PHASE_MODEL, PHASE_WORK, PHASE_SAVE } phas
 
 static int usage(const char *what)
 {
-    fprintf(stderr, "enroll: %s\nTry `enroll --help`.\n", what);
+    fprintf(stderr, "enroll: %s\n", what);
     return PROCESS_USAGE;
 }
 
@@ -131,8 +132,11 @@ static bool take_option(int opt, arguments *a, const char **ret_why)
     case 'h':
         a->help = true;
         return true;
+    case 'V':
+        a->version = true;
+        return true;
     default:
-        *ret_why = "see the options";
+        *ret_why = NULL; /* getopt_long has said it */
         return false;
     }
 }
@@ -140,8 +144,10 @@ static bool take_option(int opt, arguments *a, const char **ret_why)
 static int check_arguments(const arguments *a)
 {
     const int places = (a->name != NULL) + (a->out != NULL) + (a->store != NULL);
-    if (!a->config.model_path || !a->config.model_path[0])
-        return usage("no model directory: -m DIR or COSYFARM_MODEL");
+    if (!a->config.model_path || !a->config.model_path[0]) {
+        fputs("enroll: no model directory: give -m DIR or set COSYFARM_MODEL\n", stderr);
+        return PROCESS_CONFIG;
+    }
     if (!a->wav)
         return usage("no recording: --wav FILE");
     if (a->tokens && (places > 0 || a->text || a->no_text))
@@ -169,15 +175,16 @@ static int parse_arguments(int argc, char **argv, arguments *ret_args)
                                             {"threads", required_argument, NULL, OPT_THREADS},
                                             {"naive", no_argument, NULL, OPT_NAIVE},
                                             {"help", no_argument, NULL, 'h'},
+                                            {"version", no_argument, NULL, 'V'},
                                             {NULL, 0, NULL, 0}};
     arguments a = {.config = {.model_path = getenv("COSYFARM_MODEL"), .device = "cpu"},
                    .store_bytes_max = (uint64_t)STORE_MIB_DEFAULT << 20};
     const char *why = NULL;
-    for (int opt; (opt = getopt_long(argc, argv, "m:w:t:n:o:h", options, NULL)) != -1;)
+    for (int opt; (opt = getopt_long(argc, argv, "m:w:t:n:o:hV", options, NULL)) != -1;)
         if (!take_option(opt, &a, &why))
-            return usage(why);
+            return why ? usage(why) : PROCESS_USAGE;
     *ret_args = a;
-    if (a.help)
+    if (a.help || a.version)
         return PROCESS_DRAINED;
     if (optind != argc)
         return usage("unexpected argument");
@@ -350,6 +357,7 @@ static cf_err make_voice(job *j, json *o)
     put_warnings(o, &j->warnings);
     if (e)
         put_cost(o, e, j->start_us);
+    j->at = PHASE_SAVE;
     TRY(print_object(o));
 out:
     voice_close(v);
@@ -424,6 +432,7 @@ static int run(const arguments *a)
 int main(int argc, char **argv)
 {
     arguments a;
+    process_hold_standard();
     process_follow_parent();
     log_open("enroll", LOG_LEVEL_WARN);
     if (fault_arm(getenv("COSYFARM_FAULT")) != CF_OK) {
@@ -433,9 +442,9 @@ int main(int argc, char **argv)
     const int code = parse_arguments(argc, argv, &a);
     if (code != PROCESS_DRAINED)
         return code;
-    if (a.help) {
-        fputs(HELP, stdout);
-        return PROCESS_DRAINED;
+    if (a.help || a.version) {
+        fputs(a.help ? HELP : "enroll " CF_VERSION "\n", stdout);
+        return process_flush_output("enroll", PROCESS_DRAINED);
     }
     return run(&a);
 }

@@ -277,11 +277,12 @@ int main(int argc, char **argv)
                                             {0}};
     static keeper k = {.lifeline_fd = -1, .signal_fd = -1, .exit_code = -1};
     char run_dir[IO_PATH_BYTES];
-    if (process_run_dir(run_dir, sizeof run_dir) != CF_OK)
-        return PROCESS_USAGE;
-    for (int c; (c = getopt_long(argc, argv, "r:hV", options, NULL)) != -1;) {
+    process_hold_standard();
+    log_open("keeper", LOG_LEVEL_INFO);
+    cf_err err = process_run_dir(run_dir, sizeof run_dir);
+    for (int c; err == CF_OK && (c = getopt_long(argc, argv, "r:hV", options, NULL)) != -1;) {
         if (c == 'r') {
-            snprintf(run_dir, sizeof run_dir, "%s", optarg);
+            err = process_take_run_dir(optarg, run_dir, sizeof run_dir);
         } else if (c == 'h' || c == 'V') {
             fputs(c == 'V' ? "exchange_keeper " CF_VERSION "\n" : "usage: exchange_keeper [--run-dir DIR]\n", stdout);
             return PROCESS_DRAINED;
@@ -289,13 +290,13 @@ int main(int argc, char **argv)
             return PROCESS_USAGE;
         }
     }
-    log_open("keeper", LOG_LEVEL_INFO);
     notify_open(&k.note);
     process_follow_parent();
-    if (optind != argc || io_join(k.lifeline_path, sizeof k.lifeline_path, run_dir, RUN_LIFELINE_SOCKET) != CF_OK ||
+    if (err != CF_OK || optind != argc ||
+        io_join(k.lifeline_path, sizeof k.lifeline_path, run_dir, RUN_LIFELINE_SOCKET) != CF_OK ||
         fault_arm(getenv("COSYFARM_FAULT")) != CF_OK || process_signal_fd(&k.signal_fd) != CF_OK ||
         reserve_watches(&k) != CF_OK) {
-        log_error("keeper.start", "text=\"%s\"", optind != argc ? "unexpected argument" : err_text());
+        log_error("keeper.start", "text=\"%s\"", err == CF_OK && optind != argc ? "unexpected argument" : err_text());
         return PROCESS_USAGE;
     }
     run(&k);

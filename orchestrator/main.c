@@ -150,25 +150,31 @@ int main(int argc, char **argv)
         o.conns[i] = (conn){.fd = -1, .pid_fd = -1};
     for (int i = 0; i < BOX_TABLE_MAX; i++)
         o.boxes[i] = (box_entry){.write_fd = -1, .read_fd = -1};
+    process_hold_standard();
     log_open("orchestrator", LOG_LEVEL_INFO);
-    if (process_run_dir(o.run_dir, sizeof o.run_dir) != CF_OK)
-        return PROCESS_USAGE;
-    for (int c; (c = getopt_long(argc, argv, "c:r:hV", options, NULL)) != -1;) {
+    cf_err err = process_run_dir(o.run_dir, sizeof o.run_dir);
+    for (int c; err == CF_OK && (c = getopt_long(argc, argv, "c:r:hV", options, NULL)) != -1;) {
         if (c == 'c')
             config_path = optarg;
         else if (c == 'r')
-            snprintf(o.run_dir, sizeof o.run_dir, "%s", optarg);
+            err = process_take_run_dir(optarg, o.run_dir, sizeof o.run_dir);
         else if (c == 'h' || c == 'V') {
             fputs(c == 'V' ? "orchestrator " CF_VERSION "\n" : "usage: orchestrator [--config FILE] [--run-dir DIR]\n",
                   stdout);
             return PROCESS_DRAINED;
         } else
-            return PROCESS_USAGE;
+            return PROCESS_USAGE; /* getopt_long has said why */
+    }
+    if (err == CF_OK && optind != argc)
+        err = err_set(CF_ERR_INVALID, "unexpected argument \"%s\"", argv[optind]);
+    if (err != CF_OK) {
+        log_error("orch.start", "code=%s text=\"%s\"", err_name(err), err_text());
+        return PROCESS_USAGE;
     }
     process_follow_parent();
     notify_open(&o.note);
     o.started_us = clock_now_us();
-    cf_err err = open_all(&o, config_path);
+    err = open_all(&o, config_path);
     if (err != CF_OK) {
         log_error("orch.start", "code=%s text=\"%s\"", err_name(err), err_text());
         close_all(&o);

@@ -37,28 +37,26 @@ static const verb verbs[] = {
     {"bench", cmd_bench, "rates and latencies, absolute and against ceilings"},
 };
 
-static void print_help(FILE *to)
+static void print_help(void)
 {
-    fputs("usage: cosyfarm VERB [options]      (cosyfarm VERB --help tells more)\n\n", to);
+    puts("usage: cosyfarm VERB [options]      (cosyfarm VERB --help tells more)\n");
     for (size_t i = 0; i < CF_COUNT(verbs); i++)
-        fprintf(to, "  %-8s %s\n", verbs[i].name, verbs[i].help);
-    fputs("\nCOSYFARM_MODEL replaces -m, COSYFARM_RUN_DIR names the run directory.\n", to);
+        printf("  %-8s %s\n", verbs[i].name, verbs[i].help);
+    puts("\nCOSYFARM_MODEL replaces -m, COSYFARM_RUN_DIR names the run directory.");
 }
 
-int main(int argc, char **argv)
+static int run(int argc, char **argv)
 {
-    log_open("cosyfarm", LOG_LEVEL_WARN);
-    process_follow_parent();
     if (fault_arm(getenv("COSYFARM_FAULT_COMMAND")) != CF_OK) {
         fprintf(stderr, "cosyfarm: COSYFARM_FAULT_COMMAND: %s\n", err_text());
         return EXIT_USAGE;
     }
     if (argc < 2) {
-        print_help(stderr);
+        fputs("cosyfarm: expected a verb; cosyfarm --help lists them\n", stderr);
         return EXIT_USAGE;
     }
     if (strcmp(argv[1], "--help") == 0 || strcmp(argv[1], "-h") == 0 || strcmp(argv[1], "help") == 0) {
-        print_help(stdout);
+        print_help();
         return EXIT_DONE;
     }
     if (strcmp(argv[1], "--version") == 0 || strcmp(argv[1], "-V") == 0) {
@@ -70,4 +68,12 @@ int main(int argc, char **argv)
             return verbs[i].run(argc - 1, argv + 1);
     fprintf(stderr, "cosyfarm: verb \"%s\" is not known; cosyfarm --help lists them\n", argv[1]);
     return EXIT_USAGE;
+}
+
+int main(int argc, char **argv)
+{
+    process_hold_standard();
+    log_open("cosyfarm", LOG_LEVEL_WARN);
+    process_follow_parent();
+    return process_flush_output("cosyfarm", run(argc, argv));
 }

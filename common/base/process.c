@@ -1,10 +1,13 @@
 /*
  * process.c - start-up habits of a long-running program. Called from main before threads start.
- * Fails: CF_ERR_SYS, CF_ERR_LIMIT. process_follow_parent ends the process when its parent is already gone.
+ * Fails: CF_ERR_SYS, CF_ERR_LIMIT. process_hold_standard and process_follow_parent end the process: without /dev/null,
+ * when its parent is already gone.
  */
 #define _GNU_SOURCE
 #include "common/base/process.h"
 
+#include <errno.h>
+#include <fcntl.h>
 #include <poll.h>
 #include <sched.h>
 #include <signal.h>
@@ -19,6 +22,24 @@
 #include <unistd.h>
 
 #define WORK_NICE 5 /* added: a third of the weight of this program's threads that answer messages */
+
+void process_hold_standard(void)
+{
+    for (int fd = STDIN_FILENO; fd <= STDERR_FILENO; fd++)
+        if (fcntl(fd, F_GETFD) < 0 && open("/dev/null", O_RDWR) != fd) /* the lowest that is free: this one */
+            _exit(PROCESS_NO_RESOURCES);
+}
+
+int process_flush_output(const char *program, int code)
+{
+    errno = 0; /* stays 0 when an earlier write failed, whose cause nobody has kept */
+    if (fflush(stdout) == 0 && !ferror(stdout))
+        return code;
+    const int why = errno;
+    clearerr(stdout);
+    fprintf(stderr, "%s: standard output: %s\n", program, why ? strerror(why) : "a part of it could not be written");
+    return code != PROCESS_DRAINED ? code : why == ENOSPC || why == EDQUOT ? PROCESS_NO_RESOURCES : 1;
+}
 
 void process_follow_parent(void)
 {
@@ -231,5 +252,13 @@ cf_err process_run_dir(char *ret_path, size_t path_bytes)
                                 : snprintf(ret_path, path_bytes, "/run/cosyfarm");
     if (n < 0 || (size_t)n >= path_bytes)
         return err_set(CF_ERR_LIMIT, "run directory longer than %zu bytes", path_bytes - 1);
+    return CF_OK;
+}
+
+cf_err process_take_run_dir(const char *text, char *ret_path, size_t path_bytes)
+{
+    if (strlen(text) >= path_bytes)
+        return err_set(CF_ERR_LIMIT, "--run-dir: path longer than %zu bytes", path_bytes - 1);
+    memcpy(ret_path, text, strlen(text) + 1);
     return CF_OK;
 }

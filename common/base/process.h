@@ -27,6 +27,14 @@ enum {
     PROCESS_CONFIG = 78 /* do not restart */
 };
 
+/* First thing in main: descriptors 0 to 2 that the caller left closed become /dev/null, or else the next file that is
+ * opened would get what is meant for standard output. Ends the process where that cannot be done. */
+void process_hold_standard(void);
+
+/* Last thing before the exit: what standard output has not taken is said on stderr, once. Returns code; in place of 0
+ * PROCESS_NO_RESOURCES where there was no room, else 1. */
+int process_flush_output(const char *program, int code);
+
 /* Dies (SIGKILL) when the process named by COSYFARM_PARENT dies, if that is our parent. Without the variable: no-op. */
 void process_follow_parent(void);
 
@@ -79,6 +87,9 @@ CF_MUST_CHECK cf_err process_sibling(const char *name, char *ret_path, size_t pa
 
 /* Run directory: COSYFARM_RUN_DIR, else $XDG_RUNTIME_DIR/cosyfarm, else /run/cosyfarm. */
 CF_MUST_CHECK cf_err process_run_dir(char *ret_path, size_t path_bytes);
+
+/* The one that the option --run-dir names; CF_ERR_LIMIT names the limit. */
+CF_MUST_CHECK cf_err process_take_run_dir(const char *text, char *ret_path, size_t path_bytes);
 
 #define RUN_BUS_SOCKET      "bus.sock"
 #define RUN_LIFELINE_SOCKET "lifeline.sock"

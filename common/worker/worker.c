@@ -731,9 +731,8 @@ static int parse_options(worker *w, int argc, char **argv)
                                             {"help", no_argument, NULL, 'h'},
                                             {"version", no_argument, NULL, 'V'},
                                             {0}};
-    if (process_run_dir(w->run_dir, sizeof w->run_dir) != CF_OK)
-        return PROCESS_USAGE;
-    for (int c; (c = getopt_long(argc, argv, "i:r:hV", options, NULL)) != -1;) {
+    cf_err err = process_run_dir(w->run_dir, sizeof w->run_dir);
+    for (int c; err == CF_OK && (c = getopt_long(argc, argv, "i:r:hV", options, NULL)) != -1;) {
         char *end;
         if (c == 'i') {
             const long n = strtol(optarg, &end, 10);
@@ -743,7 +742,7 @@ static int parse_options(worker *w, int argc, char **argv)
             }
             w->instance = (int)n;
         } else if (c == 'r') {
-            snprintf(w->run_dir, sizeof w->run_dir, "%s", optarg);
+            err = process_take_run_dir(optarg, w->run_dir, sizeof w->run_dir);
         } else if (c == 'h' || c == 'V') {
             fprintf(stdout,
                     c == 'V' ? "%s_worker " CF_VERSION "\n"
@@ -755,8 +754,10 @@ static int parse_options(worker *w, int argc, char **argv)
             return PROCESS_USAGE;
         }
     }
-    if (optind != argc) {
-        fprintf(stderr, "%s: unexpected argument \"%s\"\n", argv[0], argv[optind]);
+    if (err == CF_OK && optind != argc)
+        err = err_set(CF_ERR_INVALID, "unexpected argument \"%s\"", argv[optind]);
+    if (err != CF_OK) {
+        fprintf(stderr, "%s: %s\n", argv[0], err_text());
         return PROCESS_USAGE;
     }
     return -1;
@@ -765,6 +766,7 @@ static int parse_options(worker *w, int argc, char **argv)
 int worker_main(const stage_ops *ops, int argc, char **argv)
 {
     static worker w; /* one per process; large tables */
+    process_hold_standard();
     w = (worker){.ops = ops, .lifeline_fd = -1, .signal_fd = -1, .exit_code = -1};
     const int code = parse_options(&w, argc, argv);
     if (code >= 0)

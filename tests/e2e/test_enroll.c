@@ -308,6 +308,8 @@ static void test_usage_and_models(void **state)
     }
     expect_code(run_with("enroll", NULL, ARGS("enroll", "--help")), 0);
     assert_non_null(strstr(last_out, "--no-text"));
+    expect_code(run_with("enroll", NULL, ARGS("enroll", "--version")), 0);
+    assert_memory_equal(last_out, "enroll ", 7);
     expect_error(run_with("enroll", NULL, ARGS("enroll", "-m", empty, "-w", wav, "--tokens")), 78,
                  "not a Fun-CosyVoice3 model directory");
     in_folder(path, sizeof path, empty, "cosyvoice3.yaml");

@@ -24,11 +24,16 @@
 
 #define START_US (120 * CLOCK_SECOND_US) /* sanitizers are slow */
 
+static const char *bin_dir(void)
+{
+    const char *dir = getenv("COSYFARM_BIN");
+    return dir ? dir : "build/default/bin";
+}
+
 static const char *bin_path(const char *program)
 {
     static char path[4096];
-    const char *dir = getenv("COSYFARM_BIN");
-    snprintf(path, sizeof path, "%s/%s", dir ? dir : "build/default/bin", program);
+    snprintf(path, sizeof path, "%s/%s", bin_dir(), program);
     return path;
 }
 
@@ -72,6 +77,17 @@ int farm_command_wait_within(pid_t pid, int seconds)
     if (!ended)
         fail_msg("the command did not end within %d s", seconds);
     return code;
+}
+
+int farm_shell(const char *line)
+{
+    pid_t pid;
+    const char *const args[] = {"sh", "-c", line, NULL};
+    setenv("COSYFARM_BIN", bin_dir(), 1);
+    const int rc = posix_spawn(&pid, "/bin/sh", NULL, NULL, (char *const *)(uintptr_t)args, environ);
+    if (rc != 0)
+        fail_msg("/bin/sh: %s", strerror(rc));
+    return farm_command_wait(pid);
 }
 
 int farm_command(const char *const *args, char *ret_out, size_t out_bytes)

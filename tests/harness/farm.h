@@ -58,6 +58,10 @@ int farm_command_wait(pid_t pid); /* its exit code; 128 + number when a signal e
 /* The same; one that takes longer is killed, and the test fails. */
 int farm_command_wait_within(pid_t pid, int seconds);
 
+/* A line for the shell, for what a list of arguments cannot say; its exit code. The command is "$COSYFARM_BIN/cosyfarm"
+ * there. */
+int farm_shell(const char *line);
+
 /* Runs the command with these arguments (NULL-terminated), its output in *ret_out (at most out_bytes); returns its
  * exit code. */
 int farm_command(const char *const *args, char *ret_out, size_t out_bytes);

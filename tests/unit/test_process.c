@@ -1,10 +1,15 @@
-/* test_process.c - who runs first on a full machine: what a thread asks for, and what threads that it starts get. */
+/* test_process.c - who runs first on a full machine: what a thread asks for, and what threads that it starts get; and
+ * what a program makes of standard descriptors that are closed or full. */
 #define _GNU_SOURCE
 #include "tests/harness/test.h"
 
+#include <fcntl.h>
 #include <pthread.h>
 #include <sched.h>
+#include <stdio.h>
 #include <sys/resource.h>
+#include <sys/wait.h>
+#include <unistd.h>
 
 #include "common/base/process.h"
 
@@ -50,8 +55,65 @@ static void test_classes_of_threads(void **state)
     assert_int_equal(sched_getscheduler(0), SCHED_OTHER);
 }
 
+/* In a child that has them closed: what it opens next is none of them. */
+static void test_standard_descriptors_are_taken(void **state)
+{
+    (void)state;
+    int status;
+    const pid_t pid = fork();
+    assert_true(pid >= 0);
+    if (pid == 0) {
+        for (int fd = 0; fd <= 2; fd++)
+            close(fd);
+        process_hold_standard();
+        _exit(open("/dev/zero", O_RDONLY) > 2 && write(1, "x", 1) == 1 && read(0, &status, 1) == 0 ? 0 : 1);
+    }
+    assert_int_equal(waitpid(pid, &status, 0), pid);
+    assert_int_equal(status, 0);
+}
+
+/* In a child whose standard output is full, or closed for reading only. */
+static int code_of_output(const char *path, int code)
+{
+    int status;
+    const pid_t pid = fork();
+    assert_true(pid >= 0);
+    if (pid == 0) {
+        const int out = open(path, path[5] == 'f' ? O_WRONLY : O_RDONLY);
+        if (dup2(out, 1) != 1 || dup2(open("/dev/null", O_WRONLY), 2) != 2)
+            _exit(99);
+        printf("result\n");
+        const int first = process_flush_output("test", code);
+        _exit(process_flush_output("test", 0) == 0 ? first : 98); /* said once */
+    }
+    assert_int_equal(waitpid(pid, &status, 0), pid);
+    assert_true(WIFEXITED(status));
+    return WEXITSTATUS(status);
+}
+
+static void test_lost_output(void **state)
+{
+    (void)state;
+    fflush(stdout);
+    assert_int_equal(code_of_output("/dev/full", 0), PROCESS_NO_RESOURCES);
+    assert_int_equal(code_of_output("/dev/full", 65), 65);
+    assert_int_equal(code_of_output("/dev/null", 0), 1);
+}
+
+static void test_run_dir_option(void **state)
+{
+    (void)state;
+    char path[16];
+    assert_ok(process_take_run_dir("/run/fifteen.ab", path, sizeof path));
+    assert_string_equal(path, "/run/fifteen.ab");
+    assert_err(CF_ERR_LIMIT, "--run-dir: path longer than 15 bytes",
+               process_take_run_dir("/run/sixteen.abc", path, sizeof path));
+}
+
 int main(void)
 {
-    const struct CMUnitTest tests[] = {cmocka_unit_test(test_classes_of_threads)};
+    const struct CMUnitTest tests[] = {cmocka_unit_test(test_classes_of_threads),
+                                       cmocka_unit_test(test_standard_descriptors_are_taken),
+                                       cmocka_unit_test(test_lost_output), cmocka_unit_test(test_run_dir_option)};
     return cmocka_run_group_tests_name("process", tests, NULL, NULL);
 }
