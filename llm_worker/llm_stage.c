@@ -140,7 +140,8 @@ static void facts_of(void *ctx, stage_facts *ret_facts)
     const llm_model *m = llm_engine_model(st->engine);
     const backend *be = llm_engine_backend(st->engine);
     memset(ret_facts, 0, sizeof *ret_facts);
-    snprintf(ret_facts->model_file, sizeof ret_facts->model_file, "%s", m->path);
+    const char *slash = strrchr(m->path, '/');
+    snprintf(ret_facts->model_file, sizeof ret_facts->model_file, "%.255s", slash ? slash + 1 : m->path);
     snprintf(ret_facts->model_sha256, sizeof ret_facts->model_sha256, "%s", m->sha256);
     snprintf(ret_facts->backend, sizeof ret_facts->backend, "%s", backend_describe(be));
     ret_facts->weights_bytes = backend_weight_bytes(be);

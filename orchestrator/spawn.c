@@ -201,8 +201,7 @@ cf_err spawn_judge(spawn *s, child *c, int status, uint64_t now_us)
     if (s->stopping)
         return CF_OK;
     if (code == PROCESS_CONFIG || code == PROCESS_USAGE)
-        return err_set(CF_ERR_INVALID, "%s/%d ended with code %d: its last line says why", c->program, c->instance,
-                       code);
+        return spawn_refused(s, c, code);
     if (code == PROCESS_DRAINED && c->role == CHILD_ORCHESTRATOR)
         return err_set(CF_ERR_GONE, "the farm has ended");
     if (c->surplus)

@@ -77,4 +77,7 @@ void spawn_end_hung(const spawn *s, child *c, uint64_t now_us);
 /* It ended with this wait status, and is to be started again. */
 void spawn_count_end(child *c, int status, uint64_t now_us);
 
+/* It ended with a code that no restart changes: CF_ERR_INVALID with what the log has last of it. */
+cf_err spawn_refused(const spawn *s, const child *c, int code);
+
 #endif

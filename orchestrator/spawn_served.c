@@ -5,7 +5,8 @@
  *
  * A worker has served when a status names one of its stage as fed, barred, on parole or drained; the keeper when each
  * stage has such a worker, since workers wait for its memory; the orchestrator when a row has ended.
- * Fails: CF_ERR_GONE of spawn_check_served. A log that cannot be read is an error without a last line.
+ * Fails: CF_ERR_GONE of spawn_check_served, CF_ERR_INVALID of spawn_refused. A log that cannot be read is an error
+ * without a last line.
  */
 #define _GNU_SOURCE
 #include <fcntl.h>
@@ -105,7 +106,7 @@ static char *last_line(char *text, const char *a, const char *b, bool is_log_lin
 
 /* What the log has last of a child: its last warning or error, else the last line of somebody who does not log as our
  * programs do: a shell, a loader. */
-static const char *last_word(const spawn *s, const child *c, char buf[LOG_TAIL_BYTES + 1])
+static char *last_word(const spawn *s, const child *c, char buf[LOG_TAIL_BYTES + 1])
 {
     char unit[80];
     const int fd = open(s->log_path, O_RDONLY | O_CLOEXEC);
@@ -124,10 +125,24 @@ static const char *last_word(const spawn *s, const child *c, char buf[LOG_TAIL_B
         snprintf(unit, sizeof unit, " unit=%.*s/%d ", (int)strcspn(c->program, "_"), c->program, c->instance);
     else
         snprintf(unit, sizeof unit, " unit=%s ", c->role == CHILD_KEEPER ? "keeper" : c->program);
-    const char *line = last_line(buf, " lvl=error", unit, true);
+    char *line = last_line(buf, " lvl=error", unit, true);
     if (!line)
         line = last_line(buf, " lvl=warn", unit, true);
     return line ? line : last_line(buf, NULL, NULL, false);
+}
+
+cf_err spawn_refused(const spawn *s, const child *c, int code)
+{
+    char buf[LOG_TAIL_BYTES + 1];
+    char *word = last_word(s, c, buf), *text = word ? strstr(word, " text=\"") : NULL;
+    if (text) {
+        word = text + strlen(" text=\"");
+        text = strrchr(word, '"');
+        if (text)
+            *text = '\0';
+    }
+    return err_set(CF_ERR_INVALID, "%s/%d ended with code %d: %s", c->program, c->instance, code,
+                   word ? word : "its last line says why");
 }
 
 static const char *end_words(int status, char buf[64])
