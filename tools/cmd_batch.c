@@ -383,7 +383,7 @@ static cf_err run(batch *b)
     TRY(client_open(run_dir, &c));
     client_supervise(c, own.farm, (uint64_t)b->farm.cfg.unserved_s * CLOCK_SECOND_US);
     if (!b->is_own_farm)
-        TRY(client_check_model(c, b->farm.model_given ? b->farm.cfg.model : NULL));
+        TRY(farm_options_check_running(&b->farm, c));
     err = client_run(c, &plan);
     if (err == CF_ERR_CANCELLED && b->broken != CF_OK)
         err = err_set(b->broken, "%s", b->broken_text);
@@ -440,6 +440,7 @@ static int exit_code_of(cf_err err)
 static cf_err work(batch *b)
 {
     cf_err err;
+    TRY(farm_options_load(&b->farm));
     TRY(process_signal_fd(&b->signal_fd)); /* first: what follows may last, and looks for it (process_stop_asked) */
     TRY(batch_read_manifest(b));
     if (b->check_only)

@@ -23,6 +23,7 @@
 #include "tools/bench_stage.h"
 #include "tools/cmd.h"
 #include "tools/farm_options.h"
+#include "tools/options.h"
 
 #define ROW_COUNTS_MAX 8
 
@@ -297,6 +298,7 @@ static cf_err parse(bench *b, int argc, char **argv, bool *ret_help)
                                             {0}};
     cf_err err = CF_OK;
     double number;
+    opterr = 0;
     for (int c; (c = getopt_long(argc, argv, FARM_SHORT_OPTIONS "h", options, NULL)) != -1;) {
         if (farm_options_take(&b->farm, c, optarg, &err)) {
             if (err != CF_OK)
@@ -321,7 +323,7 @@ static cf_err parse(bench *b, int argc, char **argv, bool *ret_help)
             *ret_help = true;
             return CF_OK;
         } else {
-            FAIL(CF_ERR_INVALID, "cosyfarm bench --help tells the options");
+            return options_refused(argv, "bench");
         }
     }
     TRY(parse_what(b, argc - optind, argv + optind));
@@ -343,7 +345,9 @@ int cmd_bench(int argc, char **argv)
         fprintf(stderr, "cosyfarm bench: %s\n", err_text());
         return EXIT_USAGE;
     }
-    err = farm_options_check(&b.farm);
+    err = farm_options_load(&b.farm);
+    if (err == CF_OK)
+        err = farm_options_check(&b.farm);
     if (err == CF_OK)
         err = run_ops(&b);
     if (err == CF_OK)

@@ -19,6 +19,7 @@
 #include "common/model/tensor_file.h"
 #include "tools/cmd.h"
 #include "tools/model_check.h"
+#include "tools/options.h"
 
 static const char HELP[] =
     "usage: cosyfarm model make DIR [options]     write a synthetic model directory\n"
@@ -68,7 +69,7 @@ static int usage(const char *fmt, const char *what)
 {
     fprintf(stderr, "cosyfarm model: ");
     fprintf(stderr, fmt, what);
-    fprintf(stderr, "\nTry `cosyfarm model --help`.\n");
+    fputc('\n', stderr);
     return EXIT_USAGE;
 }
 
@@ -139,6 +140,7 @@ static int parse_arguments(int argc, char **argv, const struct option *options, 
 {
     arguments a = {0};
     optind = 0; /* a fresh scan: tests call this more than once */
+    opterr = 0;
     for (int opt; (opt = getopt_long(argc, argv, "h", options, NULL)) != -1;) {
         int code = EXIT_DONE;
         switch (opt) {
@@ -160,7 +162,8 @@ static int parse_arguments(int argc, char **argv, const struct option *options, 
         case OPT_JSON:
             break;
         case '?':
-            return usage("%s", "see the options of this verb");
+            options_refused(argv, "model");
+            return usage("%s", err_text());
         default:
             code = parse_make_option(opt, optarg, &a);
         }

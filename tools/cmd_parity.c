@@ -13,6 +13,7 @@
 #include "common/base/json.h"
 #include "common/base/mem.h"
 #include "tools/cmd.h"
+#include "tools/options.h"
 #include "tools/parity_frame.h"
 
 static const char HELP[] =
@@ -41,7 +42,7 @@ typedef struct arguments {
 
 static int usage(const char *what)
 {
-    fprintf(stderr, "cosyfarm parity: %s\nTry `cosyfarm parity --help`.\n", what);
+    fprintf(stderr, "cosyfarm parity: %s\n", what);
     return EXIT_USAGE;
 }
 
@@ -77,6 +78,7 @@ static int parse_arguments(int argc, char **argv, arguments *ret_args)
     };
     arguments a = {.options = {.model_dir = getenv("COSYFARM_MODEL"), .device = "cpu", .operands = PRECISION_F32}};
     optind = 0; /* a fresh scan: tests call this more than once */
+    opterr = 0;
     for (int opt; (opt = getopt_long(argc, argv, "m:h", options, NULL)) != -1;) {
         switch (opt) {
         case 'm':
@@ -102,7 +104,8 @@ static int parse_arguments(int argc, char **argv, arguments *ret_args)
             a.help = true;
             break;
         default:
-            return usage("see the option named above");
+            options_refused(argv, "parity");
+            return usage(err_text());
         }
     }
     a.paths = argv + optind;
@@ -111,7 +114,7 @@ static int parse_arguments(int argc, char **argv, arguments *ret_args)
     if (a.help)
         return EXIT_DONE;
     if (!a.options.model_dir || !a.options.model_dir[0])
-        return usage("which model? -m MODEL_DIR or COSYFARM_MODEL");
+        return options_no_model("parity");
     return a.path_count ? EXIT_DONE : usage("no case given");
 }
 

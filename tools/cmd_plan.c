@@ -19,6 +19,7 @@
 #include "tools/bench_stage.h"
 #include "tools/cmd.h"
 #include "tools/farm_options.h"
+#include "tools/options.h"
 #include "tools/plan_place.h"
 
 #define GIB               1073741824.0
@@ -304,6 +305,7 @@ static cf_err parse(plan *p, int argc, char **argv, bool *ret_help)
                                             {0}};
     cf_err err = CF_OK;
     uint64_t number;
+    opterr = 0;
     for (int c; (c = getopt_long(argc, argv, FARM_SHORT_OPTIONS "h", options, NULL)) != -1;) {
         if (farm_options_take(&p->farm, c, optarg, &err)) {
             p->device_given |= c == 1002;
@@ -311,22 +313,21 @@ static cf_err parse(plan *p, int argc, char **argv, bool *ret_help)
         } else if (c == OPT_RATES) {
             p->rates_path = optarg;
         } else if (c == OPT_ROWS) {
-            TRY(farm_options_number("--rows", optarg, STAGE_ROWS_MAX, &number));
-            p->rows = number > 0 ? (int32_t)number : 1;
+            TRY(farm_options_count("--rows", optarg, STAGE_ROWS_MAX, &number));
+            p->rows = (int32_t)number;
         } else if (c == OPT_SECONDS) {
-            TRY(farm_options_number("--seconds", optarg, 60, &number));
-            p->seconds = number > 0 ? (double)number : 1;
+            TRY(farm_options_count("--seconds", optarg, 60, &number));
+            p->seconds = (double)number;
         } else if (c == OPT_JSON) {
             p->as_json = true;
         } else if (c == 'h') {
             *ret_help = true;
             return CF_OK;
         } else {
-            FAIL(CF_ERR_INVALID, "cosyfarm plan --help tells the options");
+            return options_refused(argv, "plan");
         }
     }
-    if (optind != argc)
-        FAIL(CF_ERR_INVALID, "unexpected argument \"%s\"", argv[optind]);
+    err = options_no_operands(argc, argv);
 out:
     return err;
 }
@@ -334,6 +335,7 @@ out:
 static cf_err run(plan *p)
 {
     cf_err err;
+    TRY(farm_options_load(&p->farm));
     TRY(list_devices(p));
     TRY(farm_options_check(&p->farm));
     TRY(ask_free_memory(p));

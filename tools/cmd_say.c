@@ -11,16 +11,19 @@
 #include <string.h>
 #include <unistd.h>
 
+#include "common/base/check.h"
 #include "common/base/clock.h"
 #include "common/base/limits.h"
 #include "common/base/mem.h"
 #include "common/base/process.h"
+#include "common/base/utf8.h"
 #include "common/text/frontend.h"
 #include "orchestrator/audio_file.h"
 #include "orchestrator/farm_watch.h"
 #include "tools/client.h"
 #include "tools/cmd.h"
 #include "tools/farm_options.h"
+#include "tools/options.h"
 
 #define SILENCE_US     (60 * CLOCK_SECOND_US)
 #define ABSENT_US      (20 * CLOCK_SECOND_US) /* four times a supervisor's longest pause between two starts */
@@ -32,6 +35,8 @@ typedef struct say {
     const char *out; /* as given; "-" is standard output */
     char path[IO_PATH_BYTES], temp_dir[IO_PATH_BYTES], prompt_wav[PATH_MAX], source_wav[PATH_MAX];
     bool is_convert;
+    char **words; /* borrowed from the command line: the text, or "-" */
+    int words_count;
     char *text; /* owned */
     bool as_float, as_json, quiet;
     int signal_fd, exit_code;
@@ -55,7 +60,7 @@ static const char say_help[] =
     "      --speed X         0.5 .. 2\n"
     "      --raw             no normalisation, one segment\n"
     "      --float           32-bit float samples (.wav)\n"
-    "      --json            the result as one JSON object\n"
+    "      --json            the result as one JSON object, with -o - on standard error\n"
     "  -q, --quiet           no progress\n";
 
 static const char convert_help[] =
@@ -124,7 +129,7 @@ static cf_err take_option(say *s, int letter)
         s->quiet = true;
         break;
     default:
-        return err_set(CF_ERR_INVALID, "cosyfarm say --help tells the options");
+        CF_ASSERT(false); /* the table of parse has no other */
     }
     return CF_OK;
 }
@@ -135,12 +140,15 @@ static cf_err read_stdin(char **ret_text)
     char *text = NULL;
     TRY(mem_alloc(TEXT_STDIN_MAX + 2, 1, &text));
     const size_t n = fread(text, 1, TEXT_STDIN_MAX + 1, stdin);
-    if (n > TEXT_STDIN_MAX) {
-        mem_free(text);
-        return err_set(CF_ERR_LIMIT, "standard input: more than %d bytes of text", TEXT_STDIN_MAX);
-    }
+    const char *nul = memchr(text, '\0', n);
+    if (n > TEXT_STDIN_MAX)
+        FAIL(CF_ERR_LIMIT, "standard input: more than %d bytes of text", TEXT_STDIN_MAX);
+    if (nul)
+        FAIL(CF_ERR_INVALID, "text: NUL at byte %zu: a row's text ends there", (size_t)(nul - text));
     *ret_text = text;
+    text = NULL;
 out:
+    mem_free(text);
     return err;
 }
 
@@ -159,6 +167,39 @@ static cf_err join_text(int argc, char **argv, char **ret_text)
     for (int i = 0; i < argc; i++)
         at += (size_t)snprintf(text + at, bytes - at, i > 0 ? " %s" : "%s", argv[i]);
     *ret_text = text;
+out:
+    return err;
+}
+
+/* What goes into a message is UTF-8. */
+static cf_err check_utf8(const say *s)
+{
+    const struct {
+        const char *what, *text;
+    } words[] = {{"text", s->row.text},
+                 {"--voice", s->row.voice},
+                 {"--instruct", s->row.instruct},
+                 {"--prompt-text", s->row.prompt_text},
+                 {"--prompt-wav", s->row.prompt_wav},
+                 {"recording", s->row.source_wav},
+                 {"--output", s->row.path}};
+    size_t bad_off;
+    for (size_t i = 0; i < CF_COUNT(words); i++)
+        if (words[i].text && !utf8_valid(words[i].text, strlen(words[i].text), &bad_off))
+            return err_set(CF_ERR_INVALID, "%s: invalid UTF-8 at byte %zu", words[i].what, bad_off);
+    return CF_OK;
+}
+
+/* Everything between options and work: the configuration, and the text, for which standard input may be read. */
+static cf_err prepare(say *s)
+{
+    cf_err err;
+    TRY(farm_options_load(&s->farm));
+    if (!s->is_convert) {
+        TRY(join_text(s->words_count, s->words, &s->text));
+        s->row.text = s->text;
+    }
+    err = check_utf8(s);
 out:
     return err;
 }
@@ -186,15 +227,14 @@ out:
     return err;
 }
 
-/* say: the text. convert: the recording, and no text at all. */
+/* say: the words of the text. convert: the recording, and no text at all. */
 static cf_err take_words(say *s, int argc, char **argv)
 {
     cf_err err;
-    if (!s->is_convert) {
-        TRY(join_text(argc, argv, &s->text));
-        s->row.text = s->text;
+    s->words = argv;
+    s->words_count = argc;
+    if (!s->is_convert)
         return CF_OK;
-    }
     if (argc != 1 || s->row.instruct || s->row.prompt_wav)
         FAIL(CF_ERR_INVALID, "convert takes one recording, and no instruction or prompt");
     s->row.text = "";
@@ -222,11 +262,14 @@ static cf_err parse(say *s, int argc, char **argv, bool *ret_help)
                                             {0}};
     cf_err err = CF_OK;
     text_mode mode;
+    opterr = 0;
     for (int c; (c = getopt_long(argc, argv, FARM_SHORT_OPTIONS "v:o:qh", options, NULL)) != -1;) {
         if (c == 'h') {
             *ret_help = true;
             return CF_OK;
         }
+        if (c == '?')
+            return options_refused(argv, argv[0]);
         TRY(take_option(s, c));
     }
     if (optind == argc)
@@ -290,23 +333,29 @@ static double f64_of(const json *obj, const char *key)
     return json_get_f64(obj, key, -1e300, 1e300, &value) == CF_OK ? value : 0;
 }
 
+/* Where the audio does not go. */
+static FILE *report_stream(const say *s)
+{
+    return strcmp(s->out, "-") == 0 ? stderr : stdout;
+}
+
 static void report_done(const say *s, const wire_msg *done)
 {
     const double seconds = wire_f64(done, "seconds");
     const double spent = (double)(clock_now_us() - s->started_us) / 1e6;
     const json *ms = wire_json(done, "ms");
-    FILE *to = strcmp(s->out, "-") == 0 ? stderr : stdout;
-    fprintf(to, "%s: %.2f s of audio in %.2f s, %.2fx real time (llm %.2f, flow %.2f, hift %.2f s of computing; %s)\n",
+    fprintf(report_stream(s),
+            "%s: %.2f s of audio in %.2f s, %.2fx real time (llm %.2f, flow %.2f, hift %.2f s of computing; %s)\n",
             strcmp(s->out, "-") == 0 ? "standard output" : s->out, seconds, spent, seconds / spent,
             f64_of(ms, "llm") / 1e3, f64_of(ms, "flow") / 1e3, f64_of(ms, "hift") / 1e3,
             s->farm_up_us ? "cold start included" : "running farm");
 }
 
-static void report_json(const wire_msg *done)
+static void report_json(const say *s, const wire_msg *done)
 {
     char *text = NULL;
     if (json_print(done->root, false, &text) == CF_OK)
-        puts(text);
+        fprintf(report_stream(s), "%s\n", text);
     mem_free(text);
 }
 
@@ -318,8 +367,8 @@ static void on_ended(void *ctx, size_t row_idx, const wire_msg *done)
         fputs("\r\033[K", stderr);
     if (strcmp(wire_str(done, "status"), "done") == 0) {
         s->exit_code = EXIT_DONE;
-        if (s->as_json && strcmp(s->out, "-") != 0)
-            report_json(done);
+        if (s->as_json)
+            report_json(s, done);
         else if (!s->quiet)
             report_done(s, done);
         return;
@@ -331,9 +380,10 @@ static void on_ended(void *ctx, size_t row_idx, const wire_msg *done)
         text = "unreadable error";
     fprintf(stderr, "cosyfarm: %s: %s: %s\n", stage, code, text);
     const bool refused = strcmp(wire_str(done, "status"), "refused") == 0;
-    s->exit_code = refused && strcmp(code, err_name(CF_ERR_BUSY)) == 0 ? EXIT_AGAIN
-                   : refused                                           ? EXIT_CONFIG
-                                                                       : EXIT_ROWS_FAILED;
+    const cf_err err = err_from_name(code);
+    s->exit_code = err == CF_ERR_STORAGE || (refused && err == CF_ERR_BUSY) ? EXIT_AGAIN
+                   : refused                                                ? EXIT_CONFIG
+                                                                            : EXIT_ROWS_FAILED;
 }
 
 static cf_err copy_to_stdout(const say *s)
@@ -341,7 +391,9 @@ static cf_err copy_to_stdout(const say *s)
     cf_err err;
     io_map file = {0};
     TRY(io_map_file(s->path, &file));
-    TRY(io_write_all(STDOUT_FILENO, file.data, file.data_bytes));
+    err = io_write_all(STDOUT_FILENO, file.data, file.data_bytes);
+    if (err != CF_OK)
+        err = err_context(err, "standard output");
 out:
     io_unmap(&file);
     return err;
@@ -371,7 +423,7 @@ static cf_err run(say *s)
     TRY(client_open(run_dir, &c));
     client_supervise(c, own.farm, 0);
     if (!is_own)
-        TRY(client_check_model(c, s->farm.model_given ? s->farm.cfg.model : NULL));
+        TRY(farm_options_check_running(&s->farm, c));
     s->row.id = "say";
     err = client_run_list(c, &s->row, 1, false, SILENCE_US, &handler);
     if (err == CF_ERR_CANCELLED && s->gave_up[0])
@@ -396,6 +448,7 @@ static int exit_code_of(cf_err err)
     case CF_ERR_CANCELLED:
     case CF_ERR_NOMEM:
     case CF_ERR_BUSY:
+    case CF_ERR_STORAGE:
     case CF_ERR_GONE:
         return EXIT_AGAIN;
     case CF_ERR_TIMEOUT:
@@ -427,7 +480,9 @@ int cmd_say(int argc, char **argv)
         mem_free(s.text);
         return help ? EXIT_DONE : EXIT_USAGE;
     }
-    err = process_signal_fd(&s.signal_fd);
+    err = prepare(&s); /* standard input may last: ^C still ends the process here */
+    if (err == CF_OK)
+        err = process_signal_fd(&s.signal_fd);
     if (err == CF_OK)
         err = run(&s);
     if (err != CF_OK)

@@ -17,6 +17,7 @@
 #include "common/model/stage_tables.h"
 #include "tools/client.h"
 #include "tools/cmd.h"
+#include "tools/options.h"
 
 static const char status_help[] = "usage: cosyfarm status [--json] [--run-dir DIR]\n";
 
@@ -106,7 +107,10 @@ out:
 
 static int exit_code_of(cf_err err)
 {
-    return err == CF_OK ? EXIT_DONE : err == CF_ERR_GONE || err == CF_ERR_TIMEOUT ? EXIT_NO_FARM : EXIT_OURS;
+    return err == CF_OK                                   ? EXIT_DONE
+           : err == CF_ERR_GONE || err == CF_ERR_TIMEOUT  ? EXIT_NO_FARM
+           : err == CF_ERR_STORAGE || err == CF_ERR_NOMEM ? EXIT_AGAIN
+                                                          : EXIT_OURS;
 }
 
 int cmd_status(int argc, char **argv)
@@ -117,19 +121,25 @@ int cmd_status(int argc, char **argv)
                                             {0}};
     char run_dir[IO_PATH_BYTES];
     bool as_json = false;
-    if (process_run_dir(run_dir, sizeof run_dir) != CF_OK)
-        return EXIT_USAGE;
-    for (int c; (c = getopt_long(argc, argv, "jr:h", options, NULL)) != -1;) {
+    opterr = 0;
+    cf_err err = process_run_dir(run_dir, sizeof run_dir);
+    for (int c; err == CF_OK && (c = getopt_long(argc, argv, "jr:h", options, NULL)) != -1;) {
+        if (c == 'h') {
+            fputs(status_help, stdout);
+            return EXIT_DONE;
+        }
         if (c == 'j')
             as_json = true;
-        else if (c == 'r')
-            snprintf(run_dir, sizeof run_dir, "%s", optarg);
-        else {
-            fputs(status_help, c == 'h' ? stdout : stderr);
-            return c == 'h' ? EXIT_DONE : EXIT_USAGE;
-        }
+        else
+            err = c == 'r' ? process_take_run_dir(optarg, run_dir, sizeof run_dir) : options_refused(argv, "status");
     }
-    const cf_err err = show(run_dir, as_json);
+    if (err == CF_OK)
+        err = options_no_operands(argc, argv);
+    if (err != CF_OK) {
+        fprintf(stderr, "cosyfarm status: %s\n", err_text());
+        return EXIT_USAGE;
+    }
+    err = show(run_dir, as_json);
     if (err != CF_OK)
         fprintf(stderr, "cosyfarm status: %s\n", err_text());
     return exit_code_of(err);
@@ -167,7 +177,11 @@ static cf_err watch(const top *t)
         if (n > 0 && spent_s > 0)
             printf("rate  %.2f audio-s/s, %.2f rows/s\n", (real(totals, "audio_s") - audio_s) / spent_s,
                    (double)(number(totals, "rows_done") - rows) / spent_s);
-        fflush(stdout);
+        if (fflush(stdout) != 0) {
+            err = err_sys("standard output");
+            clearerr(stdout);
+            goto out;
+        }
         audio_s = real(totals, "audio_s");
         up_s = real(totals, "up_s");
         rows = number(totals, "rows_done");
@@ -178,11 +192,13 @@ out:
     return err;
 }
 
-static bool parse_count(const char *text, uint64_t *ret_count)
+static cf_err parse_count(int letter, const char *text, uint64_t *ret_count)
 {
     char *end;
     *ret_count = strtoull(text, &end, 10);
-    return *end == '\0' && end != text && *ret_count > 0 && *ret_count < 1000000;
+    if (*end || end == text || text[0] == '-' || *ret_count == 0 || *ret_count >= 1000000)
+        return err_set(CF_ERR_INVALID, "-%c: expected 1..999999, found \"%s\"", letter, text);
+    return CF_OK;
 }
 
 int cmd_top(int argc, char **argv)
@@ -190,26 +206,25 @@ int cmd_top(int argc, char **argv)
     static const struct option options[] = {
         {"run-dir", required_argument, NULL, 'r'}, {"help", no_argument, NULL, 'h'}, {0}};
     top t = {.seconds = 1};
-    if (process_run_dir(t.run_dir, sizeof t.run_dir) != CF_OK)
-        return EXIT_USAGE;
-    for (int c; (c = getopt_long(argc, argv, "n:s:r:h", options, NULL)) != -1;) {
-        bool good = true;
-        if (c == 'n')
-            good = parse_count(optarg, &t.times);
-        else if (c == 's')
-            good = parse_count(optarg, &t.seconds);
-        else if (c == 'r')
-            snprintf(t.run_dir, sizeof t.run_dir, "%s", optarg);
-        else {
-            fputs(top_help, c == 'h' ? stdout : stderr);
-            return c == 'h' ? EXIT_DONE : EXIT_USAGE;
+    opterr = 0;
+    cf_err err = process_run_dir(t.run_dir, sizeof t.run_dir);
+    for (int c; err == CF_OK && (c = getopt_long(argc, argv, "n:s:r:h", options, NULL)) != -1;) {
+        if (c == 'h') {
+            fputs(top_help, stdout);
+            return EXIT_DONE;
         }
-        if (!good) {
-            fprintf(stderr, "cosyfarm top: -%c: expected a number from 1, found \"%s\"\n", c, optarg);
-            return EXIT_USAGE;
-        }
+        if (c == 'n' || c == 's')
+            err = parse_count(c, optarg, c == 'n' ? &t.times : &t.seconds);
+        else
+            err = c == 'r' ? process_take_run_dir(optarg, t.run_dir, sizeof t.run_dir) : options_refused(argv, "top");
     }
-    const cf_err err = watch(&t);
+    if (err == CF_OK)
+        err = options_no_operands(argc, argv);
+    if (err != CF_OK) {
+        fprintf(stderr, "cosyfarm top: %s\n", err_text());
+        return EXIT_USAGE;
+    }
+    err = watch(&t);
     if (err != CF_OK)
         fprintf(stderr, "cosyfarm top: %s\n", err_text());
     return exit_code_of(err);

@@ -14,6 +14,7 @@
 #include "common/base/process.h"
 #include "tools/client.h"
 #include "tools/cmd.h"
+#include "tools/options.h"
 
 static const char steer_help[] =
     "usage: cosyfarm drain   STAGE[/N] [--run-dir DIR]   no more work; what it holds is finished\n"
@@ -103,20 +104,19 @@ int cmd_steer(int argc, char **argv)
     char run_dir[IO_PATH_BYTES];
     wish w;
     uint64_t members = 0;
-    if (process_run_dir(run_dir, sizeof run_dir) != CF_OK)
-        return EXIT_USAGE;
-    for (int c; (c = getopt_long(argc, argv, "r:h", options, NULL)) != -1;) {
-        if (c != 'r') {
-            fputs(steer_help, c == 'h' ? stdout : stderr);
-            return c == 'h' ? EXIT_DONE : EXIT_USAGE;
+    opterr = 0;
+    cf_err err = process_run_dir(run_dir, sizeof run_dir);
+    for (int c; err == CF_OK && (c = getopt_long(argc, argv, "r:h", options, NULL)) != -1;) {
+        if (c == 'h') {
+            fputs(steer_help, stdout);
+            return EXIT_DONE;
         }
-        snprintf(run_dir, sizeof run_dir, "%s", optarg);
+        err = c == 'r' ? process_take_run_dir(optarg, run_dir, sizeof run_dir) : options_refused(argv, argv[0]);
     }
-    if (optind + 1 != argc) {
-        fprintf(stderr, "cosyfarm %s: expected one STAGE; cosyfarm %s --help\n", argv[0], argv[0]);
-        return EXIT_USAGE;
-    }
-    cf_err err = parse_wish(argv[0], argv[optind], &w);
+    if (err == CF_OK && optind + 1 != argc)
+        err = err_set(CF_ERR_INVALID, "expected one STAGE; cosyfarm %s --help tells more", argv[0]);
+    if (err == CF_OK)
+        err = parse_wish(argv[0], argv[optind], &w);
     if (err == CF_OK)
         err = send_wish(run_dir, &w, &members);
     if (err != CF_OK)

@@ -11,7 +11,7 @@
  * Owns: the tokenizer and one line at a time.
  */
 #define _GNU_SOURCE /* getline */
-#include <errno.h>
+#include <getopt.h>
 #include <stdbool.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -21,11 +21,13 @@
 #include "common/base/json_scan.h"
 #include "common/base/limits.h"
 #include "common/base/mem.h"
+#include "common/base/process.h"
 #include "common/base/utf8.h"
 #include "common/text/bpe.h"
 #include "common/text/text_buf.h"
 #include "common/text/text_norm.h"
 #include "tools/cmd.h"
+#include "tools/options.h"
 
 #define LINE_BYTES_MAX ((size_t)1 << 20) /* ten thousand characters, each as \uXXXX\uXXXX, and as much again */
 #define DEPTH_MAX      16
@@ -37,7 +39,7 @@ typedef struct text_options {
     char *text; /* owned; the words of the command line, joined; NULL: read stdin */
 } text_options;
 
-static const char usage[] =
+static const char HELP[] =
     "usage: cosyfarm text -m MODEL [--raw] [--json] [TEXT...]\n"
     "\n"
     "Shows what the model will see: the normalised segments of TEXT and their token ids.\n"
@@ -66,40 +68,48 @@ out:
     return err;
 }
 
+static int usage(const char *what)
+{
+    fprintf(stderr, "cosyfarm text: %s\n", what);
+    return EXIT_USAGE;
+}
+
 /* Returns -1 to go on, else the exit code. */
 static int parse_options(int argc, char **argv, text_options *opt)
 {
-    int i = 1;
-    for (; i < argc && argv[i][0] == '-' && argv[i][1] != '\0'; i++) {
-        if (strcmp(argv[i], "--") == 0) {
-            i++;
+    enum { OPT_RAW = 256, OPT_JSON };
+    static const struct option options[] = {
+        {"model", required_argument, NULL, 'm'},
+        {"raw", no_argument, NULL, OPT_RAW},
+        {"json", no_argument, NULL, OPT_JSON},
+        {"help", no_argument, NULL, 'h'},
+        {NULL, 0, NULL, 0},
+    };
+    opt->model = getenv("COSYFARM_MODEL");
+    opterr = 0;
+    for (int c; (c = getopt_long(argc, argv, "m:h", options, NULL)) != -1;) {
+        switch (c) {
+        case 'm':
+            opt->model = optarg;
             break;
-        }
-        if (strcmp(argv[i], "-h") == 0 || strcmp(argv[i], "--help") == 0) {
-            fputs(usage, stdout);
-            return EXIT_DONE;
-        }
-        if (strcmp(argv[i], "--raw") == 0) {
+        case OPT_RAW:
             opt->raw = true;
-        } else if (strcmp(argv[i], "--json") == 0) {
+            break;
+        case OPT_JSON:
             opt->json = true;
-        } else if (strncmp(argv[i], "--model=", 8) == 0) {
-            opt->model = argv[i] + 8;
-        } else if ((strcmp(argv[i], "-m") == 0 || strcmp(argv[i], "--model") == 0) && i + 1 < argc) {
-            opt->model = argv[++i];
-        } else {
-            fprintf(stderr, "cosyfarm text: option %s is not known or lacks its value\n%s", argv[i], usage);
-            return EXIT_USAGE;
+            break;
+        case 'h':
+            fputs(HELP, stdout);
+            return EXIT_DONE;
+        default:
+            options_refused(argv, "text");
+            return usage(err_text());
         }
     }
-    if (!opt->model)
-        opt->model = getenv("COSYFARM_MODEL");
-    if (!opt->model || !opt->model[0]) {
-        fprintf(stderr, "cosyfarm text: expected a model: -m MODEL or COSYFARM_MODEL\n%s", usage);
-        return EXIT_USAGE;
-    }
-    const bool from_stdin = i == argc || (i + 1 == argc && strcmp(argv[i], "-") == 0);
-    if (!from_stdin && join_words(argc - i, argv + i, &opt->text) != CF_OK) {
+    if (!opt->model || !opt->model[0])
+        return options_no_model("text");
+    const bool from_stdin = optind == argc || (optind + 1 == argc && strcmp(argv[optind], "-") == 0);
+    if (!from_stdin && join_words(argc - optind, argv + optind, &opt->text) != CF_OK) {
         fprintf(stderr, "cosyfarm text: %s\n", err_text());
         return EXIT_AGAIN;
     }
@@ -272,8 +282,9 @@ static int answer_lines(const tokenizer *tok, const text_options *opt)
             print_error(err);
             code = EXIT_ROWS_FAILED;
         }
-        if (fflush(stdout) != 0) {
-            code = EXIT_OURS;
+        const int lost = process_flush_output("cosyfarm text", EXIT_DONE);
+        if (lost != EXIT_DONE) {
+            code = lost;
             break;
         }
     }
@@ -324,10 +335,6 @@ int cmd_text(int argc, char **argv)
         code = err == CF_ERR_NOMEM ? EXIT_AGAIN : EXIT_CONFIG;
     } else {
         code = opt.json && !opt.text ? answer_lines(tok, &opt) : answer_one(tok, &opt);
-    }
-    if (fflush(stdout) != 0 && code == EXIT_DONE) {
-        fprintf(stderr, "cosyfarm text: stdout: %s\n", strerror(errno));
-        code = EXIT_OURS;
     }
     tokenizer_close(tok);
     mem_free(opt.text);

@@ -9,20 +9,25 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/stat.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
 #include "common/base/clock.h"
 #include "common/base/log.h"
+#include "common/base/mem.h"
 #include "common/base/process.h"
 #include "tools/client.h"
 #include "tools/cmd.h"
 #include "tools/farm_options.h"
+#include "tools/options.h"
 
 #define READY_US  (600 * CLOCK_SECOND_US) /* full-size weights from a cold disk */
 #define ANSWER_US (10 * CLOCK_SECOND_US)
 #define ENDING_US (10 * CLOCK_SECOND_US) /* after grace_s: the orchestrator looks at its clock ten times a second */
 #define POLL_US   (CLOCK_SECOND_US / 20)
+
+#define LOG_NAME "farm.log" /* of the process in the background, in the run directory */
 
 static const char up_help[] =
     "usage: cosyfarm up -m MODEL [options]\n\n"
@@ -39,7 +44,9 @@ static const char down_help[] = "usage: cosyfarm down [--now] [--run-dir DIR]\n\
 typedef struct up {
     farm_options farm;
     char run_dir[IO_PATH_BYTES];
-    bool detach;
+    bool detach, in_background;
+    off_t log_bytes; /* of the log before the process in the background writes to it */
+    int ended_code;  /* of that process; -1: it runs */
 } up;
 
 static cf_err parse_up(up *u, int argc, char **argv, bool *ret_help)
@@ -50,24 +57,24 @@ static cf_err parse_up(up *u, int argc, char **argv, bool *ret_help)
                                             {"help", no_argument, NULL, 'h'},
                                             {0}};
     cf_err err;
+    opterr = 0;
     TRY(process_run_dir(u->run_dir, sizeof u->run_dir));
     for (int c; (c = getopt_long(argc, argv, FARM_SHORT_OPTIONS "r:dh", options, NULL)) != -1;) {
         if (farm_options_take(&u->farm, c, optarg, &err)) {
             if (err != CF_OK)
                 return err;
         } else if (c == 'r') {
-            snprintf(u->run_dir, sizeof u->run_dir, "%s", optarg);
+            TRY(process_take_run_dir(optarg, u->run_dir, sizeof u->run_dir));
         } else if (c == 'd') {
             u->detach = true;
         } else if (c == 'h') {
             *ret_help = true;
             return CF_OK;
         } else {
-            FAIL(CF_ERR_INVALID, "cosyfarm up --help tells the options");
+            return options_refused(argv, "up");
         }
     }
-    if (optind != argc)
-        FAIL(CF_ERR_INVALID, "unexpected argument \"%s\"", argv[optind]);
+    err = options_no_operands(argc, argv);
 out:
     return err;
 }
@@ -99,10 +106,13 @@ static int run_foreground(up *u)
 {
     spawn *farm = NULL;
     int signal_fd = -1, code = EXIT_CONFIG;
+    char log_path[IO_PATH_BYTES];
     cf_err err = process_signal_fd(&signal_fd);
     log_open("up", LOG_LEVEL_INFO);
     if (err == CF_OK)
-        err = spawn_open(&u->farm.cfg, u->run_dir, NULL, &farm);
+        err = io_join(log_path, sizeof log_path, u->run_dir, LOG_NAME);
+    if (err == CF_OK)
+        err = spawn_open(&u->farm.cfg, u->run_dir, u->in_background ? log_path : NULL, &farm);
     if (err == CF_OK)
         code = supervise(farm, signal_fd, &u->farm.cfg);
     else
@@ -123,8 +133,43 @@ static size_t count_serving(const wire_msg *status)
     return serving;
 }
 
+/* What the process in the background has said last, without its name in front. false: nothing. */
+static bool read_last_word(const up *u, const char *log_path, char *ret_text, size_t text_bytes)
+{
+    static const char name[] = "cosyfarm up: ";
+    io_map log = {0};
+    bool found = false;
+    if (io_map_file(log_path, &log) != CF_OK)
+        return false;
+    const char *end = (const char *)log.data + log.data_bytes;
+    const char *line = (const char *)log.data + (u->log_bytes < (off_t)log.data_bytes ? u->log_bytes : 0);
+    while (line < end) {
+        const char *stop = memchr(line, '\n', (size_t)(end - line));
+        const size_t bytes = (size_t)((stop ? stop : end) - line);
+        if (bytes >= sizeof name - 1 && memcmp(line, name, sizeof name - 1) == 0) {
+            snprintf(ret_text, text_bytes, "%.*s", (int)(bytes - (sizeof name - 1)), line + sizeof name - 1);
+            found = true;
+        }
+        line += bytes + 1;
+    }
+    io_unmap(&log);
+    return found;
+}
+
+static cf_err tell_end(up *u, int status)
+{
+    char log_path[IO_PATH_BYTES], word[640];
+    u->ended_code = WIFEXITED(status) ? WEXITSTATUS(status) : EXIT_OURS;
+    const cf_err err = io_join(log_path, sizeof log_path, u->run_dir, LOG_NAME);
+    if (err != CF_OK)
+        return err;
+    const bool said = read_last_word(u, log_path, word, sizeof word);
+    return err_set(CF_ERR_GONE, "the farm ended at its start%s%s; its log is %s", said ? ": " : "", said ? word : "",
+                   log_path);
+}
+
 /* Waits until every configured worker serves, or the background process has ended. */
-static cf_err wait_serving(const up *u, pid_t pid)
+static cf_err wait_serving(up *u, pid_t pid)
 {
     cf_err err = CF_OK;
     client *c = NULL;
@@ -135,7 +180,7 @@ static cf_err wait_serving(const up *u, pid_t pid)
     while (serving < wanted) {
         int status;
         if (waitpid(pid, &status, WNOHANG) == pid)
-            FAIL(CF_ERR_INVALID, "the farm ended at its start; its log is %s/farm.log", u->run_dir);
+            TRY(tell_end(u, status));
         if (clock_now_us() > deadline_us)
             FAIL(CF_ERR_TIMEOUT, "%zu of %zu workers serve after %llu s", serving, wanted,
                  (unsigned long long)(READY_US / CLOCK_SECOND_US));
@@ -159,21 +204,22 @@ out:
     return err;
 }
 
-/* The same command without --detach, in its own session, writing to the log. */
-static cf_err start_background(const up *u, int argc, char **argv, pid_t *ret_pid)
+/* The same command in its own session, writing to the log. A mark in its environment, not its words, says that it is
+ * the one in the background: getopt_long takes any unique beginning of --detach. argv: as the verb got it. */
+static cf_err start_background(up *u, int argc, char **argv, pid_t *ret_pid)
 {
     cf_err err;
-    char log_path[IO_PATH_BYTES];
-    char *args[64];
-    int n = 0;
+    char log_path[IO_PATH_BYTES], program[] = "cosyfarm";
+    char **args = NULL;
     TRY(io_make_dirs(u->run_dir, 0700));
-    TRY(io_join(log_path, sizeof log_path, u->run_dir, "farm.log"));
-    unsetenv("COSYFARM_PARENT"); /* it outlives us */
-    args[n++] = "cosyfarm";
-    for (int i = 0; i < argc && n + 1 < 64; i++)
-        if (strcmp(argv[i], "--detach") != 0 && strcmp(argv[i], "-d") != 0)
-            args[n++] = argv[i];
-    args[n] = NULL;
+    TRY(io_join(log_path, sizeof log_path, u->run_dir, LOG_NAME));
+    struct stat log;
+    u->log_bytes = stat(log_path, &log) == 0 ? log.st_size : 0;
+    TRY(mem_alloc((size_t)argc + 2, sizeof *args, &args));
+    args[0] = program;
+    memcpy(args + 1, argv, (size_t)argc * sizeof *args); /* getopt has reordered them, which changes nothing */
+    unsetenv("COSYFARM_PARENT");                         /* it outlives us */
+    setenv("COSYFARM_BACKGROUND", "1", 1);
     posix_spawn_file_actions_t files;
     posix_spawnattr_t attr;
     posix_spawn_file_actions_init(&files);
@@ -188,10 +234,11 @@ static cf_err start_background(const up *u, int argc, char **argv, pid_t *ret_pi
     if (rc != 0)
         err = err_set(CF_ERR_SYS, "cannot start in the background: %s", strerror(rc));
 out:
+    mem_free(args);
     return err;
 }
 
-static int run_detached(const up *u, int argc, char **argv)
+static int run_detached(up *u, int argc, char **argv)
 {
     pid_t pid = 0;
     cf_err err = start_background(u, argc, argv, &pid);
@@ -199,11 +246,13 @@ static int run_detached(const up *u, int argc, char **argv)
         err = wait_serving(u, pid);
     if (err != CF_OK) {
         fprintf(stderr, "cosyfarm up: %s\n", err_text());
+        if (u->ended_code >= 0)
+            return u->ended_code == EXIT_DONE ? EXIT_AGAIN : u->ended_code;
         if (pid > 0)
             kill(pid, SIGTERM);
         return err == CF_ERR_TIMEOUT ? EXIT_AGAIN : EXIT_CONFIG;
     }
-    printf("farm is serving in %s (supervisor %ld, log %s/farm.log)\n", u->run_dir, (long)pid, u->run_dir);
+    printf("farm is serving in %s (supervisor %ld, log %s/" LOG_NAME ")\n", u->run_dir, (long)pid, u->run_dir);
     return EXIT_DONE;
 }
 
@@ -211,9 +260,9 @@ int cmd_up(int argc, char **argv)
 {
     static up u; /* one per process; long paths */
     bool help = false;
-    char *args[64];
-    for (int i = 0; i < argc && i < 63; i++)
-        args[i] = argv[i]; /* getopt reorders argv */
+    u.ended_code = -1;
+    u.in_background = getenv("COSYFARM_BACKGROUND") != NULL;
+    unsetenv("COSYFARM_BACKGROUND"); /* it is for nobody else */
     farm_options_init(&u.farm);
     cf_err err = parse_up(&u, argc, argv, &help);
     if (help) {
@@ -224,7 +273,9 @@ int cmd_up(int argc, char **argv)
         fprintf(stderr, "cosyfarm up: %s\n", err_text());
         return EXIT_USAGE;
     }
-    err = farm_options_check(&u.farm);
+    err = farm_options_load(&u.farm);
+    if (err == CF_OK)
+        err = farm_options_check(&u.farm);
     if (err == CF_OK && client_farm_runs(u.run_dir))
         err = err_set(CF_ERR_BUSY, "a farm runs in %s already (cosyfarm status)", u.run_dir);
     if (err != CF_OK) {
@@ -232,7 +283,7 @@ int cmd_up(int argc, char **argv)
         return EXIT_CONFIG;
     }
     setenv("COSYFARM_RUN_DIR", u.run_dir, 1);
-    return u.detach ? run_detached(&u, argc < 63 ? argc : 63, args) : run_foreground(&u);
+    return u.detach && !u.in_background ? run_detached(&u, argc, argv) : run_foreground(&u);
 }
 
 /* ---- down ---- */
@@ -308,19 +359,25 @@ int cmd_down(int argc, char **argv)
                                             {0}};
     char run_dir[IO_PATH_BYTES];
     bool now = false;
-    if (process_run_dir(run_dir, sizeof run_dir) != CF_OK)
-        return EXIT_USAGE;
-    for (int c; (c = getopt_long(argc, argv, "r:h", options, NULL)) != -1;) {
+    opterr = 0;
+    cf_err err = process_run_dir(run_dir, sizeof run_dir);
+    for (int c; err == CF_OK && (c = getopt_long(argc, argv, "r:h", options, NULL)) != -1;) {
+        if (c == 'h') {
+            fputs(down_help, stdout);
+            return EXIT_DONE;
+        }
         if (c == 'n')
             now = true;
-        else if (c == 'r')
-            snprintf(run_dir, sizeof run_dir, "%s", optarg);
-        else {
-            fputs(down_help, c == 'h' ? stdout : stderr);
-            return c == 'h' ? EXIT_DONE : EXIT_USAGE;
-        }
+        else
+            err = c == 'r' ? process_take_run_dir(optarg, run_dir, sizeof run_dir) : options_refused(argv, "down");
     }
-    const cf_err err = drain(run_dir, now);
+    if (err == CF_OK)
+        err = options_no_operands(argc, argv);
+    if (err != CF_OK) {
+        fprintf(stderr, "cosyfarm down: %s\n", err_text());
+        return EXIT_USAGE;
+    }
+    err = drain(run_dir, now);
     if (err != CF_OK)
         fprintf(stderr, "cosyfarm down: %s\n", err_text());
     switch (err) {

@@ -14,6 +14,7 @@
 #include "common/model/model_dir.h"
 #include "common/model/voice.h"
 #include "tools/cmd.h"
+#include "tools/options.h"
 #include "tools/voice_verbs.h"
 
 static const char HELP[] =
@@ -41,7 +42,7 @@ typedef struct arguments {
 
 static int usage(const char *what)
 {
-    fprintf(stderr, "cosyfarm voice: %s\nTry `cosyfarm voice --help`.\n", what);
+    fprintf(stderr, "cosyfarm voice: %s\n", what);
     return EXIT_USAGE;
 }
 
@@ -57,6 +58,7 @@ static int parse_arguments(int argc, char **argv, arguments *ret_args)
     };
     arguments a = {.model_path = getenv("COSYFARM_MODEL")};
     optind = 0; /* a fresh scan: tests call this more than once */
+    opterr = 0;
     for (int opt; (opt = getopt_long(argc, argv, "m:h", options, NULL)) != -1;) {
         switch (opt) {
         case 'm':
@@ -72,11 +74,12 @@ static int parse_arguments(int argc, char **argv, arguments *ret_args)
             a.help = true;
             break;
         default:
-            return usage("see the options of this verb");
+            options_refused(argv, "voice");
+            return usage(err_text());
         }
     }
-    if (!a.help && !a.model_path)
-        return usage("no model directory: -m DIR or COSYFARM_MODEL");
+    if (!a.help && (!a.model_path || !a.model_path[0]))
+        return options_no_model("voice");
     a.operands = argv + optind;
     a.operand_count = argc - optind;
     *ret_args = a;

@@ -21,6 +21,7 @@
 #include "common/compute/backend.h"
 #include "common/model/model_dir.h"
 #include "common/model/stage_tables.h"
+#include "tools/options.h"
 
 void farm_options_init(farm_options *o)
 {
@@ -84,11 +85,71 @@ out:
     return err;
 }
 
-/* A file loses against the options, those before it too. */
-static cf_err load_config(farm_options *o, const char *path)
+static bool is_precision(const char *word)
+{
+    static const char *const words[] = {"f32", "bf16", "fp16", "int8"};
+    for (size_t i = 0; i < CF_COUNT(words); i++)
+        if (strcmp(word, words[i]) == 0)
+            return true;
+    return false;
+}
+
+static cf_err check_device_words(const char *list)
+{
+    for (int i = 0; i < device_list_count(list); i++) {
+        char text[DEVICE_TEXT_BYTES];
+        int device;
+        const cf_err err = device_of_instance(list, i, text, &device);
+        if (err != CF_OK)
+            return err_context(err, "--device");
+    }
+    return CF_OK;
+}
+
+/* Words that are never right, whether a farm runs or not. */
+static cf_err check_word(const char *key, const char *value)
+{
+    if (strcmp(key, "device") == 0)
+        return check_device_words(value);
+    if (strcmp(key, "precision") == 0 && !is_precision(value))
+        return err_set(CF_ERR_INVALID, "--precision: expected f32, bf16, fp16 or int8, found \"%s\"", value);
+    return CF_OK;
+}
+
+bool farm_options_take(farm_options *o, int letter, const char *value, cf_err *ret_err)
+{
+    *ret_err = CF_OK;
+    if (letter == 1001) {
+        if (o->config_path)
+            *ret_err = err_set(CF_ERR_INVALID, "--config: given twice");
+        o->config_path = value;
+        return true;
+    }
+    for (size_t i = 0; i < FARM_KEY_OPTIONS; i++) {
+        if (letter != key_options[i].letter)
+            continue;
+        o->given[i] = key_options[i].kind == OPTION_FLAG ? "" : value;
+        o->model_given = o->model_given || letter == 'm';
+        o->precision_given = o->precision_given || strcmp(key_options[i].key, "precision") == 0;
+        *ret_err = check_word(key_options[i].key, o->given[i]);
+        if (*ret_err == CF_OK)
+            *ret_err = apply_option(o, i);
+        return true;
+    }
+    return false;
+}
+
+/* A file loses against the options. */
+static cf_err load_file(farm_options *o)
 {
     cf_err err;
-    TRY(config_load(&o->cfg, path));
+    config defaults;
+    config_defaults(&defaults);
+    o->cfg.precision[0] = '\0'; /* to see whether the file names one */
+    TRY(config_load(&o->cfg, o->config_path));
+    o->precision_given = o->precision_given || o->cfg.precision[0];
+    if (!o->cfg.precision[0])
+        memcpy(o->cfg.precision, defaults.precision, sizeof o->cfg.precision);
     for (size_t i = 0; i < FARM_KEY_OPTIONS; i++)
         if (o->given[i])
             TRY(apply_option(o, i));
@@ -97,33 +158,42 @@ out:
     return err;
 }
 
-bool farm_options_take(farm_options *o, int letter, const char *value, cf_err *ret_err)
+cf_err farm_options_load(farm_options *o)
 {
-    *ret_err = CF_OK;
-    if (letter == 1001) {
-        *ret_err = load_config(o, value);
-        return true;
+    cf_err err = CF_OK;
+    const char *env = getenv("COSYFARM_MODEL");
+    if (o->config_path) {
+        err = load_file(o);
+        if (err == CF_ERR_SYS)
+            err = CF_ERR_INVALID; /* whatever keeps it from being read: it is the file that is unusable */
+        if (err != CF_OK)
+            goto out;
     }
-    for (size_t i = 0; i < FARM_KEY_OPTIONS; i++) {
-        if (letter != key_options[i].letter)
-            continue;
-        o->given[i] = key_options[i].kind == OPTION_FLAG ? "" : value;
-        o->model_given = o->model_given || letter == 'm';
-        *ret_err = apply_option(o, i);
-        return true;
-    }
-    return false;
+    if (!o->cfg.model[0] && env && strlen(env) >= sizeof o->cfg.model)
+        FAIL(CF_ERR_LIMIT, "COSYFARM_MODEL: path longer than %zu bytes", sizeof o->cfg.model - 1);
+out:
+    return err;
 }
 
-cf_err farm_options_number(const char *option, const char *text, uint64_t max, uint64_t *ret_value)
+static cf_err parse_number(const char *option, const char *text, uint64_t min, uint64_t max, uint64_t *ret_value)
 {
     char *end;
     errno = 0;
     const unsigned long long value = strtoull(text, &end, 10);
-    if (*end || end == text || text[0] == '-' || errno == ERANGE || value > max)
-        return err_set(CF_ERR_INVALID, "%s: expected 0..%" PRIu64 ", found \"%s\"", option, max, text);
+    if (*end || end == text || text[0] == '-' || errno == ERANGE || value < min || value > max)
+        return err_set(CF_ERR_INVALID, "%s: expected %" PRIu64 "..%" PRIu64 ", found \"%s\"", option, min, max, text);
     *ret_value = value;
     return CF_OK;
+}
+
+cf_err farm_options_number(const char *option, const char *text, uint64_t max, uint64_t *ret_value)
+{
+    return parse_number(option, text, 0, max, ret_value);
+}
+
+cf_err farm_options_count(const char *option, const char *text, uint64_t max, uint64_t *ret_value)
+{
+    return parse_number(option, text, 1, max, ret_value);
 }
 
 cf_err farm_options_speed(const char *text, double *ret_speed)
@@ -174,9 +244,7 @@ cf_err farm_options_check(farm_options *o)
     cf_err err;
     static char absolute[PATH_MAX]; /* one thread; realpath wants this much */
     if (!o->cfg.model[0])
-        FAIL(CF_ERR_INVALID,
-             "no model directory: give -m DIR or set COSYFARM_MODEL; `cosyfarm model make DIR` writes a "
-             "synthetic one");
+        FAIL(CF_ERR_INVALID, OPTIONS_NO_MODEL);
     bool cuda;
     TRY(check_devices(&o->cfg, &cuda));
     if (strcmp(o->cfg.precision, "f32") != 0 && strcmp(o->cfg.precision, "bf16") != 0 &&
@@ -188,6 +256,43 @@ cf_err farm_options_check(farm_options *o)
     TRY(model_dir_detect(absolute));
     TRY(set_key(&o->cfg, "--model", "model", absolute, false));
 out:
+    return err;
+}
+
+/* What is the running farm's own affair, in one line. */
+static void say_ignored(const farm_options *o)
+{
+    static const char *const own[] = {"device", "threads", "llm_workers", "flow_workers", "hift_workers", "naive"};
+    char names[128] = "";
+    size_t at = 0;
+    for (size_t i = 0; i < FARM_KEY_OPTIONS; i++)
+        for (size_t k = 0; o->given[i] && k < CF_COUNT(own); k++)
+            if (strcmp(key_options[i].key, own[k]) == 0)
+                at += (size_t)snprintf(names + at, sizeof names - at, "%s%s", at ? ", " : "", key_options[i].option);
+    if (at > 0)
+        fprintf(stderr, "cosyfarm: a farm runs already, with settings of its own: %s ignored\n", names);
+}
+
+cf_err farm_options_check_running(const farm_options *o, client *c)
+{
+    cf_err err;
+    wire_msg status = {0};
+    const char *computes;
+    bool base_weights;
+    TRY(client_check_model(c, o->model_given ? o->cfg.model : NULL));
+    TRY(client_status(c, &status));
+    TRY(json_get_str(wire_json(&status, "config"), "precision", sizeof o->cfg.precision - 1, &computes));
+    TRY(json_get_bool(wire_json(&status, "config"), "base_weights", &base_weights));
+    if (o->precision_given && strcmp(o->cfg.precision, computes) != 0)
+        FAIL(CF_ERR_MISMATCH,
+             "the running farm computes in %s, not %s; end it (cosyfarm down) or use another run directory", computes,
+             o->cfg.precision);
+    if (o->cfg.base_weights && !base_weights)
+        FAIL(CF_ERR_MISMATCH, "the running farm was started without --base-weights; end it (cosyfarm down) or use "
+                              "another run directory");
+    say_ignored(o);
+out:
+    wire_done(&status);
     return err;
 }
 

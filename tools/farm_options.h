@@ -9,6 +9,7 @@
 #include "common/base/config.h"
 #include "common/base/io.h"
 #include "orchestrator/spawn.h"
+#include "tools/client.h"
 
 /* Long options, to be placed first in a verb's own table, and their short letters. */
 #define FARM_LONG_OPTIONS                                                                        \
@@ -35,18 +36,25 @@
 
 typedef struct farm_options {
     config cfg;
-    bool model_given;
+    bool model_given, precision_given;   /* by anyone: an option, the file, for the model the environment too */
+    const char *config_path;             /* borrowed from the command line; NULL: none */
     const char *given[FARM_KEY_OPTIONS]; /* borrowed from the command line: what was given for each, or NULL */
 } farm_options;
 
 /* Defaults, then COSYFARM_MODEL. */
 void farm_options_init(farm_options *o);
 
-/* True when the option letter was one of ours. *ret_err: what is wrong with its value. */
+/* True when the option letter was one of ours. *ret_err: what is wrong with its value, which is usage. */
 bool farm_options_take(farm_options *o, int letter, const char *value, cf_err *ret_err);
 
-/* Values of a row's options, with the range in the error: an unsigned number up to max, a speed of 0.5..2. */
+/* After the last option: reads the file of --config, whose keys the options override wherever they stand. What is wrong
+ * here is the configuration's fault, no usage. */
+CF_MUST_CHECK cf_err farm_options_load(farm_options *o);
+
+/* Values of a row's options, with the range in the error: an unsigned number up to max, the same from 1, a speed of
+ * 0.5..2. */
 CF_MUST_CHECK cf_err farm_options_number(const char *option, const char *text, uint64_t max, uint64_t *ret_value);
+CF_MUST_CHECK cf_err farm_options_count(const char *option, const char *text, uint64_t max, uint64_t *ret_value);
 CF_MUST_CHECK cf_err farm_options_speed(const char *text, double *ret_speed);
 
 /* Takes the demo voice that comes with the programs as the model, where no other was named: PREFIX/share/cosyfarm/demo,
@@ -56,6 +64,10 @@ CF_MUST_CHECK cf_err farm_options_take_demo(farm_options *o);
 /* Checks what a farm needs before processes start: a model directory that is one, a device and precision that exist;
  * makes the model path absolute. */
 CF_MUST_CHECK cf_err farm_options_check(farm_options *o);
+
+/* Of a farm that runs already. CF_ERR_MISMATCH: it serves another model, precision or choice of weights than was given.
+ * Options that are its own affair are ignored, which is said on stderr. */
+CF_MUST_CHECK cf_err farm_options_check_running(const farm_options *o, client *c);
 
 /* A farm of one's own in a fresh private run directory, its log inside. */
 typedef struct private_farm {

@@ -24,6 +24,7 @@
 #include "common/base/mem.h"
 #include "common/base/process.h"
 #include "tools/cmd.h"
+#include "tools/options.h"
 #include "tools/voice_verbs.h"
 
 #define RESULT_BYTES_MAX ((size_t)1 << 20)
@@ -49,7 +50,7 @@ typedef struct arguments {
 
 static int usage(const char *what)
 {
-    fprintf(stderr, "cosyfarm voice enroll: %s\nTry `cosyfarm voice enroll --help`.\n", what);
+    fprintf(stderr, "cosyfarm voice enroll: %s\n", what);
     return EXIT_USAGE;
 }
 
@@ -68,6 +69,7 @@ static int parse_arguments(int argc, char **argv, arguments *ret_args)
     };
     arguments a = {.model_path = getenv("COSYFARM_MODEL")};
     optind = 0; /* a fresh scan: tests call this more than once */
+    opterr = 0;
     for (int opt; (opt = getopt_long(argc, argv, "m:t:n:h", options, NULL)) != -1;) {
         if (opt == 'm')
             a.model_path = optarg;
@@ -83,14 +85,16 @@ static int parse_arguments(int argc, char **argv, arguments *ret_args)
             a.json = true;
         else if (opt == 'h')
             a.help = true;
-        else
-            return usage("see the options of this verb");
+        else {
+            options_refused(argv, "voice enroll");
+            return usage(err_text());
+        }
     }
     *ret_args = a;
     if (a.help)
         return EXIT_DONE;
-    if (!a.model_path)
-        return usage("no model directory: -m DIR or COSYFARM_MODEL");
+    if (!a.model_path || !a.model_path[0])
+        return options_no_model("voice enroll");
     if (optind + 1 != argc)
         return usage("expected one recording");
     if (!a.text || !a.name)

@@ -21,6 +21,7 @@
 #include "common/model/voice.h"
 #include "common/text/frontend.h"
 #include "tools/cmd.h"
+#include "tools/options.h"
 #include "tools/voice_verbs.h"
 
 #define FIELD_BYTES (VOICE_NAME_BYTES_MAX + 64)
@@ -43,7 +44,7 @@ typedef struct arguments {
 
 static int usage(const char *what)
 {
-    fprintf(stderr, "cosyfarm voice export: %s\nTry `cosyfarm voice export --help`.\n", what);
+    fprintf(stderr, "cosyfarm voice export: %s\n", what);
     return EXIT_USAGE;
 }
 
@@ -60,6 +61,7 @@ static int parse_arguments(int argc, char **argv, arguments *ret_args)
     };
     arguments a = {.model_path = getenv("COSYFARM_MODEL")};
     optind = 0; /* a fresh scan: tests call this more than once */
+    opterr = 0;
     for (int opt; (opt = getopt_long(argc, argv, "m:o:h", options, NULL)) != -1;) {
         if (opt == 'm')
             a.model_path = optarg;
@@ -71,16 +73,18 @@ static int parse_arguments(int argc, char **argv, arguments *ret_args)
             a.force = true;
         else if (opt == 'h')
             a.help = true;
-        else
-            return usage("see the options of this verb");
+        else {
+            options_refused(argv, "voice export");
+            return usage(err_text());
+        }
     }
     a.names = argv + optind;
     a.name_count = argc - optind;
     *ret_args = a;
     if (a.help)
         return EXIT_DONE;
-    if (!a.model_path)
-        return usage("no model directory: -m DIR or COSYFARM_MODEL");
+    if (!a.model_path || !a.model_path[0])
+        return options_no_model("voice export");
     if (!a.out)
         return usage("no file: -o FILE");
     if (!a.spk2info && a.name_count != 1)

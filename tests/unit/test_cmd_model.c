@@ -314,9 +314,10 @@ static void test_voice_usage(void **state)
     unsetenv("COSYFARM_MODEL");
     expect_failure(COMMAND(cmd_voice, "voice"), EXIT_USAGE, "expected ls, show, import, rm, enroll or export");
     expect_failure(VOICE("sing", "-m", tiny()), EXIT_USAGE, "expected ls, show, import, rm, enroll or export");
-    expect_failure(VOICE("ls"), EXIT_USAGE, "no model directory: -m DIR or COSYFARM_MODEL");
+    expect_failure(VOICE("ls"), EXIT_CONFIG, "no model directory: give -m DIR or set COSYFARM_MODEL");
     expect_failure(VOICE("ls", "-m", "nonex"), EXIT_CONFIG, "nonex: no such model directory");
     expect_failure(VOICE("ls", "-m", ""), EXIT_CONFIG, ": no such model directory");
+    expect_failure(VOICE("ls", "--jsn"), EXIT_USAGE, "option \"--jsn\" is not known");
     expect_failure(VOICE("ls", "-m", tiny(), "extra"), EXIT_USAGE, "wrong number of arguments");
     expect_failure(VOICE("show", "-m", tiny()), EXIT_USAGE, "wrong number of arguments");
     expect_failure(VOICE("rm", "-m", tiny()), EXIT_USAGE, "wrong number of arguments");

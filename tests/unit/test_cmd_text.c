@@ -161,7 +161,7 @@ static void test_json_text_too_long(void **state)
 static void test_words(void **state)
 {
     (void)state;
-    const char *const words[] = {"text", "-m", tiny(), "It", "had", "2", NULL};
+    const char *const words[] = {"text", "It", "had", "2", "--mod", tiny(), NULL}; /* options as of other verbs */
     run r = verb(words, "", 0);
     assert_int_equal(r.code, EXIT_DONE);
     assert_non_null(strstr(r.out, "segment 1: 11 characters"));
@@ -182,7 +182,7 @@ static void test_environment_names_the_model(void **state)
     (void)state;
     const char *const words[] = {"text", "a", NULL};
     assert_int_equal(unsetenv("COSYFARM_MODEL"), 0);
-    assert_int_equal(verb(words, "", 0).code, EXIT_USAGE);
+    assert_int_equal(verb(words, "", 0).code, EXIT_CONFIG);
     assert_int_equal(setenv("COSYFARM_MODEL", tiny(), 1), 0);
     assert_int_equal(verb(words, "", 0).code, EXIT_DONE);
     const char *const option_wins[] = {"text", "-m", "/nonexistent", "a", NULL};
@@ -199,9 +199,11 @@ static void test_failures(void **state)
         int code;
         const char *part;
     } cases[] = {
-        {{"text", "a"}, EXIT_USAGE, "expected a model"},
-        {{"text", "-m"}, EXIT_USAGE, "option -m"},
-        {{"text", "-m", dir, "--rwa", "a"}, EXIT_USAGE, "option --rwa"},
+        {{"text", "a"}, EXIT_CONFIG, "no model directory"},
+        {{"text", "-m"}, EXIT_USAGE, "option \"-m\" is not known or lacks its value"},
+        {{"text", "--model"}, EXIT_USAGE, "option \"--model\" lacks its value"},
+        {{"text", "--raw=1"}, EXIT_USAGE, "option \"--raw=1\" takes no value"},
+        {{"text", "-m", dir, "--rwa", "a"}, EXIT_USAGE, "option \"--rwa\" is not known"},
         {{"text", "-m", dir, "a"}, EXIT_CONFIG, "vocab.json: no such file"},
         {{"text", "-m", dir, "--json"}, EXIT_CONFIG, "vocab.json: no such file"},
         {{"text", "-m", tiny(), "a\xff"}, EXIT_CONFIG, "invalid UTF-8 at byte 1"},
@@ -211,6 +213,7 @@ static void test_failures(void **state)
         assert_int_equal(r.code, cases[i].code);
         assert_non_null(strstr(r.err, cases[i].part));
         assert_string_equal(r.out, "");
+        assert_ptr_equal(strchr(r.err, '\n'), r.err + strlen(r.err) - 1); /* one line */
     }
     const char *const help[] = {"text", "--help", NULL};
     const run r = verb(help, "", 0);

@@ -38,7 +38,7 @@ static cf_err take(farm_options *o, const char *const *words)
     optind = 0; /* from the beginning again */
     for (int c; err == CF_OK && (c = getopt_long(argc, argv, FARM_SHORT_OPTIONS, options, NULL)) != -1;)
         assert_true(farm_options_take(o, c, optarg, &err));
-    return err;
+    return err == CF_OK ? farm_options_load(o) : err;
 }
 
 #define TAKE(o, ...) take(o, (const char *const[]){"cosyfarm", __VA_ARGS__, NULL})
@@ -77,9 +77,16 @@ static void test_the_file_alone(void **state)
     assert_ok(TAKE(&o, "--config", config_path));
     assert_string_equal(o.cfg.model, "/of/the/file");
     assert_string_equal(o.cfg.precision, "bf16");
-    assert_true(o.model_given);
+    assert_true(o.model_given && o.precision_given);
     assert_ok(TAKE(&o, "--threads", "2"));
-    assert_false(o.model_given);
+    assert_false(o.model_given || o.precision_given);
+    assert_ok(io_write_file(config_path, "{\"threads\":3}", 13));
+    assert_ok(TAKE(&o, "--config", config_path));
+    assert_false(o.precision_given);
+    assert_string_equal(o.cfg.precision, "f32");
+    assert_ok(TAKE(&o, "--config", config_path, "--precision", "fp16"));
+    assert_true(o.precision_given);
+    assert_string_equal(o.cfg.precision, "fp16");
 }
 
 static void test_refusals(void **state)
@@ -89,15 +96,45 @@ static void test_refusals(void **state)
     assert_err(CF_ERR_INVALID, "--threads: expected a number, found \"many\"", TAKE(&o, "--threads", "many"));
     assert_err(CF_ERR_INVALID, "--llm: llm_workers: expected 0..16, found 17", TAKE(&o, "--llm", "17"));
     assert_err(CF_ERR_NOTFOUND, "/none.json", TAKE(&o, "--config", "/none.json"));
+    assert_err(CF_ERR_INVALID, "--precision: expected f32, bf16, fp16 or int8, found \"bf61\"",
+               TAKE(&o, "--precision", "bf61"));
+    assert_err(CF_ERR_UNSUPPORTED, "--device: device \"abacus\": expected cpu or cuda:N",
+               TAKE(&o, "--device", "cpu,abacus"));
+    assert_err(CF_ERR_INVALID, "--config: given twice", TAKE(&o, "--config", "a", "--config", "b"));
     assert_non_null(strstr(FARM_OPTIONS_HELP, "options win over its keys, wherever they stand"));
+}
+
+/* What does not fit is not passed over, unless nobody needs it. */
+static void test_a_model_path_too_long(void **state)
+{
+    (void)state;
+    static farm_options o;
+    char path[2001];
+    memset(path, 'm', sizeof path - 1);
+    path[sizeof path - 1] = '\0';
+    setenv("COSYFARM_MODEL", path, 1);
+    assert_err(CF_ERR_LIMIT, "COSYFARM_MODEL: path longer than 1023 bytes", TAKE(&o, "--threads", "2"));
+    assert_ok(TAKE(&o, "-m", "short"));
+    unsetenv("COSYFARM_MODEL");
+    assert_err(CF_ERR_INVALID, "--model: model", TAKE(&o, "-m", path));
+}
+
+static void test_numbers(void **state)
+{
+    (void)state;
+    uint64_t value;
+    assert_ok(farm_options_number("--rows", "0", 9, &value));
+    assert_int_equal(value, 0);
+    assert_err(CF_ERR_INVALID, "--rows: expected 0..9, found \"10\"", farm_options_number("--rows", "10", 9, &value));
+    assert_err(CF_ERR_INVALID, "--rows: expected 1..9, found \"0\"", farm_options_count("--rows", "0", 9, &value));
 }
 
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_options_win),
-        cmocka_unit_test(test_the_file_alone),
-        cmocka_unit_test(test_refusals),
+        cmocka_unit_test(test_options_win), cmocka_unit_test(test_the_file_alone),
+        cmocka_unit_test(test_refusals),    cmocka_unit_test(test_a_model_path_too_long),
+        cmocka_unit_test(test_numbers),
     };
     return cmocka_run_group_tests_name("farm_options", tests, begin, NULL);
 }

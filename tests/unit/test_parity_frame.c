@@ -477,12 +477,14 @@ static void test_command_usage(void **test)
     fake_reset();
     const char *dir = test_temp_dir(), *other = test_temp_dir();
     char *a = (char *)flow_case(dir, "a.safetensors"), *b = (char *)flow_case(other, "a.safetensors");
-    assert_int_equal(RUN("x"), 64);
-    assert_non_null(strstr(command_errors, "which model"));
+    assert_int_equal(RUN("x"), 78);
+    assert_non_null(strstr(command_errors, "no model directory"));
     assert_int_equal(RUN("-m", "dir"), 64);
     assert_non_null(strstr(command_errors, "no case given"));
     assert_int_equal(RUN("-m", "dir", "--precision", "int4", a), 64);
     assert_int_equal(RUN("-m", "dir", "--presision", "f32", a), 64);
+    assert_string_equal(command_errors, "cosyfarm parity: option \"--presision\" is not known, or may mean several; "
+                                        "cosyfarm parity --help tells the options\n");
     assert_int_equal(RUN("-m", "dir", "--capture", (char *)other, a, b), 64);
     assert_non_null(strstr(command_errors, "would become one file"));
     assert_int_equal(fake_state()->runs, 0);
