@@ -47,7 +47,7 @@ refused 78 "other.jsonl:1: rate of flow: expected precision f32, found bf16" -m 
 refused 78 "found none of llm" -m "$dir/tiny" --rates "$dir/alone.jsonl"
 refused 78 "no such" -m "$dir/nowhere" --rates "$dir/rates.jsonl"
 refused 64 "abacus" -m "$dir/tiny" --device abacus
-refused 64 '--rows: expected 1..256, found "0"' -m "$dir/tiny" --rows 0
-refused 64 '--seconds: expected 1..60, found "0"' -m "$dir/tiny" --seconds 0
+refused 64 'rows: expected 1..256, found "0"' -m "$dir/tiny" --rows 0
+refused 64 'seconds: expected 1..60, found "0"' -m "$dir/tiny" --seconds 0
 refused 64 "unexpected argument" -m "$dir/tiny" farm
 echo "as planned"

@@ -159,9 +159,9 @@ static void test_say_into_a_closed_folder(void **state)
     snprintf(below, sizeof below, "%s/new/folder/a.wav", dir);
     assert_int_equal(chmod(dir, 0555), 0);
     const char *const say[] = {"cosyfarm", "say", "-m", tiny_model_dir(), "-o", file, "It rained.", NULL};
-    farm_expect(78, "no file can be put into this folder: Permission denied", say);
+    farm_expect(75, "no file can be put into this folder: Permission denied", say);
     const char *const deep[] = {"cosyfarm", "say", "-m", tiny_model_dir(), "-o", below, "It rained.", NULL};
-    farm_expect(78, "no file can be put into this folder: Permission denied", deep);
+    farm_expect(75, "no file can be put into this folder: Permission denied", deep);
     assert_int_equal(chmod(dir, 0755), 0);
     farm_expect(0, "", deep);
 }
@@ -285,6 +285,24 @@ static void test_farm_ends_with_a_row_in_the_writer(void **state)
     (void)farm_of_their_own();
 }
 
+/* One sentence where no room is, and where nothing may be written: the same command line goes on when there is. */
+static void test_say_onto_a_full_disk(void **state)
+{
+    (void)state;
+    char file[320];
+    const char *dir = test_temp_dir();
+    if (!mount_small(dir, 8))
+        skip();
+    snprintf(file, sizeof file, "%s/a.wav", dir);
+    const char *const say[] = {"cosyfarm", "say", "-m", tiny_model_dir(), "-o", file, "Yes.", NULL};
+    farm_expect(75, "No space left on device", say);
+    assert_int_equal(mount("tmpfs", dir, "tmpfs", MS_REMOUNT | MS_RDONLY, NULL), 0);
+    farm_expect(75, "Read-only file system", say);
+    resize(dir, 65536);
+    farm_expect(0, "s of audio", say);
+    assert_int_equal(umount(dir), 0);
+}
+
 static void test_wall_clock_jumps(void **state)
 {
     (void)state;
@@ -369,6 +387,7 @@ int main(void)
         cmocka_unit_test(test_deleted_folder),
         cmocka_unit_test(test_full_disk_pauses),
         cmocka_unit_test(test_full_disk_ends_the_batch),
+        cmocka_unit_test(test_say_onto_a_full_disk),
         cmocka_unit_test(test_wall_clock_jumps),
         cmocka_unit_test(test_stopped_for_five_seconds),
         cmocka_unit_test(test_closed_folder_pauses),
