@@ -16,6 +16,7 @@
 #include "common/transport/wire.h"
 #include "orchestrator/health.h"
 #include "orchestrator/orch_core.h"
+#include "orchestrator/rates.h"
 #include "orchestrator/session.h"
 #include "orchestrator/voices.h"
 #include "orchestrator/writer.h"
@@ -45,7 +46,9 @@ typedef struct conn {
     char role[16], routing_id[BUS_ID_BYTES], model_file[256], model_sha256[SHA256_HEX_BYTES], backend[128];
     int stage, instance, rows_max, frames_max;
     int32_t speech_codes; /* hift 0 */
-    uint32_t outbox_id;   /* 0: none */
+    char device[DEVICE_TEXT_BYTES];
+    uint64_t device_bytes; /* weights, tables, caches and scratch there; 0: it is the CPU */
+    uint32_t outbox_id;    /* 0: none */
     bool draining;
     uint64_t since_us;
     health alive;
@@ -123,6 +126,7 @@ typedef struct orch {
     int32_t text_tokens_held, sessions_live;
     uint64_t caused_us; /* when the READY now being handled was sent: goes into the WORK it causes */
     latency_ring handover[CORE_STAGES];
+    rates jobs_ended[CORE_STAGES], rows_ended;
     uint64_t rows_done, rows_failed, rows_refused, rows_recovered, attempts_again, samples_done, messages_bad;
 } orch;
 

@@ -355,12 +355,15 @@ static bool same_model(const conn *a, const conn *b, char *ret_why, size_t why_b
 static void on_join(orch *o, int conn_idx, const wire_msg *msg)
 {
     conn *c = &o->conns[conn_idx];
+    int device;
     snprintf(c->model_file, sizeof c->model_file, "%s", wire_str(msg, "model_file"));
     snprintf(c->model_sha256, sizeof c->model_sha256, "%s", wire_str(msg, "model_sha256"));
     snprintf(c->backend, sizeof c->backend, "%s", wire_str(msg, "backend"));
     c->rows_max = (int)wire_u64(msg, "rows_max");
     c->frames_max = (int)wire_u64(msg, "frames_max");
     c->weights_bytes = wire_u64(msg, "weights_bytes");
+    if (device_of_instance(config_device_list(&o->cfg, c->role), c->instance, c->device, &device) == CF_OK)
+        c->device_bytes = device == DEVICE_CPU ? 0 : wire_u64(msg, "kept_bytes") + wire_u64(msg, "scratch_bytes");
     c->speech_codes = (int32_t)wire_u64(msg, "speech_codes");
     for (int i = 0; i < CONNS_MAX; i++) {
         const conn *other = &o->conns[i];
@@ -571,6 +574,19 @@ static int32_t take_tokens(orch *o, session *row, int32_t segment, const wire_ms
     return seg->tokens_count;
 }
 
+/* Seconds of speech that a job has brought forward. */
+static double audio_of(const core_event *ready, int stage)
+{
+    switch (stage) {
+    case CORE_LLM:
+        return (double)ready->tokens / TOKENS_PER_SECOND;
+    case CORE_FLOW:
+        return (double)ready->frames * SAMPLES_PER_FRAME / SAMPLE_RATE_HZ;
+    default:
+        return (double)ready->samples / SAMPLE_RATE_HZ;
+    }
+}
+
 static void on_ready(orch *o, int conn_idx, const wire_msg *msg)
 {
     core_event e = {.kind = CORE_READY,
@@ -585,6 +601,7 @@ static void on_ready(orch *o, int conn_idx, const wire_msg *msg)
         row->compute_us[s->stage] += wire_u64(msg, "compute_us");
         if (s->stage == CORE_LLM && wire_has(msg, "tokens"))
             e.tokens = take_tokens(o, row, s->idx, msg);
+        rates_add(&o->jobs_ended[s->stage], clock_now_us(), audio_of(&e, s->stage));
     }
     o->caused_us = wire_u64(msg, "sent_us");
     orch_apply(o, &e);

@@ -242,6 +242,7 @@ void orch_session_end(orch *o, session *s, cf_err code, const char *stage, const
     requests_answer(o, s, code, stage, text);
     if (code == CF_OK) {
         o->rows_done++;
+        rates_add(&o->rows_ended, now_us, (double)session_samples(s) / SAMPLE_RATE_HZ);
         o->samples_done += (uint64_t)session_samples(s);
         log_info("row.done",
                  "utt=%s seconds=%.3f segments=%zu tokens=%" PRId64 " attempts=%d wall_ms=%" PRIu64

@@ -35,7 +35,7 @@ static json *member_json(const orch *o, const conn *c, uint64_t now_us)
     json_put_u64(m, "steps", c->steps);
     json_put_u64(m, "held", c->held);
     json_put_f64(m, "busy_s", (double)c->busy_us / 1e6);
-    json_put_u64(m, "rss_bytes", c->rss_bytes);
+    json_put_u64(m, "rss_bytes", c->state == CONN_KEEPER ? process_rss_bytes_of(c->pid) : c->rss_bytes);
     if (c->records) {
         json_put_u64(m, "steps_recorded", c->steps_recorded);
         json_put_u64(m, "steps_replayed", c->steps_replayed);
@@ -45,6 +45,8 @@ static json *member_json(const orch *o, const conn *c, uint64_t now_us)
         json_put_f64(m, "parole_s",
                      (double)clock_since_us(now_us, o->core.records[c->stage][c->instance].parole_at_us) / 1e6);
     if (c->stage >= 0) {
+        json_put_str(m, "device", c->device);
+        json_put_u64(m, "device_bytes", c->device_bytes);
         json_put_str(m, "model", c->model_file);
         json_put_str(m, "sha256", c->model_sha256);
         json_put_str(m, "backend", c->backend);
@@ -74,7 +76,16 @@ static json *latency_json(const latency_ring *ring)
     return m;
 }
 
-static json *queues_json(orch *o)
+/* How much of it there was in each second of the last minute: `count` says of what. */
+static void put_rates(json *m, const char *count, const orch *o, const rates *r, uint64_t now_us)
+{
+    double count_per_s, audio_per_s;
+    rates_read(r, o->started_us, now_us, &count_per_s, &audio_per_s);
+    json_put_f64(m, count, count_per_s);
+    json_put_f64(m, "audio_per_s", audio_per_s);
+}
+
+static json *queues_json(orch *o, uint64_t now_us)
 {
     int32_t waiting[CORE_STAGES], running[CORE_STAGES];
     orch_core_count(&o->core, waiting, running);
@@ -83,6 +94,7 @@ static json *queues_json(orch *o)
         json *one = json_object();
         json_put_u64(one, "waiting", (uint64_t)waiting[s]);
         json_put_u64(one, "running", (uint64_t)running[s]);
+        put_rates(one, "jobs_per_s", o, &o->jobs_ended[s], now_us);
         json_put(one, "handover", latency_json(&o->handover[s]));
         json_put(q, model_stage_name(s), one);
     }
@@ -100,6 +112,8 @@ json *status_message(orch *o, uint64_t nonce)
             json_push(members, member_json(o, &o->conns[i], now_us));
     json_put_f64(totals, "up_s", (double)(now_us - o->started_us) / 1e6);
     json_put_f64(totals, "cpu_s", (double)process_cpu_us() / 1e6);
+    json_put_u64(totals, "rss_bytes", process_rss_bytes());
+    put_rates(totals, "rows_per_s", o, &o->rows_ended, now_us);
     json_put_bool(totals, "draining", o->draining);
     json_put_u64(totals, "rows_done", o->rows_done);
     json_put_u64(totals, "rows_failed", o->rows_failed);
@@ -114,7 +128,7 @@ json *status_message(orch *o, uint64_t nonce)
     json_put_u64(m, "nonce", nonce);
     json_put_u64(m, "boot", o->boot);
     json_put(m, "members", members);
-    json_put(m, "queues", queues_json(o));
+    json_put(m, "queues", queues_json(o, now_us));
     json_put(m, "totals", totals);
     json_put(m, "config", config_to_json(&o->cfg));
     return m;

@@ -39,42 +39,67 @@ static const char *word(const json *obj, const char *key)
     return json_find(obj, key) && json_get_str(obj, key, 4096, &text) == CF_OK ? text : "";
 }
 
+static double mib(const json *obj, const char *key)
+{
+    return (double)number(obj, key) / (1 << 20);
+}
+
+static void print_member(const json *m)
+{
+    const double up_s = real(m, "up_s");
+    char device[64] = "-";
+    if (number(m, "device_bytes") > 0)
+        snprintf(device, sizeof device, "%.15s %.0f", word(m, "device"), mib(m, "device_bytes"));
+    else if (json_find(m, "device"))
+        snprintf(device, sizeof device, "%.15s", word(m, "device"));
+    printf("%-8s %4" PRIu64 " %5" PRIu64 " %8" PRIu64 " %-9s %8" PRIu64 " %6" PRIu64 " %6.0f %9.0f %12s  %s %.12s\n",
+           word(m, "role"), number(m, "instance"), number(m, "gen"), number(m, "pid"), word(m, "state"),
+           number(m, "jobs_done"), number(m, "held"), up_s > 0 ? 100 * real(m, "busy_s") / up_s : 0,
+           mib(m, "rss_bytes"), device, word(m, "model"), word(m, "sha256"));
+    if (json_find(m, "steps_replayed"))
+        printf("%-8s steps of decoding: %" PRIu64 " replayed, %" PRIu64 " recorded, %" PRIu64 " eager\n", "",
+               number(m, "steps_replayed"), number(m, "steps_recorded"), number(m, "steps_eager"));
+    if (json_find(m, "parole_s"))
+        printf("%-8s died again and again before it finished a job: tried with one in %.0f s; `cosyfarm resume "
+               "%s/%" PRIu64 "` feeds it now\n",
+               "", real(m, "parole_s"), word(m, "role"), number(m, "instance"));
+}
+
+static void print_queue(const char *stage, const json *q)
+{
+    const json *h = json_find(q, "handover");
+    printf("%-5s waiting %" PRIu64 ", running %" PRIu64 ", last minute %.2f jobs/s, %.2f audio-s/s", stage,
+           number(q, "waiting"), number(q, "running"), real(q, "jobs_per_s"), real(q, "audio_per_s"));
+    if (h && number(h, "count") > 0)
+        printf(", hand-over p50 %" PRIu64 " us, p99 %" PRIu64 " us of %" PRIu64, number(h, "p50_us"),
+               number(h, "p99_us"), number(h, "count"));
+    putchar('\n');
+}
+
 static void print_table(const wire_msg *status)
 {
     const json *totals = wire_json(status, "totals"), *queues = wire_json(status, "queues");
-    printf("%-8s %4s %5s %8s %-9s %8s %6s %6s %9s  %s\n", "role", "inst", "gen", "pid", "state", "jobs", "held",
-           "busy%", "rss MiB", "model");
+    double rss_mib = mib(totals, "rss_bytes"), device_mib = 0;
+    printf("%-8s %4s %5s %8s %-9s %8s %6s %6s %9s %12s  %s\n", "role", "inst", "gen", "pid", "state", "jobs", "held",
+           "busy%", "rss MiB", "device MiB", "model");
     for (const json *m = json_first(wire_json(status, "members")); m; m = json_next(m)) {
-        const double up_s = real(m, "up_s");
-        printf("%-8s %4" PRIu64 " %5" PRIu64 " %8" PRIu64 " %-9s %8" PRIu64 " %6" PRIu64 " %6.0f %9.0f  %s %.12s\n",
-               word(m, "role"), number(m, "instance"), number(m, "gen"), number(m, "pid"), word(m, "state"),
-               number(m, "jobs_done"), number(m, "held"), up_s > 0 ? 100 * real(m, "busy_s") / up_s : 0,
-               (double)number(m, "rss_bytes") / (1 << 20), word(m, "model"), word(m, "sha256"));
-        if (json_find(m, "steps_replayed"))
-            printf("%-8s steps of decoding: %" PRIu64 " replayed, %" PRIu64 " recorded, %" PRIu64 " eager\n", "",
-                   number(m, "steps_replayed"), number(m, "steps_recorded"), number(m, "steps_eager"));
-        if (json_find(m, "parole_s"))
-            printf("%-8s died again and again before it finished a job: tried with one in %.0f s; `cosyfarm resume "
-                   "%s/%" PRIu64 "` feeds it now\n",
-                   "", real(m, "parole_s"), word(m, "role"), number(m, "instance"));
+        print_member(m);
+        rss_mib += mib(m, "rss_bytes");
+        device_mib += mib(m, "device_bytes");
     }
     for (int i = 0; i < MODEL_STAGE_COUNT; i++) {
         const char *stage = model_stage_name((model_stage)i);
         const json *q = json_find(queues, stage);
-        const json *h = q ? json_find(q, "handover") : NULL;
-        if (!q || !h)
-            continue;
-        printf("%-5s waiting %" PRIu64 ", running %" PRIu64, stage, number(q, "waiting"), number(q, "running"));
-        if (number(h, "count") > 0)
-            printf(", hand-over p50 %" PRIu64 " us, p99 %" PRIu64 " us of %" PRIu64, number(h, "p50_us"),
-                   number(h, "p99_us"), number(h, "count"));
-        putchar('\n');
+        if (q)
+            print_queue(stage, q);
     }
     printf("rows  in work %" PRIu64 ", done %" PRIu64 ", failed %" PRIu64 ", refused %" PRIu64
-           "; audio %.1f s; replays %" PRIu64 "; up %.0f s\n",
+           ", last minute %.2f rows/s, %.2f audio-s/s; audio %.1f s; replays %" PRIu64 "; up %.0f s\n",
            number(queues, "rows"), number(totals, "rows_done"), number(totals, "rows_failed"),
-           number(totals, "rows_refused"), real(totals, "audio_s"), number(totals, "jobs_replayed"),
-           real(totals, "up_s"));
+           number(totals, "rows_refused"), real(totals, "rows_per_s"), real(totals, "audio_per_s"),
+           real(totals, "audio_s"), number(totals, "jobs_replayed"), real(totals, "up_s"));
+    printf("memory  all processes %.0f MiB, the orchestrator %.0f MiB of it; on devices %.0f MiB\n", rss_mib,
+           mib(totals, "rss_bytes"), device_mib);
 }
 
 static cf_err open_client(const char *run_dir, client **ret_client)

@@ -206,8 +206,15 @@ cf_err process_memory_left(uint64_t *ret_left_bytes, uint64_t *ret_total_bytes)
 
 uint64_t process_rss_bytes(void)
 {
+    return process_rss_bytes_of(getpid());
+}
+
+uint64_t process_rss_bytes_of(pid_t pid)
+{
+    char path[32];
     unsigned long pages = 0;
-    FILE *f = fopen("/proc/self/statm", "re");
+    snprintf(path, sizeof path, "/proc/%ld/statm", (long)pid);
+    FILE *f = fopen(path, "re");
     if (!f)
         return 0;
     if (fscanf(f, "%*s %lu", &pages) != 1)

@@ -10,6 +10,7 @@
 #include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
+#include <sys/types.h>
 
 #include "common/base/err.h"
 
@@ -72,8 +73,9 @@ void process_thread_gives_way(void);
 /* A mutex between threads of both kinds: who holds it runs as long as one that goes first waits for it. */
 void process_mutex_init(pthread_mutex_t *mutex);
 
-/* Resident memory of this process. */
+/* Resident memory of this process; of another one that this one can see, else 0. */
 uint64_t process_rss_bytes(void);
+uint64_t process_rss_bytes_of(pid_t pid);
 /* The most it ever was. */
 uint64_t process_peak_bytes(void);
 /* CPU time of all its threads, user and system. */

@@ -65,9 +65,11 @@ static const wire_field welcome_fields[] = {NUM("boot", U64_ANY), NUM("gen", U64
 static const wire_field dismiss_fields[] = {TEXT("text", ERROR_BYTES)};
 static const wire_field refuse_fields[] = {TEXT("code", 31), TEXT("text", ERROR_BYTES)};
 static const wire_field join_fields[] = {
-    NUM("gen", U64_ANY),        TEXT("model_file", 255),    TEXT("model_sha256", 64),
-    TEXT("backend", 127),       NUM("rows_max", 4096),      NUM("frames_max", 1e7),
-    NUM("weights_bytes", 1e15), NUM("scratch_bytes", 1e15), NUM("speech_codes", SPEECH_CODES),
+    NUM("gen", U64_ANY),        TEXT("model_file", 255),
+    TEXT("model_sha256", 64),   TEXT("backend", 127),
+    NUM("rows_max", 4096),      NUM("frames_max", 1e7),
+    NUM("weights_bytes", 1e15), NUM("kept_bytes", 1e15),
+    NUM("scratch_bytes", 1e15), NUM("speech_codes", SPEECH_CODES),
 };
 static const wire_field alive_fields[] = {NUM("gen", U64_ANY)};
 static const wire_field admit_fields[] = {NUM("gen", U64_ANY), TEXT("endpoint", 255), NUM("outbox", 1e9),

@@ -155,6 +155,7 @@ static cf_err send_join(worker *w)
                             : kind == STAGE_FLOW ? w->cfg.flow_frames
                                                  : w->cfg.hift_frames));
     json_put_u64(m, "weights_bytes", facts.weights_bytes);
+    json_put_u64(m, "kept_bytes", facts.kept_bytes);
     json_put_u64(m, "scratch_bytes", facts.scratch_bytes);
     json_put_u64(m, "speech_codes", (uint64_t)facts.speech_codes);
     w->joined = true;

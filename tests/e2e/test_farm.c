@@ -119,6 +119,33 @@ static void test_say_refusals(void **state)
     assert_false(io_exists(wav));
 }
 
+/* Of a status after rows of some seconds of speech each. */
+static void expect_rates_and_memory(const json *status)
+{
+    static const char *const stages[] = {"llm", "flow", "hift"};
+    double rate;
+    uint64_t bytes;
+    const char *text;
+    for (int i = 0; i < 3; i++) {
+        const json *q = json_find(json_find(status, "queues"), stages[i]);
+        assert_ok(json_get_f64(q, "jobs_per_s", 0.01, 1e3, &rate));
+        assert_ok(json_get_f64(q, "audio_per_s", 0.01, 1e4, &rate));
+    }
+    assert_ok(json_get_f64(json_find(status, "totals"), "rows_per_s", 0.01, 1e3, &rate));
+    assert_ok(json_get_f64(json_find(status, "totals"), "audio_per_s", 0.01, 1e4, &rate));
+    assert_ok(json_get_u64(json_find(status, "totals"), "rss_bytes", 1 << 20, UINT64_MAX, &bytes));
+    for (const json *m = json_first(json_find(status, "members")); m; m = json_next(m)) {
+        assert_ok(json_get_u64(m, "rss_bytes", 1 << 18, UINT64_MAX, &bytes));
+        if (!json_find(m, "model"))
+            continue; /* the keeper */
+        assert_ok(json_get_str(m, "model", 255, &text));
+        assert_null(strchr(text, '/'));
+        assert_ok(json_get_str(m, "device", 15, &text));
+        assert_string_equal(text, "cpu");
+        assert_ok(json_get_u64(m, "device_bytes", 0, 0, &bytes));
+    }
+}
+
 static void test_running_farm(void **state)
 {
     (void)state;
@@ -151,6 +178,7 @@ static void test_running_farm(void **state)
     uint64_t done;
     assert_ok(json_parse(out, strlen(out), 8, &root));
     assert_ok(json_get_u64(json_find(root, "totals"), "rows_done", 6, 6, &done));
+    expect_rates_and_memory(root);
     assert_null(strstr(out, "steps_replayed")); /* of devices alone; tests/cuda_emu/check/farm.sh has one */
     json_close(root);
     farm_end(&f);

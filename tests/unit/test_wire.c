@@ -54,6 +54,7 @@ static const field FIELDS[] = {
     R(join, "rows_max", U64, 4096),
     R(join, "frames_max", U64, 1e7),
     R(join, "weights_bytes", U64, 1e15),
+    R(join, "kept_bytes", U64, 1e15),
     R(join, "scratch_bytes", U64, 1e15),
     R(join, "speech_codes", U64, 6561),
     R(alive, "gen", U64, ANY_U64),
