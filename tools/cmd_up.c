@@ -102,10 +102,16 @@ static int supervise(spawn *farm, int signal_fd, const config *cfg)
     }
 }
 
+/* Of what keeps it from starting. */
+static int exit_code_of(cf_err err)
+{
+    return err == CF_ERR_STORAGE || err == CF_ERR_NOMEM || err == CF_ERR_TIMEOUT ? EXIT_AGAIN : EXIT_CONFIG;
+}
+
 static int run_foreground(up *u)
 {
     spawn *farm = NULL;
-    int signal_fd = -1, code = EXIT_CONFIG;
+    int signal_fd = -1, code;
     char log_path[IO_PATH_BYTES];
     cf_err err = process_signal_fd(&signal_fd);
     log_open("up", LOG_LEVEL_INFO);
@@ -115,8 +121,10 @@ static int run_foreground(up *u)
         err = spawn_open(&u->farm.cfg, u->run_dir, u->in_background ? log_path : NULL, &farm);
     if (err == CF_OK)
         code = supervise(farm, signal_fd, &u->farm.cfg);
-    else
+    else {
         fprintf(stderr, "cosyfarm up: %s\n", err_text());
+        code = exit_code_of(err);
+    }
     spawn_close(farm);
     io_close(&signal_fd);
     return code;
@@ -250,7 +258,7 @@ static int run_detached(up *u, int argc, char **argv)
             return u->ended_code == EXIT_DONE ? EXIT_AGAIN : u->ended_code;
         if (pid > 0)
             kill(pid, SIGTERM);
-        return err == CF_ERR_TIMEOUT ? EXIT_AGAIN : EXIT_CONFIG;
+        return exit_code_of(err);
     }
     printf("farm is serving in %s (supervisor %ld, log %s/" LOG_NAME ")\n", u->run_dir, (long)pid, u->run_dir);
     return EXIT_DONE;

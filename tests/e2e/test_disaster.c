@@ -289,7 +289,7 @@ static void test_farm_ends_with_a_row_in_the_writer(void **state)
 static void test_say_onto_a_full_disk(void **state)
 {
     (void)state;
-    char file[320];
+    char file[320], run_dir[320];
     const char *dir = test_temp_dir();
     if (!mount_small(dir, 8))
         skip();
@@ -298,6 +298,12 @@ static void test_say_onto_a_full_disk(void **state)
     farm_expect(75, "No space left on device", say);
     assert_int_equal(mount("tmpfs", dir, "tmpfs", MS_REMOUNT | MS_RDONLY, NULL), 0);
     farm_expect(75, "Read-only file system", say);
+    snprintf(run_dir, sizeof run_dir, "%s/run", dir);
+    farm_expect(75, "Read-only file system",
+                (const char *const[]){"cosyfarm", "up", "-m", tiny_model_dir(), "--run-dir", run_dir, NULL});
+    farm_expect(
+        75, "Read-only file system",
+        (const char *const[]){"cosyfarm", "up", "--detach", "-m", tiny_model_dir(), "--run-dir", run_dir, NULL});
     resize(dir, 65536);
     farm_expect(0, "s of audio", say);
     assert_int_equal(umount(dir), 0);

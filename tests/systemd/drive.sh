@@ -65,7 +65,7 @@ for u in $units cosyfarm-drain; do ok "$u is active" is "$u" ActiveState active;
 ok "a worker says what it does" is cosyfarm-llm@0 StatusText serving
 ok "a row is spoken" say first.wav
 as_user timeout 5 cosyfarm say -q -o /srv/shut.wav "It rained." 2>/result/shut
-ok "say into a folder that is not opened is refused at once" [ $? = 78 ]
+ok "say into a folder that is not opened is refused at once" [ $? = 75 ]
 ok "with the reason" grep -q "/srv: no file can be put into this folder" /result/shut
 ok "its file is there" test -s $out/first.wav
 ok "the journal is where the configuration says" test -e /var/lib/cosyfarm/journal
