@@ -17,6 +17,7 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
+#include "common/base/check.h"
 #include "common/base/clock.h"
 #include "common/base/limits.h"
 #include "common/base/log.h"
@@ -24,6 +25,7 @@
 #include "common/base/process.h"
 #include "tools/batch.h"
 #include "tools/cmd.h"
+#include "tools/options.h"
 
 #define SILENCE_US (120 * CLOCK_SECOND_US)
 #define HASH_BYTES ((size_t)4 << 20)
@@ -95,7 +97,7 @@ static cf_err take_row_default(batch *b, int letter)
     case OPT_SEED:
         return farm_options_number("--seed", optarg, UINT64_MAX, &d->run_seed);
     default:
-        return err_set(CF_ERR_INVALID, "cosyfarm batch --help tells the options");
+        CF_ASSERT(false); /* the table of parse has no other */
     }
     return err;
 }
@@ -162,11 +164,14 @@ static cf_err parse(batch *b, int argc, char **argv, bool *ret_help)
                                             {"help", no_argument, NULL, 'h'},
                                             {0}};
     cf_err err = CF_OK;
+    opterr = 0;
     for (int c; (c = getopt_long(argc, argv, FARM_SHORT_OPTIONS "o:v:qh", options, NULL)) != -1;) {
         if (c == 'h') {
             *ret_help = true;
             return CF_OK;
         }
+        if (c == '?')
+            return options_refused(argv, "batch");
         TRY(take_option(b, c));
     }
     if (optind + 1 != argc)

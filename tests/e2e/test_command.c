@@ -44,6 +44,8 @@ static void test_usage(void **state)
         {"cosyfarm", "drain", "llm", "flow"},
         {"cosyfarm", "plan", "--rows", "0"},
         {"cosyfarm", "status", "--jsn"},
+        {"cosyfarm", "batch", "--jsn", "x"},
+        {"cosyfarm", "say", "--see"},
         {"cosyfarm", "scale", "--json", "flow=1"},
         {"cosyfarm", "bench", "farms"},
         {"cosyfarm", "say", "--precision", "f8", "x"},

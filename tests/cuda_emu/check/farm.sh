@@ -91,6 +91,8 @@ done
 "$emu/cosyfarm" status --run-dir "$(echo "$dir"/cosyfarm-*)" >"$dir/status" && cat "$dir/status" &&
     grep -qE 'decoding: [1-9][0-9]* replayed, [1-9][0-9]* recorded, 0 eager' "$dir/status" ||
     { echo "lost: its status does not say that steps were replayed"; exit 1; }
+grep -cE '^(llm|flow|hift) .* cuda:0 [1-9][0-9]* ' "$dir/status" | grep -qx 3 ||
+    { echo "lost: its status does not say what each worker holds on the device"; exit 1; }
 kill -KILL "$(child "$(ps -o ppid= -p "$running" | tr -d ' ')" exchange_keeper)"
 kill -CONT "$running"
 wait "$shell" || exit 1
