@@ -35,7 +35,8 @@ static json *member_json(const orch *o, const conn *c, uint64_t now_us)
     json_put_u64(m, "steps", c->steps);
     json_put_u64(m, "held", c->held);
     json_put_f64(m, "busy_s", (double)c->busy_us / 1e6);
-    json_put_u64(m, "rss_bytes", c->state == CONN_KEEPER ? process_rss_bytes_of(c->pid) : c->rss_bytes);
+    json_put_u64(m, "rss_bytes",
+                 c->rss_bytes > 0 ? c->rss_bytes : process_rss_bytes_of(c->pid)); /* no beat yet; a keeper has none */
     if (c->records) {
         json_put_u64(m, "steps_recorded", c->steps_recorded);
         json_put_u64(m, "steps_replayed", c->steps_replayed);

@@ -126,6 +126,7 @@ static void say_join(int fd, uint64_t gen, const char *sha256, int32_t codes)
     json_put_u64(m, "rows_max", 1);
     json_put_u64(m, "frames_max", 100);
     json_put_u64(m, "weights_bytes", 1);
+    json_put_u64(m, "kept_bytes", 1);
     json_put_u64(m, "scratch_bytes", 1);
     json_put_u64(m, "speech_codes", (uint64_t)codes);
     assert_ok(lifeline_send(fd, m, NULL, 0));
@@ -201,7 +202,8 @@ static void test_what_is_permitted_when(void **state)
         {false, "{\"v\":1,\"kind\":\"opened\",\"gen\":1,\"outbox\":1}"},
         {false, "{\"v\":1,\"kind\":\"memory\",\"outbox\":1,\"bytes\":1,\"error\":\"\"}"},
         {false, "{\"v\":1,\"kind\":\"join\",\"gen\":1,\"model_file\":\"\",\"model_sha256\":\"\",\"backend\":\"\","
-                "\"rows_max\":1,\"frames_max\":1,\"weights_bytes\":1,\"scratch_bytes\":1,\"speech_codes\":1}"},
+                "\"rows_max\":1,\"frames_max\":1,\"weights_bytes\":1,\"kept_bytes\":1,\"scratch_bytes\":1,"
+                "\"speech_codes\":1}"},
         {false, "{\"v\":1,\"kind\":\"welcome\",\"boot\":1,\"gen\":1,\"config\":{}}"}, /* its own words back */
         {false, "{\"v\":1,\"kind\":\"query\",\"nonce\":1}"},                          /* of the other channel */
         {false, "{\"v\":1,\"kind\":\"hello\",\"role\":\"llm\"}"},
