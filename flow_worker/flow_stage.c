@@ -112,6 +112,7 @@ static cf_err flow_build(flow *f, const stage_config *cfg, weights *w)
     f->facts.weights_bytes = backend_weight_bytes(f->be);
     f->facts.kept_bytes = backend_kept_bytes(f->be);
     f->facts.scratch_bytes = flow_model_scratch_bytes(&dims, cfg->frames_max);
+    TRY(backend_scratch_reserve(f->be, f->facts.scratch_bytes));
     f->facts.speech_codes = (int32_t)dims.speech_codes;
 out:
     return err;

@@ -48,6 +48,11 @@ static void queue_close(void *stage)
     mem_free(q);
 }
 
+static size_t planned_scratch_bytes(const hift_queue *q)
+{
+    return hift_model_scratch_bytes(&q->engine.model->dims, q->frames_max, q->rows_max, q->engine.operands);
+}
+
 static cf_err queue_open(const stage_config *cfg, void **ret_stage)
 {
     cf_err err;
@@ -73,6 +78,7 @@ static cf_err queue_open(const stage_config *cfg, void **ret_stage)
     TRY(hift_engine_open(&engine, &q->engine));
     q->step_frames =
         backend_is_device(q->engine.be) || q->frames_max < STAGE_HOST_FRAMES ? q->frames_max : STAGE_HOST_FRAMES;
+    TRY(backend_scratch_reserve(q->engine.be, planned_scratch_bytes(q)));
     *ret_stage = q;
     q = NULL;
 out:
@@ -87,8 +93,7 @@ static void queue_facts(void *stage, stage_facts *ret_facts)
     *ret_facts = (stage_facts){
         .weights_bytes = backend_weight_bytes(q->engine.be),
         .kept_bytes = backend_kept_bytes(q->engine.be),
-        .scratch_bytes =
-            hift_model_scratch_bytes(&q->engine.model->dims, q->frames_max, q->rows_max, q->engine.operands),
+        .scratch_bytes = planned_scratch_bytes(q),
     };
     snprintf(ret_facts->model_file, sizeof ret_facts->model_file, "%.255s", slash ? slash + 1 : q->engine.path);
     memcpy(ret_facts->model_sha256, q->engine.sha256, sizeof ret_facts->model_sha256);

@@ -23,6 +23,7 @@ uint64_t llm_plan_scratch_bytes(const llm_shape *s, int32_t rows_max)
                              + (uint64_t)llm_qkv_channels(s)     /* qkv */
                              + (uint64_t)s->heads * LLM_HEAD_DIM /* attn */
                              + 3 * inter                         /* gate_up, act */
+                             + inter / 2                         /* a device's copy of act in 16 bits */
                              + hidden + 2;                       /* host staging of x, positions */
     /* A device attends over pieces of 256 keys, four pages; of each stay 66 values a head until they are merged. */
     const uint64_t pieces = (uint64_t)s->heads * (LLM_PAGES_PER_SEQUENCE / 4 + 1) * (LLM_HEAD_DIM + 2);
@@ -139,6 +140,7 @@ cf_err llm_engine_open(const llm_engine_config *cfg, llm_engine **ret_engine)
     TRY(speech_open(e->be, e->model, &e->speech));
     TRY(results_open(e->be, s, cfg->rows_max, &e->out));
     TRY(staging_open(&e->st, s, cfg->rows_max));
+    TRY(backend_scratch_reserve(e->be, llm_plan_scratch_bytes(s, cfg->rows_max)));
     e->scratch_bytes = llm_plan_scratch_bytes(s, cfg->rows_max) + kv_cache_plan_bytes(&cache_cfg);
     *ret_engine = e;
     e = NULL;

@@ -179,6 +179,11 @@ cf_err backend_take_2d(backend *be, dtype type, int64_t d0, int64_t d1, tensor *
     return backend_take(be, type, 2, (const int64_t[]){d0, d1}, ret_tensor);
 }
 
+cf_err backend_scratch_reserve(backend *be, size_t bytes)
+{
+    return be->device->scratch_reserve ? be->device->scratch_reserve(be, bytes) : CF_OK;
+}
+
 size_t backend_scratch_mark(const backend *be)
 {
     return arena_mark(&be->scratch);

@@ -64,6 +64,9 @@ CF_MUST_CHECK cf_err backend_take(backend *be, dtype type, int rank, const int64
 CF_MUST_CHECK cf_err backend_take_2d(backend *be, dtype type, int64_t d0, int64_t d1, tensor *ret_tensor);
 /* As backend_take, in memory that the host reads and writes, whatever the device. */
 CF_MUST_CHECK cf_err backend_take_host(backend *be, size_t bytes, void *ret_ptr);
+/* So much scratch is there from now on: a device takes the memory at once, so that it lacks before a stage is ready and
+ * not in a step. None may be in use. Nothing to do on a CPU. */
+CF_MUST_CHECK cf_err backend_scratch_reserve(backend *be, size_t bytes);
 size_t backend_scratch_mark(const backend *be);
 void backend_scratch_reset(backend *be, size_t mark);
 size_t backend_scratch_peak_bytes(const backend *be);

@@ -56,9 +56,10 @@ typedef struct backend_device {
     cf_err (*map)(backend *be, weight *out);      /* NULL: mapped weights are packed */
     void (*weight_close)(backend *be, weight *w); /* NULL: nothing to do */
     void (*close)(backend *be);                   /* the device's part of the object */
-    /* All four NULL: tensors and lists lie in the host's arenas. */
+    /* All five NULL: tensors and lists lie in the host's arenas. */
     cf_err (*keep)(backend *be, size_t bytes, void **ret_dev); /* zeroed */
     cf_err (*take)(backend *be, size_t bytes, void **ret_dev);
+    cf_err (*scratch_reserve)(backend *be, size_t bytes);
     void (*scratch_reset)(backend *be, size_t mark); /* before the host's arena is reset */
     cf_err (*list)(backend *be, const void *values, size_t bytes, const void **ret_dev); /* in scratch */
     /* All four NULL: memory of the host is what it is, and work is submitted each time. */

@@ -18,7 +18,8 @@
 #include "emu_impl.hh"
 
 #define GUARD_BYTES  ((size_t)4096)
-#define POISON_BYTES ((size_t)64 << 20) // larger allocations stay as the kernel gives them: filling costs memory
+#define POISON_BYTES ((size_t)64 << 20) // of larger allocations the first LARGE_BYTES: filling costs memory
+#define LARGE_BYTES  ((size_t)16 << 20)
 
 struct allocation {
     unsigned char *map; // the whole mapping, guard included
@@ -194,8 +195,7 @@ extern "C" cudaError_t cudaMalloc(void **ptr, size_t bytes)
             close(a.fd);
         return emu_leave(cudaErrorMemoryAllocation);
     }
-    if (bytes <= POISON_BYTES)
-        memset(a.base, 0xFF, bytes);
+    memset(a.base, 0xFF, bytes <= POISON_BYTES ? bytes : LARGE_BYTES);
     all.push_back(a);
     if (hides() && !revealed)
         set_visible(a, false);

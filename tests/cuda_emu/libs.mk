@@ -2,11 +2,12 @@
 # and the workers on the emulated device.
 ifneq ($(EMU),)
 EMU_CHECK := $(B)/tests/cuda_emu/check
-EMU_PROGRAMS := $(addprefix $(EMU_CHECK)/,rules backend llm outbox)
+EMU_PROGRAMS := $(addprefix $(EMU_CHECK)/,rules backend scratch llm outbox)
 $(EMU_CHECK)/outbox: $(B)/obj/tests/cuda_emu/check/outbox.o $(B)/obj/tests/gpu/device_farm.o $(B)/obj/tests/transport/keeper_fixture.o \
     $(HARNESS) $(TRANSPORT) $(COMPUTE) $(BASE)
 $(EMU_CHECK)/rules: $(B)/cuda/tests/cuda_emu/check/rules.o $(COMPUTE) $(BASE)
 $(EMU_CHECK)/backend: $(B)/obj/tests/cuda_emu/check/backend.o $(HARNESS) $(COMPUTE) $(BASE)
+$(EMU_CHECK)/scratch: $(B)/obj/tests/cuda_emu/check/scratch.o $(HARNESS) $(LLM) $(WORKER) $(MODEL_LIB) $(COMPUTE) $(BASE)
 $(EMU_CHECK)/llm: $(B)/obj/tests/cuda_emu/check/llm.o $(HARNESS) $(LLM) $(WORKER) $(MODEL_LIB) $(COMPUTE) $(BASE)
 $(EMU_PROGRAMS):
 	@mkdir -p $(@D)
@@ -29,6 +30,7 @@ step|emu parity fp16 on sm_75|$(LIMIT_S)|COSYFARM_EMU_CAPABILITY=75 tests/cuda_e
 $(if $(shell grep -ls COSYFARM_OPS_SUBJECT tests/ops/test_ops.c),tap|emu ops|200|COSYFARM_OPS_SUBJECT=cuda $(E)/tests/ops/test_ops
 )tap|cuda_emu/backend|$(LIMIT_S)|$(E)/tests/cuda_emu/check/backend
 tap|cuda_emu/backend other order|$(LIMIT_S)|COSYFARM_EMU_SEED=2 $(E)/tests/cuda_emu/check/backend
+tap|cuda_emu/scratch|$(LIMIT_S)|$(E)/tests/cuda_emu/check/scratch
 tap|cuda_emu/llm|$(LIMIT_S)|$(E)/tests/cuda_emu/check/llm
 tap|cuda_emu/outbox|$(LIMIT_S)|COSYFARM_BIN=$(CURDIR)/$(E)/bin $(E)/tests/cuda_emu/check/outbox
 tap|gpu/outbox emulated|$(LIMIT_S)|COSYFARM_BIN=$(CURDIR)/$(E)/bin $(E)/tests/gpu/outbox

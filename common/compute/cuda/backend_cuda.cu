@@ -131,6 +131,7 @@ static const backend_device cuda_device = {
     cuda_close,
     cuda_keep,
     cuda_take,
+    cuda_scratch_reserve,
     cuda_scratch_reset,
     cuda_list_upload,
     cuda_keep_host,

@@ -2,8 +2,8 @@
  * cuda_impl.cuh - the inside of the CUDA backend: its state and what its files call of each other.
  *
  * Scratch is one range of offsets with two sides. The host's arena hands out offsets and keeps what lists of the host
- * said; device segments, allocated when first needed and kept, stand behind the same offsets. A mark is an offset, so
- * both sides are reset together.
+ * said; device segments, reserved by the stage or allocated when first needed, stand behind the same offsets. A mark is
+ * an offset, so both sides are reset together.
  */
 #ifndef CF_COMPUTE_CUDA_IMPL_CUH
 #define CF_COMPUTE_CUDA_IMPL_CUH
@@ -51,12 +51,14 @@ typedef struct cuda_state {
     gemm *products;         /* owned */
     cuda_segment segments[CUDA_SEGMENTS_MAX];
     int segment_count;
+    bool scratch_given_back; /* all of it, and none was taken since */
     cuda_list lists[CUDA_LISTS_MAX];
     int list_count;
     cuda_block *kept;    /* owned */
     cuda_pinned *pinned; /* owned */
     bool recording;      /* nothing may wait, come from the host, or take memory: cuda_not_recorded */
     size_t device_bytes; /* allocated in all */
+    uint64_t generation; /* of the memory: one more with each allocation and each segment given back */
     const double *waves; /* kept: cosines, sines, Hann window of 16 points (WAVES_*) */
 } cuda_state;
 
@@ -68,6 +70,7 @@ static inline cuda_state *cuda_of(const backend *be)
 /* Scratch of the device; the range of offsets it took is the host side's too. */
 cf_err cuda_take(backend *be, size_t bytes, void **ret_dev);
 cf_err cuda_keep(backend *be, size_t bytes, void **ret_dev);
+cf_err cuda_scratch_reserve(backend *be, size_t bytes);
 void cuda_scratch_reset(backend *be, size_t mark);
 
 /* The device's copy of a host array, until the caller's scratch is reset. The same contents are uploaded once. */

@@ -2,10 +2,10 @@
  * graph.cu - work that is submitted once, recorded as a CUDA graph and replayed with one launch. The backend's thread.
  * Owns the graphs through their records.
  *
- * A graph holds addresses and shapes, no contents. Its scratch is the scratch that its submission took; segments stay
- * where they are, so its addresses hold, and whoever uses them in between does so on the same stream. When the backend
- * has taken memory since, a record is made again, so that its places are those that submitting would take now. The work
- * is submitted and runs once before it is recorded: what loads or allocates at first use has done so.
+ * A graph holds addresses and shapes, no contents. Its scratch is the scratch that its submission took; whoever uses
+ * it in between does so on the same stream. When the backend has taken or given back memory since, a record is made
+ * again, so that its places are those that submitting would take now. The work is submitted and runs once before it is
+ * recorded: what loads or allocates at first use has done so.
  *
  * Fails: what the submission fails with, CF_ERR_NOMEM, CF_ERR_DEVICE. A refused recording is a warning, not a failure:
  * the work has been done, and is submitted each time from then on.
@@ -16,7 +16,7 @@
 
 struct backend_record {
     cudaGraphExec_t graph; /* owned; NULL: recording was refused */
-    size_t device_bytes;   /* of the backend, when it was made */
+    uint64_t generation;   /* of the backend's memory, when it was made */
 };
 
 cf_err cuda_not_recorded(const cuda_state *cuda, const char *what)
@@ -64,7 +64,7 @@ static cf_err record_new(backend *be, backend_record *record, backend_submit_fn 
     cuda_state *cuda = cuda_of(be);
     drop(record);
     CUDA_TRY(submit(ctx));
-    record->device_bytes = cuda->device_bytes;
+    record->generation = cuda->generation;
     if (capture(cuda, submit, ctx, &record->graph) == CF_OK) {
         be->records.recorded++;
         return CF_OK;
@@ -79,7 +79,7 @@ cf_err cuda_replay(backend *be, backend_record **record, backend_submit_fn *subm
     cuda_state *cuda = cuda_of(be);
     if (!*record)
         CUDA_TRY(mem_alloc(1, sizeof **record, record)); /* zeroed: made before anything was taken */
-    if ((*record)->device_bytes != cuda->device_bytes)
+    if ((*record)->generation != cuda->generation)
         return record_new(be, *record, submit, ctx);
     if (!(*record)->graph) {
         be->records.eager++;

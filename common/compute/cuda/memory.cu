@@ -1,10 +1,12 @@
 /*
  * memory.cu - device memory of the backend: what is kept, scratch, and host arrays that follow a call.
  *
- * The backend's thread. Segments of scratch are allocated when an offset is first reached and kept until the backend
- * closes, so a running worker allocates nothing. Everything runs on one stream, so memory may be handed out again
- * while work that read it is still queued.
- * Fails: CF_ERR_NOMEM naming what was wanted and what is free; CF_ERR_DEVICE.
+ * The backend's thread. A stage reserves one segment of scratch for a step at capacity before it is ready, so a running
+ * worker allocates nothing. A step that needs more gets further segments; when all scratch has been given back, the
+ * next step begins with one segment as large as they were together. So no step meets what the batches before it left
+ * lying in pieces, and scratch stays within a step's peak and what the last growth left at the ends of its segments.
+ * Everything runs on one stream, so memory may be handed out again while work that read it is still queued.
+ * Fails: CF_ERR_NOMEM naming what was wanted and what is free; CF_ERR_LIMIT (segments of one step); CF_ERR_DEVICE.
  */
 #include <string.h>
 
@@ -44,6 +46,7 @@ cf_err cuda_memory(cuda_state *cuda, size_t bytes, const char *what, unsigned ch
     }
     CUDA_TRY(cuda_status(status, what));
     cuda->device_bytes += bytes;
+    cuda->generation++;
     *ret_dev = (unsigned char *)dev;
     return CF_OK;
 }
@@ -107,30 +110,80 @@ static size_t find_room(const cuda_state *cuda, size_t off, size_t wanted, const
     return off;
 }
 
+static size_t scratch_bytes(const cuda_state *cuda)
+{
+    size_t sum = 0;
+    for (int i = 0; i < cuda->segment_count; i++)
+        sum += cuda->segments[i].bytes;
+    return sum;
+}
+
+/* A segment behind the others. They grow with their number, so that the table holds any step a card has room for. */
+static cf_err add_segment(cuda_state *cuda, size_t off, size_t wanted)
+{
+    const int count = cuda->segment_count;
+    const size_t share = aligned(scratch_bytes(cuda) / 8);
+    cuda_segment fresh = {NULL, off, piece_bytes(wanted, count > 0 ? cuda->segments[count - 1].bytes : 0)};
+    if (count == CUDA_SEGMENTS_MAX)
+        return err_set(CF_ERR_LIMIT,
+                       "cuda:%d: scratch of one step: %zu bytes more after %d segments of %.1f MiB, expected at most "
+                       "%d segments",
+                       cuda->device, wanted, count, (double)scratch_bytes(cuda) / MIB, CUDA_SEGMENTS_MAX);
+    if (count > 0 && fresh.bytes < share)
+        fresh.bytes = share;
+    CUDA_TRY(cuda_memory(cuda, fresh.bytes, "scratch", &fresh.dev));
+    cuda->segments[cuda->segment_count++] = fresh;
+    return CF_OK;
+}
+
+/* One segment of `bytes` in place of all; nothing of them may be in use by the host's side. */
+static cf_err replace_segments(cuda_state *cuda, size_t bytes)
+{
+    CUDA_TRY(cuda_not_recorded(cuda, "replacing scratch"));
+    CUDA_CALL(cudaStreamSynchronize(cuda->stream));
+    while (cuda->segment_count > 0) {
+        const cuda_segment *last = &cuda->segments[cuda->segment_count - 1];
+        CUDA_CALL(cudaFree(last->dev));
+        cuda->device_bytes -= last->bytes;
+        cuda->generation++;
+        cuda->segment_count--;
+    }
+    cuda->list_count = 0;
+    return add_segment(cuda, 0, bytes);
+}
+
+cf_err cuda_scratch_reserve(backend *be, size_t bytes)
+{
+    cuda_state *cuda = cuda_of(be);
+    const size_t held = scratch_bytes(cuda), wanted = (bytes + PIECE_BYTES - 1) / PIECE_BYTES * PIECE_BYTES;
+    CF_ASSERT(be->scratch.used_bytes == 0);
+    return cuda->segment_count == 1 && held >= wanted ? CF_OK : replace_segments(cuda, held > wanted ? held : wanted);
+}
+
 cf_err cuda_take(backend *be, size_t bytes, void **ret_dev)
 {
     cuda_state *cuda = cuda_of(be);
     const size_t wanted = aligned(bytes ? bytes : 1);
     const cuda_segment *segment;
+    const bool in_pieces = cuda->scratch_given_back && cuda->segment_count > 1;
+    cuda->scratch_given_back = false;
+    if (in_pieces && !cuda->recording)
+        CUDA_TRY(replace_segments(cuda, scratch_bytes(cuda)));
     const size_t before = be->scratch.used_bytes, off = find_room(cuda, aligned(before), wanted, &segment);
     void *host;
     if (off > be->scratch.reserved_bytes)
         return err_set(CF_ERR_NOMEM, "cuda:%d: scratch of %zu bytes is exhausted", cuda->device,
                        be->scratch.reserved_bytes);
     be->scratch.used_bytes = off;
-    const cf_err err = arena_take(&be->scratch, wanted, &host);
+    cf_err err = arena_take(&be->scratch, wanted, &host);
+    if (err == CF_OK && !segment)
+        err = add_segment(cuda, off, wanted);
     if (err != CF_OK) {
         be->scratch.used_bytes = before;
         return err;
     }
-    if (!segment) {
-        const int count = cuda->segment_count;
-        cuda_segment fresh = {NULL, off, piece_bytes(wanted, count > 0 ? cuda->segments[count - 1].bytes : 0)};
-        CF_ASSERT(cuda->segment_count < CUDA_SEGMENTS_MAX);
-        CUDA_TRY(cuda_memory(cuda, fresh.bytes, "scratch", &fresh.dev));
-        cuda->segments[cuda->segment_count] = fresh;
-        segment = &cuda->segments[cuda->segment_count++];
-    }
+    if (!segment)
+        segment = &cuda->segments[cuda->segment_count - 1];
     *ret_dev = segment->dev + (off - segment->first_off);
     return CF_OK;
 }
@@ -143,6 +196,7 @@ void cuda_scratch_reset(backend *be, size_t mark)
         if (cuda->lists[i].off + cuda->lists[i].bytes <= mark)
             cuda->lists[left++] = cuda->lists[i];
     cuda->list_count = left;
+    cuda->scratch_given_back = cuda->scratch_given_back || mark == 0;
 }
 
 cf_err cuda_list_upload(backend *be, const void *values, size_t bytes, const void **ret_dev)
