@@ -17,12 +17,25 @@
 #define TEXT_TOKENS     60
 #define PROMPT_TOKENS   (BENCH_PROMPT_ROWS - 2 - TEXT_TOKENS)
 #define PREFILLS        9
-#define STEPS           100
-#define ROWS_MAX        64
+#define STEPS_MAX       100
+#define ROWS_MAX        JOBS_PER_MEMBER_MAX
 #define PROMPTS_AT_ONCE (LLM_PREFILL_ROWS_MAX / BENCH_PROMPT_ROWS)
 
-CF_STATIC_ASSERT(STEPS + ROWS_MAX / PROMPTS_AT_ONCE + 2 <= SPEECH_PER_TEXT_MIN * TEXT_TOKENS,
-                 "no stop id is drawn while steps are timed");
+/* Steps before the last prompt is through, and the timed ones after it: so few that no stop id is drawn meanwhile. The
+ * first rows decode while the last wait, so more rows leave fewer steps. */
+static int prompt_steps(int32_t rows)
+{
+    return rows / PROMPTS_AT_ONCE + 1;
+}
+
+static int timed_steps(int32_t rows)
+{
+    const int left = SPEECH_PER_TEXT_MIN * TEXT_TOKENS - prompt_steps(rows) - 1;
+    return left < STEPS_MAX ? left : STEPS_MAX;
+}
+
+CF_STATIC_ASSERT(SPEECH_PER_TEXT_MIN *TEXT_TOKENS - ROWS_MAX / PROMPTS_AT_ONCE - 2 >= 50,
+                 "a median wants as many steps, whatever the rows");
 
 typedef struct llm_bench {
     void *stage; /* owned */
@@ -89,16 +102,17 @@ out:
 static cf_err time_steps(llm_bench *b, int32_t rows, bench_time *ret_time)
 {
     cf_err err;
-    double seconds[STEPS];
+    double seconds[STEPS_MAX];
+    const int steps = timed_steps(rows);
     for (int32_t r = 0; r < rows; r++)
         TRY(accept(b, (uint64_t)r + 1));
-    for (int32_t i = 0; i <= rows / PROMPTS_AT_ONCE; i++) /* prompts */
+    for (int i = 0; i < prompt_steps(rows); i++)
         TRY(step(b, &seconds[0]));
-    for (int i = 0; i < STEPS; i++)
+    for (int i = 0; i < steps; i++)
         TRY(step(b, &seconds[i]));
     for (int32_t r = 0; r < rows; r++)
         llm_stage.cancel(b->stage, (uint64_t)r + 1);
-    *ret_time = time_of(seconds, STEPS);
+    *ret_time = time_of(seconds, steps);
 out:
     return err;
 }
@@ -135,7 +149,8 @@ cf_err bench_llm(const stage_config *cfg, const int32_t *rows, int count, bench_
     int32_t rows_max = 1;
     CF_ASSERT(count >= 1);
     for (int i = 0; i < count; i++) {
-        CF_ASSERT(rows[i] >= 1 && rows[i] <= ROWS_MAX);
+        if (rows[i] < 1 || rows[i] > ROWS_MAX)
+            FAIL(CF_ERR_LIMIT, "bench llm: %d rows, expected 1..%d", (int)rows[i], ROWS_MAX);
         rows_max = rows[i] > rows_max ? rows[i] : rows_max;
     }
     TRY(open_bench(cfg, rows_max, &b, &o));

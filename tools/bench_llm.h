@@ -27,7 +27,8 @@ typedef struct bench_llm_rate {
     double read_gbs;     /* weight bytes of the median */
 } bench_llm_rate;
 
-/* Opens the stage once for the largest of count >= 1 row counts of 1..64; ret_rates: [count]. */
+/* Opens the stage once for the largest of count >= 1 row counts, which its prompts warm up; ret_rates: [count].
+ * CF_ERR_LIMIT: a count that is not in 1..JOBS_PER_MEMBER_MAX. */
 CF_MUST_CHECK cf_err bench_llm(const stage_config *cfg, const int32_t *rows, int count, bench_llm_open *ret_open,
                                bench_llm_rate *ret_rates);
 

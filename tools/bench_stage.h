@@ -25,7 +25,8 @@ typedef struct bench_stage_wish {
     bool snr;              /* also run one row in f32 */
 } bench_stage_wish;
 
-/* Runs equal jobs at once. */
+/* Runs equal jobs at once, after one step that is not counted: of all of them, of one for hift on a CPU, whose step is
+ * the whole work. CF_ERR_LIMIT: rows that are not in 1..STAGE_ROWS_MAX. */
 CF_MUST_CHECK cf_err bench_stage(const stage_ops *ops, const stage_config *cfg, const bench_stage_wish *wish,
                                  const bench_ceiling *ceiling, bench_rate *ret_rate);
 

@@ -1,8 +1,8 @@
 #!/usr/bin/env python3
 """Times the original PyTorch implementation at what `cosyfarm bench` times, on the same weights.
 
-    bench_upstream.py --cosyvoice CHECKOUT -m MODEL [--device cuda] [--precision f32|bf16|fp16] [--rows 1,16,64]
-    cosyfarm bench llm flow hift -m MODEL --device cuda:0 --rows 1,16,64 --json
+    bench_upstream.py --cosyvoice CHECKOUT -m MODEL [--device cuda] [--precision f32|bf16|fp16] [--rows 1,16,64] [--prompt 50]
+    cosyfarm bench llm flow hift -m MODEL --device cuda:0 --rows 1,16,64 --prompt 50 --json
 
 CHECKOUT is a clone of FunAudioLLM/CosyVoice whose requirements are installed in the Python that runs this script; MODEL holds
 .pt files (`cosyfarm model make MODEL --format pt`). One JSON object a line, with the keys of cosyfarm bench. The original serves
@@ -22,9 +22,10 @@ import torch
 from capture_reference import ENDOFPROMPT, SPEECH_CODES, Original, made_up_prompt, run_flow, run_llm
 
 TOKENS_PER_SECOND = 25
-PROMPT_TOKENS = 50
-TEXT_TOKENS = 30  # a sentence, as in cosyfarm bench
-LLM_STEPS = 60
+# 137 rows before the first token, as in cosyfarm bench llm, and about as many steps as it times.
+LLM_PROMPT_TOKENS = 75
+TEXT_TOKENS = 60
+LLM_STEPS = 100
 
 
 def synchronize(device):
@@ -48,18 +49,16 @@ def autocast(device, precision):
     return torch.autocast(device.type, kinds[precision]) if precision in kinds else contextlib.nullcontext()
 
 
-def works(original, seconds):
+def works(original, seconds, prompt_tokens):
     """What one row of each stage is: the call, audio seconds it makes, its units."""
     count = int(seconds * TOKENS_PER_SECOND)
     g = torch.Generator().manual_seed(1)
     tokens = torch.randint(0, SPEECH_CODES, (count,), generator=g).tolist()
-    prompt = made_up_prompt(PROMPT_TOKENS, 2)
+    prompt, spoken = made_up_prompt(prompt_tokens, 2), made_up_prompt(LLM_PROMPT_TOKENS, 3)["token"].tolist()
     mel = (-6 + torch.randn(1, 80, 2 * count, generator=g)).to(original.device)
     text = original.ids(ENDOFPROMPT)[:1] + list(range(1, TEXT_TOKENS))
-    forced = [int(t) for t in torch.randint(0, SPEECH_CODES, (LLM_STEPS,), generator=g)]
     return {
-        "llm": (lambda: run_llm(original, text, [], prompt["token"].tolist(), count=len(forced)),
-                len(forced) / TOKENS_PER_SECOND, len(forced)),
+        "llm": (lambda: run_llm(original, text, [], spoken, count=LLM_STEPS), LLM_STEPS / TOKENS_PER_SECOND, LLM_STEPS),
         "flow": (lambda: run_flow(original, tokens, prompt, False, True), count / TOKENS_PER_SECOND,
                  count / TOKENS_PER_SECOND),
         "hift": (lambda: original.hift.inference(speech_feat=mel, finalize=True), count / TOKENS_PER_SECOND,
@@ -71,7 +70,7 @@ def bench(args):
     with contextlib.redirect_stdout(sys.stderr): # what it says while loading
         original = Original(args)
     name = torch.cuda.get_device_name() if original.device.type == "cuda" else "cpu"
-    for stage, (work, audio_s, units) in works(original, args.seconds).items():
+    for stage, (work, audio_s, units) in works(original, args.seconds, args.prompt).items():
         if stage not in args.stages.split(","):
             continue
         precision = "f32" if stage == "hift" else args.precision
@@ -98,6 +97,7 @@ def main():
     p.add_argument("--precision", default="f32", choices=("f32", "bf16", "fp16"))
     p.add_argument("--rows", default=[1, 16, 64], type=rows_list)
     p.add_argument("--seconds", default=5.0, type=float, help="audio of a row for flow and hift")
+    p.add_argument("--prompt", default=50, type=int, help="speech tokens of the voice before a row of flow")
     p.add_argument("--stages", default="llm,flow,hift")
     p.add_argument("--llm", help="weights of the LLM, when not llm.rl.pt or llm.pt")
     args = p.parse_args()

@@ -29,11 +29,11 @@
 
 static const char bench_help[] =
     "usage: cosyfarm bench [farm|llm|flow|hift|handover|ops]... -m MODEL [options]\n\n"
-    "llm: one prompt, then steps of 1, 4 and 16 rows; flow, hift: 1, 4 and 16 rows alone; farm: a fixed list of "
-    "sentences through all processes;\n"
+    "llm: one prompt, then steps of 1, 4 and 16 rows; flow, hift: 1, 4 and 16 rows alone, after one step that is not "
+    "counted; farm: a fixed list of sentences through all processes;\n"
     "handover: the time from a stage's READY to the next stage's WORK, with stages loaded; ops: single ops at the "
     "widths of the full model, the most rows of the list together. Default: all but ops.\n\n" FARM_OPTIONS_HELP
-    "      --rows LIST       rows at once for the stages (default 1,4,16)\n"
+    "      --rows LIST       rows at once for the stages, each 1 to 256 (default 1,4,16)\n"
     "      --seconds S       audio seconds of a row for flow and hift (default 5)\n"
     "      --prompt N        flow: a random voice with a prompt of N speech tokens (default: the model's first voice)\n"
     "      --snr             flow, hift: also what the precision costs, in dB against f32\n"

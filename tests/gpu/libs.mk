@@ -13,7 +13,7 @@ $(B)/tests/gpu/outbox: $(B)/cuda/tests/gpu/outbox.o $(B)/obj/tests/gpu/device_fa
 check-build: $(GPU_OUTBOX) # so that it compiles on the day it is wanted
 # A rehearsal is as small as it can be: the emulator makes thousands of products a second where a card makes billions.
 GPU_ENV := $(if $(EMU),COSYFARM_GPU_EMULATED=1 ROWS=3 WORDS=1 SIZES=tiny OPS_ROWS=1 OPS_SECONDS=0.2 STAGE_ROWS=1 \
-    STAGE_SECONDS=0.2 FARM_ROWS=1 HANDOVER_ROWS=1)
+    STAGE_SECONDS=0.2 PROMPT=2 AT_ONCE=2 FRAMES=1000 FARM_ROWS=1 HANDOVER_ROWS=1)
 
 check-gpu-build: $(PROG) $(GPU_OPS) $(GPU_OUTBOX) $(PROBE_GPU)
 check-gpu:

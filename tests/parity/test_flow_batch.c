@@ -324,6 +324,51 @@ static void test_facts(void **state)
     flow_stage.close(stage);
 }
 
+static char calls[64];
+static size_t calls_count;
+
+static void record_call(char call)
+{
+    if (calls_count + 1 < sizeof calls)
+        calls[calls_count++] = call;
+}
+
+static cf_err recorded_accept(void *stage, const stage_job *job)
+{
+    record_call('a');
+    return flow_stage.accept(stage, job);
+}
+
+static cf_err recorded_step(void *stage, stage_result *results, int32_t max, int32_t *ret_count)
+{
+    record_call('s');
+    return flow_stage.step(stage, results, max, ret_count);
+}
+
+static void recorded_cancel(void *stage, uint64_t job_id)
+{
+    record_call('c');
+    flow_stage.cancel(stage, job_id);
+}
+
+/* The first step is not among those that are timed; rows out of range are refused. */
+static void test_bench_warms_up(void **state)
+{
+    (void)state;
+    const bench_ceiling ceiling = {.gemm_gflops = 1};
+    const stage_config cfg = {.model_dir = flow_fixture_model(RECIPE_TINY, false), .device = "cpu"};
+    bench_rate rate;
+    stage_ops ops = flow_stage;
+    ops.accept = recorded_accept;
+    ops.step = recorded_step;
+    ops.cancel = recorded_cancel;
+    assert_ok(bench_stage(&ops, &cfg, &(bench_stage_wish){2, 1, 4, false}, &ceiling, &rate));
+    assert_string_equal(calls, "aasccaassssssssss");
+    assert_int_equal(rate.rows, 2);
+    assert_err(CF_ERR_LIMIT, "bench flow: 257 rows, expected 1..256",
+               bench_stage(&ops, &cfg, &(bench_stage_wish){STAGE_ROWS_MAX + 1, 1, 4, false}, &ceiling, &rate));
+}
+
 /* What `cosyfarm bench flow` reports, on a voice of its own. */
 static void test_bench(void **state)
 {
@@ -361,6 +406,7 @@ int main(void)
         cmocka_unit_test(test_fault_points),
         cmocka_unit_test(test_facts),
         cmocka_unit_test(test_bench),
+        cmocka_unit_test(test_bench_warms_up),
     };
     return cmocka_run_group_tests_name("flow_batch", tests, NULL, NULL);
 }

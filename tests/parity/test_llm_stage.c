@@ -17,6 +17,7 @@
 #include "llm_worker/llm_stage.h"
 #include "tests/harness/tiny_model.h"
 #include "tests/parity/llm_fixture.h"
+#include "tools/bench_llm.h"
 
 #define ROWS       6
 #define TEXT_MAX   40
@@ -465,6 +466,21 @@ static void test_faults(void **state)
     llm_stage.close(st);
 }
 
+/* What `cosyfarm bench llm` reports, with as many rows as a worker takes: none of them ends while it is timed. */
+static void test_bench(void **state)
+{
+    (void)state;
+    bench_llm_open opened;
+    bench_llm_rate rate;
+    const stage_config cfg = {.model_dir = tiny_model_dir(), .device = "cpu", .operands = PRECISION_F32};
+    assert_ok(bench_llm(&cfg, (const int32_t[]){JOBS_PER_MEMBER_MAX}, 1, &opened, &rate));
+    assert_int_equal(rate.rows, JOBS_PER_MEMBER_MAX);
+    assert_true(rate.tokens_per_s > 0 && rate.step.best_s <= rate.step.median_s && opened.prefill_gflops > 0);
+    assert_err(CF_ERR_LIMIT, "bench llm: 257 rows, expected 1..256",
+               bench_llm(&cfg, (const int32_t[]){1, JOBS_PER_MEMBER_MAX + 1}, 2, &opened, &rate));
+    assert_err(CF_ERR_LIMIT, "bench llm: 0 rows", bench_llm(&cfg, (const int32_t[]){0}, 1, &opened, &rate));
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -482,6 +498,7 @@ int main(void)
         cmocka_unit_test(test_results_wait),
         cmocka_unit_test(test_facts),
         cmocka_unit_test(test_faults),
+        cmocka_unit_test(test_bench),
     };
     return cmocka_run_group_tests_name("llm_stage", tests, NULL, NULL);
 }
