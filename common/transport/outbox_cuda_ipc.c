@@ -4,8 +4,8 @@
  * The keeper's thread makes and frees, a worker's thread opens and closes. Rules of CUDA that shape it: a handle names
  * a whole allocation, so each outbox is one of its own, rounded to MEMORY_ALIGN; the maker cannot open its own handle;
  * an importer that opens a handle twice gets one mapping, counted; freeing before importers have closed is undefined:
- * the keeper frees when the pipe has hung up. What CUDA refuses is CF_ERR_UNSUPPORTED; an error that stays, as those of
- * a broken context do, is CF_ERR_DEVICE.
+ * the keeper frees when the pipe has hung up. What CUDA refuses is CF_ERR_UNSUPPORTED, and the farm goes on with memory
+ * of the host. Any error that is not known to be a refusal is CF_ERR_DEVICE: those of a broken context above all.
  * Fails: CF_ERR_UNSUPPORTED, CF_ERR_NOMEM, CF_ERR_GONE, CF_ERR_DEVICE, CF_ERR_SYS.
  */
 #define _GNU_SOURCE
@@ -32,17 +32,42 @@ struct outbox_cuda_memory {
 
 _Static_assert(sizeof(cudaIpcMemHandle_t) == OUTBOX_HANDLE_BYTES, "a handle has 64 bytes");
 
+/* What CUDA's manual lists for the calls below and leaves the context as it was. */
+static bool is_refusal(cudaError_t status)
+{
+    static const cudaError_t refusals[] = {
+        cudaErrorInvalidValue,                /* a handle or a range that this driver does not take */
+        cudaErrorInsufficientDriver,          /* no driver, or one that is too old */
+        cudaErrorCallRequiresNewerDriver,     /* the same */
+        cudaErrorNoDevice,                    /* none that this process may use */
+        cudaErrorInvalidDevice,               /* the same */
+        cudaErrorDeviceUninitialized,         /* a handle of this process itself, or of another context */
+        cudaErrorAlreadyMapped,               /* an overlapping mapping */
+        cudaErrorPeerAccessUnsupported,       /* between these devices */
+        cudaErrorOperatingSystem,             /* handles of processes in separate containers */
+        cudaErrorInvalidResourceHandle,       /* a handle whose memory is gone */
+        cudaErrorTooManyPeers,                /* no room for another device's memory */
+        cudaErrorHostMemoryAlreadyRegistered, /* pinning what is pinned */
+        cudaErrorNotPermitted,                /* of this device or user */
+        cudaErrorNotSupported,                /* handles under WSL, pinning on some hosts */
+    };
+    for (size_t i = 0; i < CF_COUNT(refusals); i++)
+        if (status == refusals[i])
+            return true;
+    return false;
+}
+
 static cf_err status_of(cudaError_t status, const char *what)
 {
     cf_err code = CF_ERR_DEVICE;
     if (status == cudaSuccess)
         return CF_OK;
-    const bool lasting = cudaGetLastError() == status && cudaPeekAtLastError() == status; /* the context is broken */
+    (void)cudaGetLastError(); /* or the next kernel's launch is blamed for it */
     if (status == cudaErrorMemoryAllocation)
         code = CF_ERR_NOMEM;
     else if (status == cudaErrorMapBufferObjectFailed)
         code = CF_ERR_GONE;
-    else if (!lasting && status != cudaErrorInitializationError)
+    else if (is_refusal(status))
         code = CF_ERR_UNSUPPORTED;
     return err_set(code, "outbox: %s: %s (%s)", what, cudaGetErrorString(status), cudaGetErrorName(status));
 }

@@ -230,14 +230,15 @@ extern "C" cudaError_t cudaRuntimeGetVersion(int *version)
 extern "C" cudaError_t cudaPeekAtLastError(void)
 {
     emu_lock lock;
-    return emu_ctx().sticky != cudaSuccess ? emu_ctx().sticky : emu_ctx().last;
+    return emu_ctx().last;
 }
 
+// Forgets a sticky error too: it comes back with the next call that is work, which this one is not.
 extern "C" cudaError_t cudaGetLastError(void)
 {
     emu_lock lock;
-    const cudaError_t error = emu_ctx().sticky != cudaSuccess ? emu_ctx().sticky : emu_ctx().last;
-    emu_ctx().last = cudaSuccess; // a sticky error stays
+    const cudaError_t error = emu_ctx().last;
+    emu_ctx().last = cudaSuccess;
     return error;
 }
 
@@ -251,12 +252,15 @@ static const struct {
     {cudaErrorInitializationError, "cudaErrorInitializationError", "initialization error"},
     {cudaErrorInvalidConfiguration, "cudaErrorInvalidConfiguration", "invalid configuration argument"},
     {cudaErrorInsufficientDriver, "cudaErrorInsufficientDriver", "driver version is insufficient"},
+    {cudaErrorCallRequiresNewerDriver, "cudaErrorCallRequiresNewerDriver", "a newer driver is needed"},
     {cudaErrorNoDevice, "cudaErrorNoDevice", "no CUDA-capable device is detected"},
     {cudaErrorInvalidDevice, "cudaErrorInvalidDevice", "invalid device ordinal"},
     {cudaErrorDeviceUninitialized, "cudaErrorDeviceUninitialized", "invalid device context"},
     {cudaErrorMapBufferObjectFailed, "cudaErrorMapBufferObjectFailed", "mapping of buffer object failed"},
     {cudaErrorAlreadyMapped, "cudaErrorAlreadyMapped", "resource already mapped"},
     {cudaErrorPeerAccessUnsupported, "cudaErrorPeerAccessUnsupported", "peer access is not supported"},
+    {cudaErrorOperatingSystem, "cudaErrorOperatingSystem", "OS call failed or operation not supported on this OS"},
+    {cudaErrorTooManyPeers, "cudaErrorTooManyPeers", "peer mapping resources exhausted"},
     {cudaErrorHostMemoryAlreadyRegistered, "cudaErrorHostMemoryAlreadyRegistered", "memory is registered already"},
     {cudaErrorHostMemoryNotRegistered, "cudaErrorHostMemoryNotRegistered", "memory was never registered"},
     {cudaErrorInvalidResourceHandle, "cudaErrorInvalidResourceHandle", "invalid resource handle"},
@@ -265,6 +269,7 @@ static const struct {
     {cudaErrorIllegalInstruction, "cudaErrorIllegalInstruction", "an illegal instruction was encountered"},
     {cudaErrorAssert, "cudaErrorAssert", "device-side assert triggered"},
     {cudaErrorLaunchFailure, "cudaErrorLaunchFailure", "unspecified launch failure"},
+    {cudaErrorNotPermitted, "cudaErrorNotPermitted", "operation not permitted"},
     {cudaErrorNotSupported, "cudaErrorNotSupported", "operation not supported"},
     {cudaErrorStreamCaptureUnsupported, "cudaErrorStreamCaptureUnsupported", "not permitted when capturing"},
     {cudaErrorStreamCaptureInvalidated, "cudaErrorStreamCaptureInvalidated", "capture was invalidated"},

@@ -95,9 +95,22 @@ static void test_refusals(void **state)
     emu_fail_next("cudaIpcGetMemHandle", 1, cudaErrorNotSupported);
     assert_err(CF_ERR_UNSUPPORTED, "not supported",
                outbox_cuda_make(0, DEVICE_BOX_BYTES, 0, &memory, &handle, &hold_fd));
-    emu_fail_next("cudaMemsetAsync", 1, cudaErrorLaunchFailure); /* a broken context is no refusal */
-    assert_err(CF_ERR_DEVICE, "launch failure", outbox_cuda_make(0, DEVICE_BOX_BYTES, 0, &memory, &handle, &hold_fd));
-    emu_reset();
+    assert_int_equal(cudaPeekAtLastError(), cudaSuccess); /* or the next launch would be blamed */
+    emu_fail_next("cudaIpcGetMemHandle", 1, cudaErrorOperatingSystem);
+    assert_err(CF_ERR_UNSUPPORTED, "OS call failed",
+               outbox_cuda_make(0, DEVICE_BOX_BYTES, 0, &memory, &handle, &hold_fd));
+    emu_fail_next("cudaIpcGetMemHandle", 1, cudaErrorInvalidConfiguration); /* of no such call: not known */
+    assert_err(CF_ERR_DEVICE, "invalid configuration",
+               outbox_cuda_make(0, DEVICE_BOX_BYTES, 0, &memory, &handle, &hold_fd));
+    static const cudaError_t broken[] = {cudaErrorLaunchFailure, cudaErrorIllegalAddress}; /* a context, no refusal */
+    for (size_t i = 0; i < sizeof broken / sizeof broken[0]; i++) {
+        emu_fail_next("cudaMemsetAsync", 1, broken[i]);
+        assert_err(CF_ERR_DEVICE, cudaGetErrorString(broken[i]),
+                   outbox_cuda_make(0, DEVICE_BOX_BYTES, 0, &memory, &handle, &hold_fd));
+        assert_err(CF_ERR_DEVICE, cudaGetErrorString(broken[i]),
+                   outbox_cuda_make(0, DEVICE_BOX_BYTES, 0, &memory, &handle, &hold_fd)); /* and again */
+        emu_reset();
+    }
     assert_ok(fault_arm("outbox.make=fail,outbox.open=fail"));
     assert_err(CF_ERR_NOMEM, "outbox.make", outbox_cuda_make(0, DEVICE_BOX_BYTES, 0, &memory, &handle, &hold_fd));
     assert_err(CF_ERR_UNSUPPORTED, "outbox.open", outbox_cuda_open(0, &grant, &handle, &box));
