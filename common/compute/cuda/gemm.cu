@@ -7,11 +7,14 @@
  *
  * Choice of an algorithm: once per shape of the weight and kind, for a fixed number of rows (RULE_ROWS), with a fixed
  * workspace and without split sums; it then serves any number of rows. So the order of a row's sums does not follow
- * from its batch. Where an algorithm refuses a number of rows, the choice is made for those rows and logged.
+ * from its batch. Where an algorithm refuses a number of rows, the choice is made for those rows and logged; it is
+ * a function of the shape, so one that was forgotten is made again as it was.
  * Fails: CF_ERR_UNSUPPORTED (library), CF_ERR_NOMEM, CF_ERR_DEVICE.
  */
 #include <cublasLt.h>
 #include <dlfcn.h>
+#include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
 
 #include "common/base/check.h"
@@ -21,7 +24,8 @@
 #include "common/compute/cuda/gemm.cuh"
 
 #define WORKSPACE_BYTES  ((size_t)32 << 20)
-#define RULES_MAX        512
+#define RULES_MAX        256 /* shapes of a model's products; it has some dozens */
+#define EXACT_RULES_MAX  256 /* shapes and rows that a general rule refused; the oldest gives way */
 #define RULE_ROWS_BULK   2048
 #define RULE_ROWS_DECODE 64
 
@@ -59,8 +63,8 @@ struct gemm {
 #undef MEMBER
     cublasLtHandle_t handle;
     void *workspace; /* device */
-    rule rules[RULES_MAX];
-    int rule_count;
+    rule rules[RULES_MAX], exact[EXACT_RULES_MAX];
+    int rule_count, exact_count; /* exact: a ring; from EXACT_RULES_MAX on the count goes around above it */
 };
 
 /* What one product is described by. */
@@ -78,16 +82,51 @@ static cf_err lt_status(cublasStatus_t status, const char *what)
 }
 #define LT_CALL(expr) CUDA_TRY(lt_status((expr), #expr))
 
-static cf_err load(gemm *g)
+#define PATH_BYTES  512
+#define TRIED_BYTES 2048
+
+/* Opens folder/name, or name where the loader looks when folder is NULL; adds what failed to `tried`. */
+static void try_load(gemm *g, const char *folder, const char *name, char tried[TRIED_BYTES])
+{
+    char path[PATH_BYTES];
+    const size_t used = strlen(tried);
+    const int bytes = snprintf(path, sizeof path, "%s%s%s", folder ? folder : "", folder ? "/" : "", name);
+    if (g->library || bytes < 0 || (size_t)bytes >= sizeof path)
+        return;
+    g->library = dlopen(path, RTLD_NOW | RTLD_LOCAL | RTLD_NODELETE); /* the driver keeps what it registered */
+    if (!g->library)
+        snprintf(tried + used, TRIED_BYTES - used, "%s%s", used ? ", " : "", path);
+}
+
+/* Where the loader looks first, then the folders of a toolkit that was installed without telling the loader. */
+static cf_err open_library(gemm *g)
 {
     static const char *const names[] = {"libcublasLt.so.13", "libcublasLt.so.12", "libcublasLt.so"};
-    for (size_t i = 0; i < CF_COUNT(names) && !g->library; i++)
-        g->library = dlopen(names[i], RTLD_NOW | RTLD_LOCAL | RTLD_NODELETE); /* the driver keeps what it registered */
-    if (!g->library)
-        return err_set(CF_ERR_UNSUPPORTED,
-                       "cuBLASLt is missing (%s): install libcublas of CUDA %d, or unpack the "
-                       "offline bundle and set LD_LIBRARY_PATH",
-                       dlerror(), CUDART_VERSION / 1000);
+    static const char *const variables[] = {"CUDA_HOME", "CUDA_PATH"};
+    char tried[TRIED_BYTES] = "", folder[PATH_BYTES];
+    for (size_t i = 0; i < CF_COUNT(names); i++)
+        try_load(g, NULL, names[i], tried);
+    for (size_t v = 0; v < CF_COUNT(variables); v++) {
+        const char *toolkit = getenv(variables[v]);
+        if (!toolkit || !*toolkit)
+            continue;
+        snprintf(folder, sizeof folder, "%s/lib64", toolkit);
+        for (size_t i = 0; i < CF_COUNT(names); i++)
+            try_load(g, folder, names[i], tried);
+    }
+    for (size_t i = 0; i < CF_COUNT(names); i++)
+        try_load(g, "/usr/local/cuda/lib64", names[i], tried);
+    if (g->library)
+        return CF_OK;
+    return err_set(CF_ERR_UNSUPPORTED,
+                   "cuBLASLt is missing (tried %s): install libcublas of CUDA %d, or unpack the offline bundle and set "
+                   "LD_LIBRARY_PATH",
+                   tried, CUDART_VERSION / 1000);
+}
+
+static cf_err load(gemm *g)
+{
+    CUDA_TRY(open_library(g));
 #define LOAD(name)                                                    \
     g->name = (decltype(g->name))dlsym(g->library, "cublasLt" #name); \
     if (!g->name)                                                     \
@@ -223,8 +262,7 @@ static cf_err ask(const gemm *g, const gemm_call *c, int64_t rows, cublasLtMatmu
     return err;
 }
 
-/* The algorithm of this shape; chosen at its first use. */
-static cf_err find_rule(gemm *g, const gemm_call *c, int32_t exact_rows, const cublasLtMatmulAlgo_t **ret_algo)
+static rule_key key_of(const gemm_call *c, int32_t exact_rows)
 {
     rule_key key;
     memset(&key, 0, sizeof key);
@@ -236,23 +274,45 @@ static cf_err find_rule(gemm *g, const gemm_call *c, int32_t exact_rows, const c
     key.epilogue = epilogue_of(c);
     key.narrow = c->narrow;
     key.exact_rows = exact_rows;
-    for (int i = 0; i < g->rule_count; i++)
-        if (memcmp(&g->rules[i].key, &key, sizeof key) == 0) {
-            *ret_algo = &g->rules[i].algo;
-            return g->rules[i].refused ? err_set(CF_ERR_UNSUPPORTED, "cuBLASLt: no algorithm, as before") : CF_OK;
-        }
-    if (g->rule_count == RULES_MAX)
+    return key;
+}
+
+/* The rule of `key`, or NULL. */
+static rule *known_rule(gemm *g, const rule_key *key)
+{
+    rule *rules = key->exact_rows ? g->exact : g->rules;
+    const int made = key->exact_rows ? g->exact_count : g->rule_count;
+    const int count = key->exact_rows && made > EXACT_RULES_MAX ? EXACT_RULES_MAX : made;
+    for (int i = 0; i < count; i++)
+        if (memcmp(&rules[i].key, key, sizeof *key) == 0)
+            return &rules[i];
+    return NULL;
+}
+
+/* The algorithm of this shape, until the next call; chosen at its first use. */
+static cf_err find_rule(gemm *g, const gemm_call *c, int32_t exact_rows, const cublasLtMatmulAlgo_t **ret_algo)
+{
+    const rule_key key = key_of(c, exact_rows);
+    const rule *known = known_rule(g, &key);
+    if (known) {
+        *ret_algo = &known->algo;
+        return known->refused ? err_set(CF_ERR_UNSUPPORTED, "cuBLASLt: no algorithm, as before") : CF_OK;
+    }
+    if (!exact_rows && g->rule_count == RULES_MAX)
         return err_set(CF_ERR_LIMIT, "cuBLASLt: more than %d shapes of products", RULES_MAX);
-    rule *fresh = &g->rules[g->rule_count];
+    rule *fresh = exact_rows ? &g->exact[g->exact_count % EXACT_RULES_MAX] : &g->rules[g->rule_count];
+    cublasLtMatmulAlgo_t algo = {};
     const int64_t rows = exact_rows ? exact_rows : c->kind == GEMM_BULK ? RULE_ROWS_BULK : RULE_ROWS_DECODE;
-    const cf_err err = ask(g, c, rows, &fresh->algo);
+    const cf_err err = ask(g, c, rows, &algo);
     if (err != CF_OK && err != CF_ERR_UNSUPPORTED)
         return err;
     if (err != CF_OK)
         log_info("cuda.gemm", "choice=\"results of 32 bits, rounded by a kernel of ours\" error=\"%s\"", err_text());
-    fresh->key = key;
-    fresh->refused = err != CF_OK;
-    g->rule_count++;
+    *fresh = rule{key, err != CF_OK, algo};
+    if (exact_rows)
+        g->exact_count = g->exact_count + 1 < 2 * EXACT_RULES_MAX ? g->exact_count + 1 : EXACT_RULES_MAX;
+    else
+        g->rule_count++;
     *ret_algo = &fresh->algo;
     return err;
 }
@@ -277,6 +337,7 @@ static cf_err multiply(gemm *g, cudaStream_t stream, const gemm_call *c, const p
 cf_err gemm_run(gemm *g, cudaStream_t stream, const gemm_call *c)
 {
     problem p = {};
+    CF_ASSERT((uintptr_t)c->bias % GEMM_BIAS_ALIGN == 0);
     cf_err err = problem_open(g, c, c->rows, &p);
     if (err == CF_OK)
         err = multiply(g, stream, c, &p);
