@@ -100,6 +100,7 @@ cf_err gemm_run(gemm *g, cudaStream_t stream, const gemm_call *call)
     (void)g;
     if (call->narrow && narrow && strcmp(narrow, "0") == 0)
         return err_set(CF_ERR_UNSUPPORTED, "product: no results of 16 bits");
+    CF_ASSERT((uintptr_t)call->bias % GEMM_BIAS_ALIGN == 0);
     const cudaError_t status = emu_enqueue(stream, [held]() { product(held); });
     return status == cudaSuccess ? CF_OK : err_set(CF_ERR_DEVICE, "product: %s", cudaGetErrorString(status));
 }

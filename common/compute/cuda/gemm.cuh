@@ -11,8 +11,11 @@
 
 typedef struct gemm gemm;
 
+#define GEMM_BIAS_ALIGN ((uintptr_t)16)
+
 /* y = act(x W^T + bias), sums in f32, nothing in TF32.
- *   x: [rows, k_in] of the operand type   w: [n_out, k_in] of the operand type   bias: [n_out] of y's type or NULL
+ *   x: [rows, k_in] of the operand type   w: [n_out, k_in] of the operand type
+ *   bias: [n_out] of y's type or NULL, at a multiple of GEMM_BIAS_ALIGN bytes: the library vectorises its reads
  *   y: [rows, n_out], rows y_pitch values apart: f32; or, where `narrow` is set and operands have 16 bits, of their
  *      type, rounded once
  *   gelu: with narrow alone; ACT_GELU_TANH of ops.h

@@ -187,16 +187,31 @@ static cf_err linear_narrow(backend *be, const op_linear_args *a, const void *x)
     return gemm_run(cuda->products, cuda->stream, &call);
 }
 
+/* The bias of `count` filters from `first` on, or NULL; where a group's part lies crooked, a copy in scratch. */
+static cf_err straight_bias(backend *be, const tensor *bias, int64_t first, int64_t count, const void **ret_bias)
+{
+    const float *part = bias ? (const float *)bias->data + first : NULL;
+    void *copy;
+    *ret_bias = part;
+    if ((uintptr_t)part % GEMM_BIAS_ALIGN == 0)
+        return CF_OK;
+    CUDA_TRY(cuda_take(be, (size_t)count * sizeof *part, &copy));
+    *ret_bias = copy;
+    return cuda_status(
+        cudaMemcpyAsync(copy, part, (size_t)count * sizeof *part, cudaMemcpyDeviceToDevice, cuda_of(be)->stream),
+        "copy of a bias");
+}
+
 static cf_err linear_wide(backend *be, const op_linear_args *a, const void *x)
 {
     cuda_state *cuda = cuda_of(be);
     void *z = a->y->data;
+    const void *bias;
+    CUDA_TRY(straight_bias(be, a->bias, 0, a->w->n_out, &bias));
     if (a->gate || a->y->type != DTYPE_F32)
         CUDA_TRY(cuda_take(be, (size_t)tensor_count(a->y) * sizeof(float), &z));
-    const gemm_call call = {x,          a->w->data,    a->bias ? a->bias->data : NULL,
-                            z,          a->x->dims[0], a->w->n_out,
-                            a->w->k_in, a->w->n_out,   a->w->operands,
-                            a->kind,    false,         false};
+    const gemm_call call = {x,          a->w->data,  bias,           z,       a->x->dims[0], a->w->n_out,
+                            a->w->k_in, a->w->n_out, a->w->operands, a->kind, false,         false};
     CUDA_TRY(gemm_run(cuda->products, cuda->stream, &call));
     return linear_finish(be, a, (float *)z);
 }
@@ -283,15 +298,19 @@ static conv_shape shape_of(const op_conv1d_args *a)
 }
 
 /* Output rows [first, first + rows) of group g. */
-static cf_err conv_piece(cuda_state *cuda, const op_conv1d_args *a, const conv_shape *s, void *z, int64_t first,
+static cf_err conv_piece(backend *be, const op_conv1d_args *a, const conv_shape *s, void *z, int64_t first,
                          int64_t rows, int64_t g)
 {
+    cuda_state *cuda = cuda_of(be);
+    const size_t mark = backend_scratch_mark(be);
+    const void *bias;
     const int64_t columns = s->kernel * s->inner, filters = a->w->n_out / a->groups;
     const unsigned char *w = (const unsigned char *)a->w->data;
     CUDA_TRY(gather(cuda, (const float *)a->x->data, z, a->w->operands, s, first, rows * columns, g * s->inner));
+    CUDA_TRY(straight_bias(be, a->bias, g * filters, filters, &bias));
     const gemm_call call = {z,
                             w + (size_t)(g * filters * columns) * operand_bytes(a->w->operands),
-                            a->bias ? (const float *)a->bias->data + g * filters : NULL,
+                            bias,
                             (float *)a->y->data + first * a->w->n_out + g * filters,
                             rows,
                             filters,
@@ -301,7 +320,9 @@ static cf_err conv_piece(cuda_state *cuda, const op_conv1d_args *a, const conv_s
                             GEMM_BULK,
                             false,
                             false};
-    return gemm_run(cuda->products, cuda->stream, &call);
+    CUDA_TRY(gemm_run(cuda->products, cuda->stream, &call));
+    backend_scratch_reset(be, mark); /* the stream keeps the order */
+    return CF_OK;
 }
 
 static cf_err conv_f32(backend *be, const op_conv1d_args *a)
@@ -317,7 +338,7 @@ static cf_err conv_f32(backend *be, const op_conv1d_args *a)
     CUDA_TRY(cuda_take(be, (size_t)(piece * row_bytes), &z));
     for (int64_t first = 0; first < rows; first += piece)
         for (int64_t g = 0; g < a->groups; g++)
-            CUDA_TRY(conv_piece(cuda, a, &s, z, first, rows - first < piece ? rows - first : piece, g));
+            CUDA_TRY(conv_piece(be, a, &s, z, first, rows - first < piece ? rows - first : piece, g));
     CUDA_TRY(activate(cuda, (float *)a->y->data, rows * a->w->n_out, a->act, a->slope));
     backend_scratch_reset(be, mark);
     return CF_OK;
@@ -391,12 +412,14 @@ cf_err cuda_conv2d(backend *be, const op_conv2d_args *a)
     const int64_t piece = fitting < GATHER_ROWS ? GATHER_ROWS : fitting < cells ? fitting : cells;
     const size_t mark = backend_scratch_mark(be);
     void *z;
+    const void *bias;
+    CUDA_TRY(straight_bias(be, a->bias, 0, n_out, &bias));
     CUDA_TRY(cuda_take(be, (size_t)(piece * columns) * sizeof(float), &z));
     for (int64_t first = 0; first < cells; first += piece) {
         const int64_t rows = cells - first < piece ? cells - first : piece;
         const gemm_call call = {z,
                                 a->w->data,
-                                a->bias ? (const float *)a->bias->data : NULL,
+                                bias,
                                 (float *)a->y->data + first * n_out,
                                 rows,
                                 n_out,

@@ -184,6 +184,34 @@ static void run_attn_decode(backend *be, tensor *ret_y)
                                                       .kind = GEMM_DECODE}));
 }
 
+/* Two groups of filters, the second one's bias 8 bytes off what products take. */
+static void run_conv_groups(backend *be, tensor *ret_y)
+{
+    enum { CHANNELS = 6, FILTERS = 12, GROUPS = 2, TAPS = 3 };
+    float host[FILTERS * CHANNELS / GROUPS * TAPS];
+    op_rows rows;
+    weight *w;
+    const tensor x = random_2d(be, 13, ROWS, CHANNELS), line = random_2d(be, 14, 1, FILTERS);
+    const tensor bias = tensor_1d(line.data, DTYPE_F32, FILTERS);
+    for (uint32_t i = 0; i < FILTERS * CHANNELS / GROUPS * TAPS; i++)
+        host[i] = rng_uniform(15, 0, i, 0);
+    assert_ok(backend_pack_conv(be, host, FILTERS, CHANNELS, TAPS, GROUPS, PRECISION_F32, &w));
+    assert_ok(backend_rows(be, lengths, SEQUENCES, &rows));
+    assert_ok(backend_take_2d(be, DTYPE_F32, ROWS, FILTERS, ret_y));
+    assert_ok(op_conv1d(be, &(op_conv1d_args){.x = &x,
+                                              .rows_in = &rows,
+                                              .w = w,
+                                              .bias = &bias,
+                                              .y = ret_y,
+                                              .rows_out = &rows,
+                                              .kernel = TAPS,
+                                              .dilation = 1,
+                                              .stride = 1,
+                                              .pad_left = 2,
+                                              .repeat = 1,
+                                              .groups = GROUPS}));
+}
+
 /* Rows and filters over a tile, two groups of channels over a chunk, taps that reach over the ends, through Snake. */
 static void run_conv_mma(backend *be, tensor *ret_y)
 {
@@ -321,6 +349,12 @@ static void test_attn_decode(void **state)
     compare_with_naive(run_attn_decode);
 }
 
+static void test_conv_groups(void **state)
+{
+    (void)state;
+    compare_with_naive(run_conv_groups);
+}
+
 static void test_ras(void **state)
 {
     (void)state;
@@ -451,9 +485,9 @@ static void test_scratch(void **state)
 int main(int argc, char **argv)
 {
     const struct CMUnitTest kernels[] = {
-        cmocka_unit_test(test_rms_norm), cmocka_unit_test(test_layer_norm), cmocka_unit_test(test_attn_block),
-        cmocka_unit_test(test_attn_mma), cmocka_unit_test(test_attn_cache), cmocka_unit_test(test_attn_decode),
-        cmocka_unit_test(test_conv_mma), cmocka_unit_test(test_ras),
+        cmocka_unit_test(test_rms_norm), cmocka_unit_test(test_layer_norm),  cmocka_unit_test(test_attn_block),
+        cmocka_unit_test(test_attn_mma), cmocka_unit_test(test_attn_cache),  cmocka_unit_test(test_attn_decode),
+        cmocka_unit_test(test_conv_mma), cmocka_unit_test(test_conv_groups), cmocka_unit_test(test_ras),
     };
     const struct CMUnitTest rest[] = {
         cmocka_unit_test(test_attn_by_capability),
