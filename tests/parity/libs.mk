@@ -11,7 +11,7 @@ EXT_test_flow_batch = $(EXT_COMPUTE)
 HIFT_TEST = $(B)/obj/tests/parity/hift_fixture.o $(HIFT) $(WORKER) $(MODEL_LIB) $(COMPUTE)
 LIBS_test_hift_parity = $(PARITY_FRAME) $(patsubst %,$(B)/obj/tools/parity_%.o,hift mel) $(HIFT_TEST)
 EXT_test_hift_parity = $(EXT_COMPUTE)
-LIBS_test_parity_cmd = $(PARITY_FRAME) $(patsubst %,$(B)/obj/tools/%.o,cmd_parity parity_llm parity_flow parity_hift \
+LIBS_test_parity_cmd = $(PARITY_FRAME) $(patsubst %,$(B)/obj/tools/%.o,cmd_parity options parity_llm parity_flow parity_hift \
     parity_stream parity_mel parity_voice parity_enroll) $(LLM) $(FLOW) $(HIFT) $(ENROLL) $(WORKER) $(TRANSPORT) $(MODEL_LIB) $(COMPUTE)
 EXT_test_parity_cmd = $(EXT_ENROLL) $(EXT_COMPUTE) $(EXT_TRANSPORT)
 LIBS_test_hift_stage = $(HIFT_TEST)
