@@ -219,8 +219,7 @@ static void test_shards_share_a_folder(void **state)
 {
     (void)state;
     static batch_outcome o;
-    char path[320];
-    char line[2048];
+    char path[320], line[2048];
     const char *dir = test_temp_dir();
     o.count = 0;
     snprintf(
@@ -228,6 +227,7 @@ static void test_shards_share_a_folder(void **state)
         "exec \"$COSYFARM_BIN/cosyfarm\" batch -m '%s' -v echo --config '%s' '%s' -o '%s' --shard 0/2 <&- >&- 2>&-",
         tiny_model_dir(), batch_config(), batch_manifest(), dir);
     assert_int_equal(farm_shell(line), 0);
+    farm_expect(0, "0 failed", (const char *const[]){BATCH(dir), "--shard", "1/2", NULL});
     batch_read_ledger(dir, "ledger.0-of-2.jsonl", &o);
     assert_true(o.count > 0 && o.count < BATCH_ROWS);
     batch_read_ledger(dir, "ledger.1-of-2.jsonl", &o);
