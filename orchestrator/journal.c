@@ -486,6 +486,9 @@ static cf_err read_tokens(const json *root, journal_tokens *t)
     cf_err err;
     uint64_t attempt, segment;
     size_t count;
+    const char *origin = "";
+    if (json_find(root, "origin"))
+        TRY(json_get_str(root, "origin", SHA256_HEX_BYTES - 1, &origin));
     TRY(json_get_u64(root, "attempt", 0, 1000, &attempt));
     TRY(json_get_u64(root, "segment", 0, SEGMENTS_MAX - 1, &segment));
     TRY(json_get_bool(root, "stopped", &t->stopped));
@@ -494,6 +497,7 @@ static cf_err read_tokens(const json *root, journal_tokens *t)
     t->attempt = (int32_t)attempt;
     t->segment = (int32_t)segment;
     t->tokens_count = (int32_t)count;
+    snprintf(t->origin_sha256, sizeof t->origin_sha256, "%s", origin);
 out:
     return err;
 }
@@ -635,6 +639,8 @@ cf_err journal_put_tokens(journal *j, uint64_t number, const journal_tokens *t)
     json_put_u64(head, "segment", (uint64_t)t->segment);
     json_put_bool(head, "stopped", t->stopped);
     json_put_bool(head, "capped", t->capped);
+    if (t->origin_sha256[0])
+        json_put_str(head, "origin", t->origin_sha256);
     json_put_i32s(head, "tokens", t->tokens, (size_t)t->tokens_count);
     TRY(print_line(head, "", "", &line, &bytes));
     pthread_mutex_lock(&j->mutex);

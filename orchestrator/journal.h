@@ -16,6 +16,7 @@
 
 #include "common/base/err.h"
 #include "common/base/json.h"
+#include "common/base/sha256.h"
 
 typedef struct journal journal;
 
@@ -25,6 +26,7 @@ typedef struct journal_tokens {
     int32_t *tokens; /* owned by the record */
     int32_t tokens_count;
     bool stopped, capped;
+    char origin_sha256[SHA256_HEX_BYTES]; /* token_origin.h; "": its journal did not say */
 } journal_tokens;
 
 /* One open row found at start. */

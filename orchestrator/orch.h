@@ -123,6 +123,8 @@ typedef struct orch {
     bool drain_sent;
     int exit_code; /* -1: go on */
     notify note;
+    /* What tokens are made by (token_origin.h) with the llm's file of that hash; empty: not known yet. */
+    char maker_llm_sha256[SHA256_HEX_BYTES], maker_sha256[SHA256_HEX_BYTES];
     int32_t text_tokens_held, sessions_live;
     uint64_t caused_us; /* when the READY now being handled was sent: goes into the WORK it causes */
     latency_ring handover[CORE_STAGES];
@@ -169,6 +171,8 @@ void requests_begin_attempt(orch *o, session *s);
 /* A row whose recording is enrolled: its voice, or what the voice shall say. The row then has a plan. */
 cf_err requests_set_voice(orch *o, session *s, const char *voice_name);
 cf_err requests_set_source(orch *o, session *s, int32_t *tokens, int32_t tokens_count); /* takes tokens */
+/* The tokens of a segment go to the journal, with what they were made of: llm_sha256 is the file of their worker. */
+void requests_keep_tokens(orch *o, const session *s, int32_t segment, const char *llm_sha256);
 void requests_tell_accepted(orch *o);
 void requests_tell_end(orch *o);  /* to the client that asked for it, with the rows that are left */
 cf_err requests_recover(orch *o); /* takes on the rows that the journal holds */

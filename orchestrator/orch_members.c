@@ -552,7 +552,7 @@ static void on_beat(orch *o, int conn_idx, const wire_msg *msg)
 }
 
 /* The segment's speech tokens, to the journal too; returns how many. */
-static int32_t take_tokens(orch *o, session *row, int32_t segment, const wire_msg *msg)
+static int32_t take_tokens(orch *o, const conn *from, session *row, int32_t segment, const wire_msg *msg)
 {
     size_t count = 0;
     session_segment *seg = &row->segments[segment];
@@ -563,14 +563,7 @@ static int32_t take_tokens(orch *o, session *row, int32_t segment, const wire_ms
         seg->tokens_count = (int32_t)count;
     seg->stopped = wire_bool(msg, "stopped");
     seg->capped = wire_bool(msg, "capped");
-    const journal_tokens record = {.attempt = row->attempt,
-                                   .segment = segment,
-                                   .tokens = seg->tokens,
-                                   .tokens_count = seg->tokens_count,
-                                   .stopped = seg->stopped,
-                                   .capped = seg->capped};
-    if (journal_put_tokens(o->log, row->journal_row, &record) != CF_OK)
-        log_warn("journal.tokens", "utt=%s text=\"%s\"", row->id, err_text()); /* a replay would compute them again */
+    requests_keep_tokens(o, row, segment, from->model_sha256);
     return seg->tokens_count;
 }
 
@@ -600,7 +593,7 @@ static void on_ready(orch *o, int conn_idx, const wire_msg *msg)
     if (row) {
         row->compute_us[s->stage] += wire_u64(msg, "compute_us");
         if (s->stage == CORE_LLM && wire_has(msg, "tokens"))
-            e.tokens = take_tokens(o, row, s->idx, msg);
+            e.tokens = take_tokens(o, &o->conns[conn_idx], row, s->idx, msg);
         rates_add(&o->jobs_ended[s->stage], clock_now_us(), audio_of(&e, s->stage));
     }
     o->caused_us = wire_u64(msg, "sent_us");

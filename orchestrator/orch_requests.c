@@ -20,6 +20,7 @@
 #include "orchestrator/audio_file.h"
 #include "orchestrator/guard.h"
 #include "orchestrator/orch.h"
+#include "orchestrator/token_origin.h"
 
 static void send_client(orch *o, const char *client, json *msg)
 {
@@ -256,6 +257,7 @@ cf_err requests_set_voice(orch *o, session *s, const char *voice_name)
     cf_err err;
     TRY(plan_now(o, s, &s->request, voice_name));
     o->text_tokens_held += s->text_tokens;
+    TRY(token_origin_sift(s, o->maker_sha256));
     TRY(session_use_known(s));
     wire_done(&s->request);
 out:
@@ -469,7 +471,41 @@ void requests_tell_accepted(orch *o)
     }
 }
 
-/* ---- rows that a journal has kept ---- */
+/* ---- what the journal keeps of rows ---- */
+
+/* A failure costs that a replay computes them again. */
+void requests_keep_tokens(orch *o, const session *s, int32_t segment, const char *llm_sha256)
+{
+    cf_err err;
+    const session_segment *seg = &s->segments[segment];
+    journal_tokens record = {.attempt = s->attempt,
+                             .segment = segment,
+                             .tokens = seg->tokens,
+                             .tokens_count = seg->tokens_count,
+                             .stopped = seg->stopped,
+                             .capped = seg->capped};
+    if (strcmp(o->maker_llm_sha256, llm_sha256) != 0) {
+        TRY(token_maker(&o->cfg, llm_sha256, o->maker_sha256));
+        snprintf(o->maker_llm_sha256, sizeof o->maker_llm_sha256, "%s", llm_sha256);
+    }
+    TRY(token_origin(s, o->maker_sha256, s->attempt, segment, record.origin_sha256));
+    TRY(journal_put_tokens(o->log, s->journal_row, &record));
+out:
+    if (err != CF_OK)
+        log_warn("journal.tokens", "utt=%s text=\"%s\"", s->id, err_text());
+}
+
+/* Of the workers to come, none of which has said hello. Without a model file there will be none, and no tokens fit. */
+static cf_err know_maker(orch *o)
+{
+    if (o->maker_sha256[0])
+        return CF_OK;
+    const cf_err err = token_maker_now(&o->cfg, o->maker_sha256);
+    if (err == CF_OK || err == CF_ERR_NOMEM)
+        return err;
+    log_warn("journal.tokens", "text=\"%s\"", err_text());
+    return CF_OK;
+}
 
 static cf_err reopen(orch *o, const journal_row *row, session **ret_session)
 {
@@ -483,8 +519,12 @@ static cf_err reopen(orch *o, const journal_row *row, session **ret_session)
     TRY(open_session(o, row->client, &msg, &s));
     memcpy(s->submit_sha256, submit_sha256, sizeof submit_sha256);
     TRY(session_remember(s, row->tokens, row->tokens_count));
-    if (!s->request.root)
+    if (row->tokens_count > 0)
+        TRY(know_maker(o));
+    if (!s->request.root) {
+        TRY(token_origin_sift(s, o->maker_sha256));
         TRY(session_use_known(s));
+    }
     s->journal_row = row->number;
     *ret_session = s;
     s = NULL;
