@@ -111,9 +111,9 @@ typedef struct orch {
     session *to_enroll;                         /* list of live rows whose recording is to be enrolled */
     enroll_process *enrolling[ENROLL_JOBS_MAX]; /* owned; NULL: never used */
     bool host_memory[DEVICES_MAX]; /* devices whose memory could not be shared here: their outboxes are memfds */
-    bool paused[CORE_STAGES][INSTANCES_MAX];     /* by `cosyfarm drain`, until `resume` */
-    bool to_restart[CORE_STAGES][INSTANCES_MAX]; /* by `cosyfarm restart`: one of a stage after the other */
-    int restarting[CORE_STAGES];                 /* the instance that is away for it; -1: none */
+    bool paused[CORE_STAGES][INSTANCES_MAX];      /* by `cosyfarm drain`, until `resume` */
+    pid_t to_restart[CORE_STAGES][INSTANCES_MAX]; /* by `cosyfarm restart`, one of a stage after the other; 0: not */
+    int restarting[CORE_STAGES];                  /* the instance whose turn it is; -1: none */
     uint64_t restart_since_us[CORE_STAGES];
     scale_wish scales[SCALES_MAX]; /* the oldest first */
     int scales_count;
@@ -181,6 +181,11 @@ void requests_answer(orch *o, const session *s, cf_err code, const char *stage, 
 /* orch_steer.c */
 void steer_on_bus(orch *o, const char *client, const wire_msg *msg);
 void steer_tick(orch *o, uint64_t now_us); /* goes on with restarts, and with what waits for the supervisor */
+
+/* orch_kept.c */
+void kept_save(const orch *o); /* after a change of paused or to_restart */
+void kept_recover(orch *o);
+void kept_forget(const orch *o);
 
 /* orch_status.c */
 json *status_message(orch *o, uint64_t nonce);

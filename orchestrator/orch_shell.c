@@ -362,8 +362,10 @@ static void progress_drain(orch *o, uint64_t now_us)
         /* A client wants the farm gone, whatever is left. Who sent a signal may want a successor. */
         const bool for_good = o->sessions_live == 0 || o->drain_client[0];
         o->exit_code = for_good ? PROCESS_DRAINED : PROCESS_NO_RESOURCES;
-        if (for_good)
+        if (for_good) {
             members_dismiss_all(o);
+            kept_forget(o);
+        }
         if (o->drain_client[0])
             requests_tell_end(o);
     }
@@ -442,6 +444,7 @@ out:
 int orch_run(orch *o)
 {
     uint64_t last_us = clock_now_us();
+    kept_recover(o);
     while (o->exit_code < 0) {
         const cf_err err = run_once(o, &last_us);
         if (err != CF_OK) {

@@ -7,6 +7,7 @@
  *   scale    so many workers of a stage: the supervisor starts the missing ones and ends surplus ones, which hand back
  *            what they hold; one that has not said yet that it is there is waited for
  *
+ * Drains and restarts outlive the orchestrator (orch_kept.c); scale is the supervisor's to remember.
  * Fails: what cannot be done is the answer's code and text.
  */
 #define _GNU_SOURCE
@@ -35,11 +36,11 @@ static int set_paused(orch *o, int stage, int instance, bool paused)
 {
     int members = 0;
     const int first = instance == ALL ? 0 : instance, last = instance == ALL ? INSTANCES_MAX - 1 : instance;
-    for (int i = first; i <= last; i++) {
+    for (int i = first; i <= last; i++)
         o->paused[stage][i] = paused;
-        if (!paused)
-            orch_apply(o, &(core_event){.kind = CORE_PARDON, .stage = stage, .instance = i});
-    }
+    kept_save(o);
+    for (int i = first; i <= last && !paused; i++)
+        orch_apply(o, &(core_event){.kind = CORE_PARDON, .stage = stage, .instance = i});
     for (int i = 0; i < CONNS_MAX; i++) {
         if (!is_meant(&o->conns[i], stage, instance))
             continue;
@@ -57,9 +58,10 @@ static int want_restart(orch *o, int stage, int instance)
     int members = 0;
     for (int i = 0; i < CONNS_MAX; i++)
         if (is_meant(&o->conns[i], stage, instance)) {
-            o->to_restart[stage][o->conns[i].instance] = true;
+            o->to_restart[stage][o->conns[i].instance] = o->conns[i].pid;
             members++;
         }
+    kept_save(o);
     return members;
 }
 
@@ -71,31 +73,38 @@ static int find_member(const orch *o, int stage, int instance)
     return -1;
 }
 
+static int next_to_restart(const orch *o, int stage)
+{
+    for (int i = 0; i < INSTANCES_MAX; i++)
+        if (o->to_restart[stage][i])
+            return i;
+    return -1;
+}
+
+/* One that is not here when its turn comes, because it died or because we are new, is waited for all the same: another
+ * process of its number has been restarted, and until one serves no other one goes. */
 static void progress_restart(orch *o, int stage, uint64_t now_us)
 {
-    const int away = o->restarting[stage];
-    if (away >= 0) {
-        const int back = find_member(o, stage, away);
-        const bool serves = back >= 0 && !o->conns[back].draining;
-        if (!serves && now_us - o->restart_since_us[stage] < RESTART_WAIT_US)
-            return;
-        log_line(serves ? LOG_LEVEL_INFO : LOG_LEVEL_WARN, serves ? "member.restarted" : "member.not_back",
-                 "role=%s instance=%d after_ms=%llu", model_stage_name(stage), away,
-                 (unsigned long long)(now_us - o->restart_since_us[stage]) / 1000);
-        o->restarting[stage] = -1;
-    }
-    for (int i = 0; i < INSTANCES_MAX; i++) {
-        if (!o->to_restart[stage][i])
-            continue;
-        o->to_restart[stage][i] = false;
-        const int member = find_member(o, stage, i);
-        if (member < 0)
-            continue; /* it died meanwhile: that is a restart too */
-        o->restarting[stage] = i;
+    int *at = &o->restarting[stage];
+    if (*at < 0) {
+        *at = next_to_restart(o, stage);
         o->restart_since_us[stage] = now_us;
-        members_drain_one(o, member, true);
-        return;
     }
+    if (*at < 0)
+        return;
+    const int member = find_member(o, stage, *at);
+    const bool is_same = member >= 0 && o->conns[member].pid == o->to_restart[stage][*at];
+    const bool serves = member >= 0 && !is_same;
+    const uint64_t waited_us = clock_since_us(o->restart_since_us[stage], now_us);
+    if (is_same && !o->conns[member].draining)
+        members_drain_one(o, member, true);
+    if (!serves && waited_us < RESTART_WAIT_US)
+        return;
+    log_line(serves ? LOG_LEVEL_INFO : LOG_LEVEL_WARN, serves ? "member.restarted" : "member.not_back",
+             "role=%s instance=%d after_ms=%llu", model_stage_name(stage), *at, (unsigned long long)waited_us / 1000);
+    o->to_restart[stage][*at] = 0;
+    *at = -1;
+    kept_save(o);
 }
 
 /* ---- scale ---- */

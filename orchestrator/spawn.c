@@ -127,6 +127,7 @@ out:
 cf_err spawn_open(const config *cfg, const char *run_dir, const char *log_path, spawn **ret_spawn)
 {
     cf_err err;
+    char path[IO_PATH_BYTES];
     spawn *s = NULL;
     TRY(mem_alloc(1, sizeof *s, &s));
     s->log_fd = s->lifeline_fd = -1;
@@ -137,6 +138,8 @@ cf_err spawn_open(const config *cfg, const char *run_dir, const char *log_path, 
     TRY(io_join(s->config_path, sizeof s->config_path, run_dir, "config.json"));
     TRY(io_join(s->lifeline_path, sizeof s->lifeline_path, run_dir, RUN_LIFELINE_SOCKET));
     TRY(write_config(cfg, s->config_path));
+    TRY(io_join(path, sizeof path, run_dir, RUN_KEPT));
+    unlink(path); /* of a farm that was killed */
     if (log_path) {
         snprintf(s->log_path, sizeof s->log_path, "%s", log_path);
         s->log_fd = open(log_path, O_WRONLY | O_CREAT | O_APPEND | O_CLOEXEC, 0600);

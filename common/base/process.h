@@ -96,6 +96,7 @@ CF_MUST_CHECK cf_err process_take_run_dir(const char *text, char *ret_path, size
 #define RUN_BUS_SOCKET      "bus.sock"
 #define RUN_LIFELINE_SOCKET "lifeline.sock"
 #define RUN_LOCK            "lock"
+#define RUN_KEPT            "kept.json" /* what the orchestrator was told of workers */
 
 #ifdef __cplusplus
 }
