@@ -525,11 +525,14 @@ static cf_err hand_over(uint64_t number, const text_block *lines, void (*found)(
         at += bytes + 1;
     }
     const char *client;
+    uint64_t ends_ms = 0;
     const json *submit = json_find(head, "submit");
+    if (json_find(head, "ends_ms"))
+        TRY(json_get_u64(head, "ends_ms", 0, UINT64_MAX, &ends_ms));
     TRY(json_get_str(head, "client", 255, &client));
     if (!json_is_object(submit))
         FAIL(CF_ERR_CORRUPT, "row %llu has no submission", (unsigned long long)number);
-    found(ctx, &(journal_row){number, client, submit, tokens, count});
+    found(ctx, &(journal_row){number, client, submit, tokens, count, ends_ms});
 out:
     json_close(head);
     json_close(root);
@@ -597,7 +600,8 @@ out:
     return err;
 }
 
-cf_err journal_put_row(journal *j, const char *client, const char *submit, uint64_t *ret_number, uint64_t *ret_ticket)
+cf_err journal_put_row(journal *j, const char *client, const char *submit, uint64_t ends_ms, uint64_t *ret_number,
+                       uint64_t *ret_ticket)
 {
     cf_err err;
     char *line = NULL;
@@ -607,6 +611,8 @@ cf_err journal_put_row(journal *j, const char *client, const char *submit, uint6
     json_put_str(head, "k", "row");
     json_put_u64(head, "n", number);
     json_put_str(head, "client", client);
+    if (ends_ms > 0)
+        json_put_u64(head, "ends_ms", ends_ms);
     TRY(print_line(head, ",\"submit\":", submit, &line, &bytes));
     pthread_mutex_lock(&j->mutex);
     open_row *row = free_row(j, number);

@@ -36,6 +36,7 @@ typedef struct journal_row {
     const json *submit; /* the SUBMIT message as it was */
     const journal_tokens *tokens;
     int32_t tokens_count;
+    uint64_t ends_ms; /* as it was put */
 } journal_row;
 
 /* Opens or makes the file, which must be nobody else's (CF_ERR_BUSY), and reads it. A last line that cannot be parsed,
@@ -48,10 +49,11 @@ void journal_close(journal *j); /* writes what has gathered; NULL is fine */
  * the row on (it goes on under its number) or ends it with journal_put_end. */
 CF_MUST_CHECK cf_err journal_recover(journal *j, void (*found)(void *ctx, const journal_row *row), void *ctx);
 
-/* New records. journal_put_row takes the SUBMIT message as json_print prints it on one line, and gives the row's number
- * and the ticket to wait for. CF_ERR_NOMEM. */
-CF_MUST_CHECK cf_err journal_put_row(journal *j, const char *client, const char *submit, uint64_t *ret_number,
-                                     uint64_t *ret_ticket);
+/* New records. journal_put_row takes the SUBMIT message as json_print prints it on one line, and the row's deadline by
+ * the time of day (milliseconds since 1970; 0: none), for a successor whose monotonic clock may be another; it gives
+ * the row's number and the ticket to wait for. CF_ERR_NOMEM. */
+CF_MUST_CHECK cf_err journal_put_row(journal *j, const char *client, const char *submit, uint64_t ends_ms,
+                                     uint64_t *ret_number, uint64_t *ret_ticket);
 CF_MUST_CHECK cf_err journal_put_tokens(journal *j, uint64_t number, const journal_tokens *tokens);
 void journal_put_end(journal *j, uint64_t number);
 

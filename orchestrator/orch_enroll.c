@@ -327,12 +327,23 @@ static void end_late(orch *o, enroll_process *p)
     }
 }
 
+/* The process goes on without them: others may want the voice. */
+static void end_overdue(orch *o, session **rows, uint64_t now_us)
+{
+    for (session *s; (s = session_queue_take_overdue(rows, now_us)) != NULL;)
+        end_row(o, s, CF_ERR_TIMEOUT, "the row's deadline passed before its recording was enrolled");
+}
+
 void orch_enroll_tick(orch *o)
 {
     const uint64_t now_us = clock_now_us();
+    end_overdue(o, &o->to_enroll, now_us);
     for (int i = 0; i < ENROLL_JOBS_MAX; i++) {
         enroll_process *p = o->enrolling[i];
-        if (p && p->pid > 0 && !p->killed && now_us >= p->kill_us)
+        if (!p || p->pid == 0)
+            continue;
+        end_overdue(o, &p->rows, now_us);
+        if (!p->killed && now_us >= p->kill_us)
             end_late(o, p);
     }
     advance(o);

@@ -437,7 +437,8 @@ static cf_err take_row(orch *o, const char *client, const wire_msg *msg, const c
     TRY(check_room(o, s));
     if (s->impatient)
         TRY(io_check_folder_of(s->path)); /* as we see it, whose name spaces may differ from the client's */
-    TRY(journal_put_row(o->log, client, text, &s->journal_row, &s->journal_ticket));
+    const uint64_t left_ms = wire_u64(msg, "deadline_ms"), ends_ms = left_ms > 0 ? clock_wall_ms() + left_ms : 0;
+    TRY(journal_put_row(o->log, client, text, ends_ms, &s->journal_row, &s->journal_ticket));
     memcpy(s->submit_sha256, submit_sha256, sizeof s->submit_sha256);
     enter(o, s);
     set_out(o, s); /* work begins at once; the client hears of it when the journal is on disk */
@@ -507,6 +508,14 @@ static cf_err know_maker(orch *o)
     return CF_OK;
 }
 
+/* What is left of its time, by the clock of the day; never more than it had. */
+static void go_on_ending(session *s, uint64_t ends_ms, uint64_t had_ms)
+{
+    const uint64_t wall_ms = clock_wall_ms(), left_ms = ends_ms > wall_ms ? ends_ms - wall_ms : 0;
+    if (ends_ms > 0)
+        s->deadline_us = s->accepted_us + (left_ms < had_ms ? left_ms : had_ms) * 1000;
+}
+
 static cf_err reopen(orch *o, const journal_row *row, session **ret_session)
 {
     cf_err err;
@@ -526,6 +535,7 @@ static cf_err reopen(orch *o, const journal_row *row, session **ret_session)
         TRY(session_use_known(s));
     }
     s->journal_row = row->number;
+    go_on_ending(s, row->ends_ms, wire_u64(&msg, "deadline_ms"));
     *ret_session = s;
     s = NULL;
 out:

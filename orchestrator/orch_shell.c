@@ -307,6 +307,14 @@ static void begin_again(orch *o)
     }
 }
 
+/* The core sees the deadlines of its own rows alone. */
+static void end_overdue(orch *o, uint64_t now_us)
+{
+    for (session *s; (s = session_queue_take_overdue(&o->again, now_us)) != NULL;)
+        orch_session_end(o, s, CF_ERR_TIMEOUT, s->again ? "guard" : "front",
+                         "the row's deadline passed while it waited for room");
+}
+
 void orch_begin_when_room(orch *o, session *s)
 {
     session_queue_put(&o->again, s);
@@ -433,6 +441,7 @@ static cf_err run_once(orch *o, uint64_t *last_us)
     if (now_us - *last_us >= TICK_US) {
         members_check_silence(o, now_us, was_asleep);
         steer_tick(o, now_us);
+        end_overdue(o, now_us);
         orch_apply(o, &(core_event){.kind = CORE_TICK});
         *last_us = now_us;
     }

@@ -167,6 +167,19 @@ void session_queue_put(session **queue, session *s)
     *queue = s;
 }
 
+session *session_queue_take_overdue(session **queue, uint64_t now_us)
+{
+    for (; *queue; queue = &(*queue)->next) {
+        session *s = *queue;
+        if (s->deadline_us == 0 || now_us < s->deadline_us)
+            continue;
+        *queue = s->next;
+        s->next = NULL;
+        return s;
+    }
+    return NULL;
+}
+
 int64_t session_samples(const session *s)
 {
     int64_t sum = 0;

@@ -94,6 +94,9 @@ int32_t session_rank(const session *s);
 /* Puts it behind its like in a list linked by next, and before those of lower rank. */
 void session_queue_put(session **queue, session *s);
 
+/* Takes out one whose deadline has passed; NULL: none. */
+session *session_queue_take_overdue(session **queue, uint64_t now_us);
+
 int64_t session_samples(const session *s);
 int64_t session_tokens(const session *s);
 

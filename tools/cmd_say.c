@@ -27,6 +27,7 @@
 
 #define SILENCE_US     (60 * CLOCK_SECOND_US)
 #define ABSENT_US      (20 * CLOCK_SECOND_US) /* four times a supervisor's longest pause between two starts */
+#define DEADLINE_S_MAX 100000000              /* of a submit message */
 #define TEXT_STDIN_MAX TEXT_BYTES_MAX
 
 typedef struct say {
@@ -59,6 +60,7 @@ static const char say_help[] =
     "      --seed N          same text, voice and seed give the same bytes (default 0)\n"
     "      --speed X         0.5 .. 2\n"
     "      --raw             no normalisation, one segment\n"
+    "      --deadline S      seconds from when the farm has taken it until it fails instead\n"
     "      --float           32-bit float samples (.wav)\n"
     "      --json            the result as one JSON object, with -o - on standard error\n"
     "  -q, --quiet           no progress\n";
@@ -71,6 +73,7 @@ static const char convert_help[] =
 enum {
     OPT_PROMPT_WAV = 100,
     OPT_PROMPT_TEXT,
+    OPT_DEADLINE,
     OPT_MODE = 1,
     OPT_INSTRUCT,
     OPT_SEED,
@@ -116,6 +119,10 @@ static cf_err take_option(say *s, int letter)
         return farm_options_number("--seed", optarg, UINT64_MAX, &s->row.seed);
     case OPT_SPEED:
         return farm_options_speed(optarg, &s->row.speed);
+    case OPT_DEADLINE:
+        err = farm_options_number("--deadline", optarg, DEADLINE_S_MAX, &s->row.deadline_ms);
+        s->row.deadline_ms *= 1000;
+        return err;
     case OPT_RAW:
         s->row.raw = true;
         break;
@@ -254,6 +261,7 @@ static cf_err parse(say *s, int argc, char **argv, bool *ret_help)
                                             {"prompt-text", required_argument, NULL, OPT_PROMPT_TEXT},
                                             {"seed", required_argument, NULL, OPT_SEED},
                                             {"speed", required_argument, NULL, OPT_SPEED},
+                                            {"deadline", required_argument, NULL, OPT_DEADLINE},
                                             {"raw", no_argument, NULL, OPT_RAW},
                                             {"float", no_argument, NULL, OPT_FLOAT},
                                             {"json", no_argument, NULL, OPT_JSON},

@@ -15,6 +15,9 @@ extern "C" {
 /* Microseconds of CLOCK_MONOTONIC: the same clock in every process of one host. */
 uint64_t clock_now_us(void);
 
+/* The time of day, milliseconds since 1970: for what outlives a boot of the host. It may be set back or ahead. */
+uint64_t clock_wall_ms(void);
+
 /* Microseconds from then_us to now_us; 0 when then_us is the later one, as it is for what happened after `now` was
  * read. */
 static inline uint64_t clock_since_us(uint64_t then_us, uint64_t now_us)

@@ -147,11 +147,34 @@ static void test_the_longest_text_has_room(void **state)
     assert_int_equal(farm_command_wait(f.supervisor), 0);
 }
 
+/* A deadline counts from acceptance, whatever the row waits for, and goes on where the orchestrator dies meanwhile. */
+static void test_deadlines(void **state)
+{
+    (void)state;
+    farm f;
+    const paths p = paths_with("");
+    const char *const in_4_s[] = {"cosyfarm", "say", "--deadline", "4", "-o", p.wav, "Yes.", NULL};
+    farm_start(&f, NULL, NULL);
+    farm_expect(0, "", (const char *const[]){"cosyfarm", "scale", "llm=0", NULL});
+    const uint64_t began_us = clock_now_us();
+    const pid_t say = farm_command_start(in_4_s, "/dev/null");
+    batch_wait_text(f.run_dir, "journal", "\"id\":\"say\"");
+    const uint64_t accepted_us = clock_now_us();
+    poll(NULL, 0, 3000);
+    assert_int_equal(kill(farm_pid(&f, "orchestrator"), SIGKILL), 0);
+    assert_int_equal(farm_command_wait(say), 65);
+    assert_true(clock_now_us() - began_us >= 4 * CLOCK_SECOND_US);
+    assert_true(clock_now_us() - accepted_us < 7 * CLOCK_SECOND_US); /* 4 after 3 would be as many */
+    assert_false(io_exists(p.wav));
+    farm_end(&f);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_say_overtakes_a_batch),
         cmocka_unit_test(test_the_longest_text_has_room),
+        cmocka_unit_test(test_deadlines),
     };
     return cmocka_run_group_tests_name("classes", tests, NULL, NULL);
 }

@@ -538,6 +538,9 @@ static void test_recordings_that_hang(void **state)
     assert_non_null(strstr(last_out, "1 done, 3 failed"));
     keep(folder, "ledger.jsonl", ledger, sizeof ledger);
     assert_non_null(strstr(ledger, "pipe.wav: not a regular file"));
+    expect_error(run_with("cosyfarm", "COSYFARM_FAULT=enroll.tokens=stop",
+                          ARGS("cosyfarm", "convert", "--deadline", "1", wav, "-v", "vale", "-o", fifo)),
+                 65, "timeout: the row's deadline passed before its recording was enrolled");
     assert_non_null(strstr(ledger, "this recording took longer than 1 s to enroll (enroll_s)"));
 }
 

@@ -88,7 +88,7 @@ static cf_err run_journal(void)
     refused = false;
     TRY(journal_open(path, &j));
     TRY(journal_recover(j, on_found, NULL));
-    err = journal_put_row(j, "c", "{\"id\":\"b\"}", &number, &ticket);
+    err = journal_put_row(j, "c", "{\"id\":\"b\"}", 0, &number, &ticket);
     refused = err != CF_OK;
     if (err != CF_OK)
         goto out;
@@ -215,7 +215,7 @@ static void put_rows(journal *j, const char *submit, int count, bool end)
 {
     uint64_t number, ticket;
     for (int i = 0; i < count; i++) {
-        assert_ok(journal_put_row(j, "c", submit, &number, &ticket));
+        assert_ok(journal_put_row(j, "c", submit, 0, &number, &ticket));
         if (end)
             journal_put_end(j, number);
     }
