@@ -571,12 +571,45 @@ static void on_found(void *ctx, const journal_row *row)
     set_out(o, s);
 }
 
+static bool is_of_live_row(void *ctx, const char *path)
+{
+    const orch *o = ctx;
+    for (int i = 0; i < ROWS_OPEN_MAX; i++)
+        if (o->live[i] && strcmp(o->live[i]->path, path) == 0)
+            return true;
+    return false;
+}
+
+static bool same_folder(const char *a, const char *b)
+{
+    const ptrdiff_t bytes = strrchr(a, '/') - a;
+    return bytes == strrchr(b, '/') - b && memcmp(a, b, (size_t)bytes) == 0;
+}
+
+/* A predecessor that was killed may have left temporary files of the rows that were open. They are ours now, and none
+ * is being written yet. */
+static void remove_leftovers(orch *o)
+{
+    char folder[IO_PATH_BYTES];
+    for (int i = 0; i < ROWS_OPEN_MAX; i++) {
+        bool seen = !o->live[i];
+        for (int k = 0; k < i && !seen; k++)
+            seen = o->live[k] && same_folder(o->live[k]->path, o->live[i]->path);
+        if (seen)
+            continue;
+        snprintf(folder, sizeof folder, "%.*s", (int)(strrchr(o->live[i]->path, '/') - o->live[i]->path),
+                 o->live[i]->path);
+        io_remove_leftovers(folder, is_of_live_row, o);
+    }
+}
+
 cf_err requests_recover(orch *o)
 {
     recovery r = {.o = o};
     cf_err err = journal_recover(o->log, on_found, &r);
     if (err == CF_OK)
         err = r.err;
+    remove_leftovers(o);
     if (err == CF_OK && o->rows_recovered > 0)
         log_info("orch.recovered", "rows=%" PRIu64, o->rows_recovered);
     return err;

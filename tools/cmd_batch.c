@@ -370,7 +370,7 @@ static cf_err run(batch *b)
 {
     cf_err err;
     char run_dir[IO_PATH_BYTES];
-    private_farm own = {{0}, {0}, NULL};
+    private_farm own = {{0}, {0}, NULL, -1};
     client *c = NULL;
     const client_plan plan = {.ctx = b,
                               .next = batch_next,

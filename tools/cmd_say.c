@@ -411,7 +411,7 @@ static cf_err run(say *s)
 {
     cf_err err;
     char run_dir[IO_PATH_BYTES];
-    private_farm own = {{0}, {0}, NULL};
+    private_farm own = {{0}, {0}, NULL, -1};
     client *c = NULL;
     bool is_own = false;
     const client_handler handler = {s, on_ended, on_tick};

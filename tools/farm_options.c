@@ -5,13 +5,17 @@
 #define _GNU_SOURCE
 #include "tools/farm_options.h"
 
+#include <dirent.h>
 #include <errno.h>
+#include <fcntl.h>
 #include <ftw.h>
 #include <inttypes.h>
 #include <limits.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/file.h>
+#include <sys/stat.h>
 #include <unistd.h>
 
 #include "common/base/check.h"
@@ -22,6 +26,10 @@
 #include "common/model/model_dir.h"
 #include "common/model/stage_tables.h"
 #include "tools/options.h"
+
+#define RUN_PREFIX  "cosyfarm"
+#define OWNER_FILE  "owner"
+#define OWNER_TRIES 8
 
 void farm_options_init(farm_options *o)
 {
@@ -296,10 +304,56 @@ out:
     return err;
 }
 
+static int remove_entry(const char *path, const struct stat *st, int type, struct FTW *ftw)
+{
+    (void)st;
+    (void)type;
+    (void)ftw;
+    return remove(path);
+}
+
+static void remove_tree(const char *path)
+{
+    nftw(path, remove_entry, 8, FTW_DEPTH | FTW_PHYS);
+}
+
+/* Locks the owner's file of a run directory; -1: somebody has it, or it has none. */
+static int lock_owner(const char *run_dir, int flags)
+{
+    char path[IO_PATH_BYTES];
+    struct stat st;
+    if (io_join(path, sizeof path, run_dir, OWNER_FILE) != CF_OK)
+        return -1;
+    int fd = open(path, O_RDWR | O_CLOEXEC | O_NOFOLLOW | flags, 0600);
+    if (fd >= 0 && (flock(fd, LOCK_EX | LOCK_NB) != 0 || fstat(fd, &st) != 0 || st.st_nlink == 0))
+        io_close(&fd);
+    return fd;
+}
+
+/* Not the orchestrator's lock: that is free for a moment whenever it is started again. */
+static void remove_ownerless(const char *parent)
+{
+    char path[IO_PATH_BYTES];
+    struct stat st;
+    DIR *d = opendir(parent);
+    for (const struct dirent *e = d ? readdir(d) : NULL; e; e = readdir(d)) {
+        if (strncmp(e->d_name, RUN_PREFIX "-", sizeof RUN_PREFIX) != 0 || strlen(e->d_name) != sizeof RUN_PREFIX + 6 ||
+            io_join(path, sizeof path, parent, e->d_name) != CF_OK || lstat(path, &st) != 0 || !S_ISDIR(st.st_mode) ||
+            st.st_uid != geteuid())
+            continue;
+        int fd = lock_owner(path, 0);
+        if (fd >= 0)
+            remove_tree(path);
+        io_close(&fd);
+    }
+    if (d)
+        closedir(d);
+}
+
 cf_err private_farm_open(const config *cfg, const char *log_path, private_farm *ret_farm)
 {
     cf_err err;
-    private_farm p = {0};
+    private_farm p = {.owner_fd = -1};
     if (cfg->llm_workers == 0 || cfg->flow_workers == 0 || cfg->hift_workers == 0)
         return err_set(CF_ERR_INVALID,
                        "a farm of one's own needs a worker of each stage: expected at least 1, found llm_workers %d, "
@@ -307,7 +361,14 @@ cf_err private_farm_open(const config *cfg, const char *log_path, private_farm *
                        cfg->llm_workers, cfg->flow_workers, cfg->hift_workers);
     const char *xdg = getenv("XDG_RUNTIME_DIR");
     const bool usable = xdg && *xdg && access(xdg, W_OK) == 0 && strlen(xdg) < 32; /* sockets have short paths */
-    TRY(io_temp_dir(usable ? xdg : NULL, "cosyfarm", p.run_dir, sizeof p.run_dir));
+    const char *parent = usable ? xdg : io_temp_root();
+    remove_ownerless(parent);
+    for (int tries = 0; p.owner_fd < 0 && tries < OWNER_TRIES; tries++) {
+        TRY(io_temp_dir(parent, RUN_PREFIX, p.run_dir, sizeof p.run_dir));
+        p.owner_fd = lock_owner(p.run_dir, O_CREAT); /* another farm that removes may have been a moment faster */
+    }
+    if (p.owner_fd < 0)
+        FAIL(CF_ERR_BUSY, "%s/" OWNER_FILE ": cannot be locked", p.run_dir);
     TRY(io_join(p.log_path, sizeof p.log_path, p.run_dir, "farm.log"));
     TRY(spawn_open(cfg, p.run_dir, log_path ? log_path : p.log_path, &p.farm));
     *ret_farm = p;
@@ -315,14 +376,6 @@ out:
     if (err != CF_OK)
         private_farm_close(&p, false);
     return err;
-}
-
-static int remove_entry(const char *path, const struct stat *st, int type, struct FTW *ftw)
-{
-    (void)st;
-    (void)type;
-    (void)ftw;
-    return remove(path);
 }
 
 void private_farm_close(private_farm *p, bool keep_log)
@@ -336,7 +389,10 @@ void private_farm_close(private_farm *p, bool keep_log)
         if (rename(p->log_path, kept) != 0)
             kept[0] = '\0';
     }
-    nftw(p->run_dir, remove_entry, 8, FTW_DEPTH | FTW_PHYS);
+    if (p->run_dir[0]) {
+        remove_tree(p->run_dir);
+        io_close(&p->owner_fd);
+    }
     *p = (private_farm){0};
     snprintf(p->log_path, sizeof p->log_path, "%.*s", (int)sizeof p->log_path - 1, kept);
 }

@@ -72,10 +72,12 @@ CF_MUST_CHECK cf_err farm_options_check_running(const farm_options *o, client *c
 /* A farm of one's own in a fresh private run directory, its log inside. */
 typedef struct private_farm {
     char run_dir[64], log_path[96];
-    spawn *farm; /* owned */
+    spawn *farm;  /* owned */
+    int owner_fd; /* owned while run_dir has a name: its lock says that we live */
 } private_farm;
 
-/* log_path: where its messages go, appended; NULL: a file in its run directory. */
+/* Run directories beside it whose owners were killed are removed. log_path: where its messages go, appended; NULL: a
+ * file in its run directory. */
 CF_MUST_CHECK cf_err private_farm_open(const config *cfg, const char *log_path, private_farm *ret_farm);
 /* Stops the processes and removes the directory. keep_log: the log stays, its path is valid. */
 void private_farm_close(private_farm *p, bool keep_log);

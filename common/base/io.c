@@ -6,6 +6,7 @@
 #define _GNU_SOURCE
 #include "common/base/io.h"
 
+#include <dirent.h>
 #include <errno.h>
 #include <fcntl.h>
 #include <signal.h>
@@ -143,9 +144,11 @@ cf_err io_sync_folder_of(const char *path)
     return failed ? err_sys("%s: fsync", folder) : CF_OK;
 }
 
+#define TEMP_MARK ".tmp."
+
 static cf_err temp_path(const char *path, char ret_temp[IO_PATH_BYTES])
 {
-    if (snprintf(ret_temp, IO_PATH_BYTES, "%s.tmp.%ld", path, (long)getpid()) >= IO_PATH_BYTES)
+    if (snprintf(ret_temp, IO_PATH_BYTES, "%s" TEMP_MARK "%ld", path, (long)getpid()) >= IO_PATH_BYTES)
         return err_set(CF_ERR_LIMIT, "%.80s...: path longer than %d bytes", path, IO_PATH_BYTES);
     return CF_OK;
 }
@@ -163,6 +166,34 @@ cf_err io_create_beside(const char *path, char ret_temp[IO_PATH_BYTES], int *ret
     *ret_fd = fd;
 out:
     return err;
+}
+
+/* Bytes of the path that a temporary file was to become; 0: the name is none of ours. */
+static size_t final_bytes(const char *name)
+{
+    const size_t mark_bytes = sizeof TEMP_MARK - 1;
+    size_t digits_at = strlen(name);
+    while (digits_at > 0 && name[digits_at - 1] >= '0' && name[digits_at - 1] <= '9')
+        digits_at--;
+    const bool marked =
+        name[digits_at] && digits_at > mark_bytes && memcmp(name + digits_at - mark_bytes, TEMP_MARK, mark_bytes) == 0;
+    return marked ? digits_at - mark_bytes : 0;
+}
+
+void io_remove_leftovers(const char *folder, bool (*is_ours)(void *ctx, const char *path), void *ctx)
+{
+    char path[IO_PATH_BYTES], final[IO_PATH_BYTES];
+    DIR *d = opendir(folder);
+    for (const struct dirent *e = d ? readdir(d) : NULL; e; e = readdir(d)) {
+        const size_t bytes = final_bytes(e->d_name);
+        if (bytes == 0 || io_join(path, sizeof path, folder, e->d_name) != CF_OK)
+            continue;
+        snprintf(final, sizeof final, "%.*s", (int)(strlen(folder) + 1 + bytes), path);
+        if (is_ours(ctx, final))
+            unlink(path);
+    }
+    if (d)
+        closedir(d);
 }
 
 cf_err io_put_in_place(int fd, const char *temp, const char *path)

@@ -47,6 +47,10 @@ CF_MUST_CHECK cf_err io_file_begin(const char *path, const void *data, size_t by
 CF_MUST_CHECK cf_err io_file_commit(const char *path, int *fd);
 CF_MUST_CHECK cf_err io_sync_folder_of(const char *path);
 
+/* Removes from a folder what writers that were killed left of those paths for which is_ours is true. For who knows that
+ * nobody writes them now. What cannot be removed stays. */
+void io_remove_leftovers(const char *folder, bool (*is_ours)(void *ctx, const char *path), void *ctx);
+
 /* Loops over short writes. */
 CF_MUST_CHECK cf_err io_write_all(int fd, const void *data, size_t bytes);
 

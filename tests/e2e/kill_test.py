@@ -162,6 +162,13 @@ def wrong_files(out_dir, rows):
     return wrong
 
 
+def strange_files(out_dir, rows):
+    """Files under audio/ that no row of the ledger has: what a killed writer left."""
+    found = {os.path.relpath(os.path.join(folder, file), out_dir)
+             for folder, _, files in os.walk(f"{out_dir}/audio") for file in files}
+    return sorted(found - {row["file"] for row in rows.values()})
+
+
 def differences(quiet, hurt):
     keys = ("status", "sha256", "samples", "seed", "tokens")
     return [i for i in quiet if i in hurt and any(quiet[i][k] != hurt[i][k] for k in keys)]
@@ -217,10 +224,12 @@ def main():
         hurt, doubled = read_ledger(f"{work}/hurt")
         lost = sorted(set(quiet) - set(hurt))
         differ, wrong = differences(quiet, hurt), wrong_files(f"{work}/hurt", hurt)
+        left = strange_files(f"{work}/quiet", quiet) + strange_files(f"{work}/hurt", hurt)
         kills = ", ".join(f"{k} {v}" for k, v in sorted(runner.kills.items()))
         print(f"{options.rows} rows, seed {options.seed}: {sum(runner.kills.values())} kills ({kills}); undisturbed "
               f"{quiet_s:.1f} s, disturbed {hurt_s:.1f} s; exit codes {quiet_code} and {hurt_code}")
-        print(f"{len(lost)} lost, {doubled} doubled, {len(differ)} differ, {len(wrong)} files unlike their ledger line")
+        print(f"{len(lost)} lost, {doubled} doubled, {len(differ)} differ, {len(wrong)} files unlike their ledger line, "
+              f"{len(left)} of no row")
         strange = [text for text in options.log for run in ("quiet", "hurt")
                    if not says(f"{work}/{run}", text) and (run == "hurt" or text[0] != "+")]
         for text in strange:
@@ -228,9 +237,9 @@ def main():
         if runner.victims:
             print("not killed, the batch was over:", ", ".join(runner.victims))
         good = (not strange and not runner.victims and quiet_code == hurt_code == 0 and len(quiet) == options.rows and not lost and not doubled and not differ
-                and not wrong)
+                and not wrong and not left)
         if not good:
-            print("examples:", lost[:3], differ[:3], wrong[:3])
+            print("examples:", lost[:3], differ[:3], wrong[:3], left[:3])
         return 0 if good else 1
     finally:
         shutil.rmtree(work, ignore_errors=True)

@@ -6,6 +6,7 @@
 #define _GNU_SOURCE
 #include "tests/harness/test.h"
 
+#include <dirent.h>
 #include <fcntl.h>
 #include <poll.h>
 #include <signal.h>
@@ -320,13 +321,50 @@ static void test_interrupted_before_the_run(void **state)
     free(other);
 }
 
+static int count_names(const char *folder, const char *part)
+{
+    DIR *d = opendir(folder);
+    int count = 0;
+    assert_non_null(d);
+    for (const struct dirent *e; (e = readdir(d)) != NULL;)
+        count += strstr(e->d_name, part) != NULL;
+    closedir(d);
+    return count;
+}
+
+/* The run directory that it left goes with the next farm, that of a batch which lives stays. */
 static void test_killed_batch_goes_on_from_the_journal(void **state)
 {
     (void)state;
-    const char *dir = test_temp_dir();
+    const char *dir = test_temp_dir(), *other = test_temp_dir(), *temp = test_temp_dir();
+    setenv("TMPDIR", temp, 1);
+    unsetenv("XDG_RUNTIME_DIR");
     assert_int_equal(interrupt(dir, SIGKILL), 128 + SIGKILL);
+    assert_int_equal(count_names(temp, "cosyfarm-"), 1);
+    const pid_t living = batch_start(other, batch_config());
+    batch_wait_lines(other, 1);
+    assert_int_equal(count_names(temp, "cosyfarm-"), 1);
     batch_expect(0, "0 failed", dir);
+    assert_int_equal(farm_command_wait(living), 0);
+    assert_int_equal(count_names(temp, "cosyfarm-"), 0);
+    unsetenv("TMPDIR");
     assert_true(batch_has_text(dir, "farm.log", "ev=orch.recovered"));
+    batch_expect_undisturbed(dir);
+}
+
+/* Killed between the writing of a file and its renaming: what was left goes when the row is taken on. */
+static void test_no_temporary_file_is_left(void **state)
+{
+    (void)state;
+    char folder[320];
+    const char *dir = test_temp_dir();
+    setenv("COSYFARM_FAULT", "io.rename#3=kill", 1);
+    batch_expect(0, "0 failed", dir);
+    unsetenv("COSYFARM_FAULT");
+    assert_true(batch_has_text(dir, "farm.log", "ev=orch.recovered"));
+    snprintf(folder, sizeof folder, "%s/audio/set", dir);
+    assert_int_equal(count_names(folder, ".tmp."), 0);
+    assert_int_equal(count_names(folder, ".wav"), BATCH_ROWS);
     batch_expect_undisturbed(dir);
 }
 
@@ -470,6 +508,7 @@ int main(void)
         cmocka_unit_test(test_interrupted_batch_goes_on),
         cmocka_unit_test(test_interrupted_before_the_run),
         cmocka_unit_test(test_killed_batch_goes_on_from_the_journal),
+        cmocka_unit_test(test_no_temporary_file_is_left),
         cmocka_unit_test(test_storage_that_fails),
         cmocka_unit_test(test_other_model_is_not_mixed_in),
         cmocka_unit_test(test_flagged_rows_are_tried_again),
