@@ -20,6 +20,7 @@
 #include "orchestrator/audio_file.h"
 #include "orchestrator/guard.h"
 #include "orchestrator/orch.h"
+#include "orchestrator/row_plan.h"
 #include "orchestrator/token_origin.h"
 
 static void send_client(orch *o, const char *client, json *msg)
@@ -113,35 +114,6 @@ static void accept_answer(orch *o, const session *s)
     send_client(o, s->client, m);
 }
 
-/* What the LLM is fed: mode, voice, text. */
-static cf_err make_plan(orch *o, const wire_msg *msg, const voice *v, text_mode mode, text_plan *ret_plan)
-{
-    cf_err err;
-    const text_request req = {
-        .mode = mode,
-        .text = wire_str(msg, "text"),
-        .text_bytes = strlen(wire_str(msg, "text")),
-        .raw = wire_bool(msg, "raw"),
-        .prompt_text = v->prompt_text_id ? NULL
-                       : v->prompt_text  ? v->prompt_text
-                                         : "",
-        .prompt_ids = v->prompt_text_id,
-        .prompt_id_count = v->prompt_text_ids,
-        .instruct = wire_has(msg, "instruct") ? wire_str(msg, "instruct") : NULL,
-    };
-    text_plan plan = {0};
-    TRY(text_prepare(o->tok, &req, &plan));
-    if (plan.segment_count == 0)
-        err = err_set(CF_ERR_INVALID, "nothing to say: %s", plan.empty_reason ? plan.empty_reason : "no segments");
-    if (err != CF_OK) {
-        text_plan_done(&plan);
-        goto out;
-    }
-    *ret_plan = plan;
-out:
-    return err;
-}
-
 static cf_err check_request(const wire_msg *msg, text_mode mode)
 {
     cf_err err;
@@ -165,8 +137,6 @@ out:
 static cf_err take_voice(session *s, const voice *v, bool prompt_speech)
 {
     cf_err err = CF_OK;
-    if (prompt_speech && v->prompt_tokens == 0)
-        FAIL(CF_ERR_INVALID, "voice %s has no prompt speech: use mode cross_lingual or instruct", v->name);
     snprintf(s->voice_name, sizeof s->voice_name, "%s", v->name);
     snprintf(s->voice_sha256, sizeof s->voice_sha256, "%s", v->sha256);
     s->prompt_tokens = (int32_t)v->prompt_tokens;
@@ -214,10 +184,16 @@ static cf_err plan_now(orch *o, session *s, const wire_msg *msg, const char *voi
     text_plan plan = {0};
     TRY(text_mode_from_name(wire_str(msg, "mode"), &mode));
     TRY(voices_find(o->voice_table, voice_name, &v));
+    const text_request words = {.mode = mode,
+                                .text = wire_str(msg, "text"),
+                                .text_bytes = strlen(wire_str(msg, "text")),
+                                .raw = wire_bool(msg, "raw"),
+                                .instruct = wire_has(msg, "instruct") ? wire_str(msg, "instruct") : NULL};
+    TRY(row_plan(o->tok, &words, v, &plan));
     TRY(take_voice(s, v, mode == TEXT_ZERO_SHOT));
-    TRY(make_plan(o, msg, v, mode, &plan));
     TRY(session_set_plan(s, &plan));
 out:
+    text_plan_done(&plan);
     return err;
 }
 

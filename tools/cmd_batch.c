@@ -41,7 +41,7 @@ static const char batch_help[] =
     "      --seed N          rows without a seed derive theirs from this number and their id (default 0)\n"
     "      --format F        jsonl, csv or txt: what MANIFEST is, if its name does not say\n"
     "      --shard I/N       only rows whose id hash is I modulo N; shards may share DIR\n"
-    "      --check           look for bad rows and stop\n"
+    "      --check           look for bad rows and stop; with -m also for rows that the farm would not take (65)\n"
     "      --verify          hash the files of rows that ended before, and do changed ones again\n"
     "      --retry-failed    do rows again that failed before\n"
     "      --force-mix       go on although DIR was made with another model, precision or voice content\n"

@@ -83,6 +83,26 @@ static void test_bad_manifest_is_refused_before_work(void **state)
                 (const char *const[]){"cosyfarm", "batch", batch_manifest(), "-o", dir, NULL});
 }
 
+/* What only the splitter knows is told by --check, row by row, as the run would tell it. */
+static void test_check_tries_the_words(void **state)
+{
+    (void)state;
+    char rows[256];
+    char text[16384] = "{\"id\":\"a\",\"text\":\"It rained.\"}\n{\"id\":\"b\",\"text\":\" \"}\n"
+                       "{\"id\":\"c\",\"raw\":true,\"text\":\"";
+    size_t n = strlen(text);
+    snprintf(rows, sizeof rows, "%s/rows.jsonl", test_temp_dir());
+    for (int i = 0; i < 4500; i++)
+        n += (size_t)snprintf(text + n, sizeof text - n, "%s", i % 2 ? "q " : "z ");
+    snprintf(text + n, sizeof text - n, "\"}\n");
+    batch_write_text(rows, text);
+    const char *const args[] = {"cosyfarm", "batch", "-m", tiny_model_dir(), "--check", rows, NULL};
+    farm_expect(65, "rows.jsonl:2: nothing to say", args);
+    farm_expect(65, "rows.jsonl:3: ", args);
+    farm_expect(65, "0 unknown voices, 2 rows that cannot be spoken", args);
+    farm_expect(0, "0 unknown voices", (const char *const[]){"cosyfarm", "batch", "--check", rows, NULL});
+}
+
 /* The whole output: the command says the way out and, on stdout, nothing. */
 static void test_damaged_ledger_tells_the_way_out(void **state)
 {
@@ -499,6 +519,7 @@ int main(void)
         cmocka_unit_test(test_resume_does_what_is_missing),
         cmocka_unit_test(test_torn_ledger_line_is_repaired),
         cmocka_unit_test(test_bad_manifest_is_refused_before_work),
+        cmocka_unit_test(test_check_tries_the_words),
         cmocka_unit_test(test_damaged_ledger_tells_the_way_out),
         cmocka_unit_test(test_what_the_model_lacks_is_told_before_work),
         cmocka_unit_test(test_wrong_option_values_are_usage),
