@@ -44,7 +44,7 @@ static const char batch_help[] =
     "      --check           look for bad rows and stop; with -m also for rows that the farm would not take (65)\n"
     "      --verify          hash the files of rows that ended before, and do changed ones again\n"
     "      --retry-failed    do rows again that failed before\n"
-    "      --force-mix       go on although DIR was made with another model, precision or voice content\n"
+    "      --force-mix       go on although DIR was made with another model, precision or voice\n"
     "      --json            the summary as one JSON object\n"
     "  -q, --quiet           no progress, no summary\n";
 

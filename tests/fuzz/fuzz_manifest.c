@@ -36,6 +36,7 @@ static void check_row(const manifest_row *row)
     CF_ASSERT(id_hash(row->id, &hash) == CF_OK && hash == row->hash);
     CF_ASSERT(!row->text != !row->source_wav);
     CF_ASSERT(!row->prompt_wav == !row->prompt_text && !(row->voice && row->prompt_wav));
+    CF_ASSERT(!row->voice_is_default || !row->prompt_wav);
     CF_ASSERT(row->source_wav ? !row->mode : (row->instruct != NULL) == (strcmp(row->mode, "instruct") == 0));
     CF_ASSERT(row->speed >= 0.5 && row->speed <= 2 && row->priority >= 0 && row->priority <= 9);
     if (row->text) {
