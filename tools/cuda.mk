@@ -13,7 +13,8 @@ CUDA_CXX := -std=c++17 -O2 -g -ffp-contract=off -fno-exceptions -fno-rtti -Wall 
 
 ifeq ($(CUDA_MODE),nvcc)
 # Those of the project's cards that this nvcc knows; config.mk may name fewer.
-CUDA_ARCH ?= $(filter 75 80 86 89 90 100 120,$(subst sm_,,$(shell $(NVCC) --list-gpu-code)))
+CUDA_KNOWN := $(filter 75 80 86 89 90 100 120,$(subst sm_,,$(shell $(NVCC) --list-gpu-code)))
+CUDA_ARCH ?= $(CUDA_KNOWN)
 CUDA_PTX := $(lastword $(CUDA_ARCH))
 CUDA_FLAGS := -std=c++17 -O2 -lineinfo --fmad=false --threads 2 -ccbin $(CXX) -Xcompiler -Wall,-Wextra,-fno-exceptions \
               -Xcompiler -Wno-missing-field-initializers -Werror all-warnings \
@@ -24,13 +25,16 @@ CUDA_OBJ_common_transport := $(B)/cuda/common/transport/outbox_cuda_ipc.o
 CUDA_INCLUDE := -isystem $(dir $(NVCC))../include
 EXT_CUDA := -L$(dir $(NVCC))../lib64 -lcudart_static -lstdc++ -ldl -lrt
 CUDA_WORDS := CPU and CUDA: sm_$(subst $() ,$() sm_,$(strip $(CUDA_ARCH))) and PTX
+# The probe asks what a card makes of PTX: that of the oldest card runs on each, that of the newest on itself alone.
+CUDA_OLDEST := $(firstword $(CUDA_KNOWN))
+$(B)/cuda/tests/bench/%.o: CUDA_PTX_TOO = $(if $(filter $(CUDA_OLDEST),$(CUDA_PTX)),,-gencode arch=compute_$(CUDA_OLDEST),code=compute_$(CUDA_OLDEST))
 # Another choice of cards builds the kernels again.
 $(B)/cuda/flags: FORCE
 	@mkdir -p $(@D)
 	@echo '$(CUDA_FLAGS)' | cmp -s - $@ || echo '$(CUDA_FLAGS)' >$@
 $(B)/cuda/%.o: %.cu $(B)/cuda/flags
 	@mkdir -p $(@D)
-	$(NVCC) $(CPPFLAGS) $(CUDA_FLAGS) -MMD -MP -c -o $@ $<
+	$(NVCC) $(CPPFLAGS) $(CUDA_FLAGS) $(CUDA_PTX_TOO) -MMD -MP -c -o $@ $<
 endif
 
 ifeq ($(CUDA_MODE),emu)
