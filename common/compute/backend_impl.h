@@ -119,7 +119,8 @@ cf_err backend_cpu_open(const backend_config *cfg, backend *be);
 CF_MUST_CHECK cf_err backend_cuda_open(const backend_config *cfg, int device, backend *be);
 CF_MUST_CHECK cf_err backend_cuda_probe(int device);
 CF_MUST_CHECK cf_err backend_cuda_memory(int device, uint64_t *ret_free_bytes, uint64_t *ret_total_bytes);
-#define BACKEND_CUDA_LIBRARY_BYTES ((uint64_t)160 << 20) /* workspace 32 MiB, two ends of pieces of 64 MiB */
+/* Workspace 32 MiB; ends of blocks of kept memory, below 64 MiB for the full models; the rest for the libraries. */
+#define BACKEND_CUDA_LIBRARY_BYTES ((uint64_t)160 << 20)
 
 #ifdef __cplusplus
 }

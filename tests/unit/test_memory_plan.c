@@ -37,10 +37,18 @@ static void expect_plan(const stage_ops *ops, const stage_config *cfg)
     void *stage;
     stage_memory planned;
     stage_facts facts;
+    uint64_t before, after, total;
     assert_ok(ops->plan(cfg, &planned));
+    assert_ok(backend_memory(device(), &before, &total));
     assert_ok(ops->open(cfg, &stage));
+    assert_ok(backend_memory(device(), &after, &total));
     ops->facts(stage, &facts);
     ops->close(stage);
+    if (strcmp(device(), "cpu") != 0) { /* scratch is there already */
+        print_message("%s: the device gave %.2f MiB, planned %.2f\n", stage_name(ops->kind),
+                      (double)(before - after) / 1048576, (double)memory_total(&planned) / 1048576);
+        assert_true(before - after >= planned.scratch_bytes && before - after <= memory_total(&planned));
+    }
     const double kept = (double)facts.kept_bytes, plan = (double)(planned.weights_bytes + planned.tables_bytes);
     print_message("%s %d: planned %.2f MiB, took %.2f; weights %.2f, took %.2f\n", stage_name(ops->kind),
                   (int)cfg->operands, plan / 1048576, kept / 1048576, (double)planned.weights_bytes / 1048576,

@@ -55,6 +55,7 @@ typedef struct cuda_state {
     cuda_list lists[CUDA_LISTS_MAX];
     int list_count;
     cuda_block *kept;    /* owned */
+    size_t shared_bytes; /* of the last block of kept memory that small tables share */
     cuda_pinned *pinned; /* owned */
     bool recording;      /* nothing may wait, come from the host, or take memory: cuda_not_recorded */
     size_t device_bytes; /* allocated in all */

@@ -16,6 +16,7 @@
 
 #define PIECE_BYTES ((size_t)2 << 20)  /* the first piece; what the driver hands out anyway */
 #define GROWN_BYTES ((size_t)64 << 20) /* pieces double up to this */
+#define ALONE_BYTES ((size_t)4 << 20)  /* kept tables from here on have blocks of their own: see cuda_keep */
 #define MIB         1048576.0
 
 /* Of the next piece: what is wanted, or twice the last one. */
@@ -51,23 +52,40 @@ cf_err cuda_memory(cuda_state *cuda, size_t bytes, const char *what, unsigned ch
     return CF_OK;
 }
 
+static size_t whole_pieces(size_t bytes)
+{
+    return (bytes + PIECE_BYTES - 1) / PIECE_BYTES * PIECE_BYTES;
+}
+
+/* A new block of kept memory with room for `wanted`. */
+static cf_err add_block(cuda_state *cuda, size_t wanted, cuda_block **ret_block)
+{
+    cuda_block *block;
+    CUDA_TRY(mem_alloc(1, sizeof *block, &block));
+    if (wanted < ALONE_BYTES)
+        cuda->shared_bytes = piece_bytes(wanted, cuda->shared_bytes);
+    block->bytes = wanted < ALONE_BYTES ? cuda->shared_bytes : whole_pieces(wanted);
+    const cf_err err = cuda_memory(cuda, block->bytes, "model", &block->dev);
+    if (err != CF_OK) {
+        mem_free(block);
+        return err;
+    }
+    block->next = cuda->kept;
+    cuda->kept = *ret_block = block;
+    return CF_OK;
+}
+
+/* Any block with room, or a new one: shared by small tables, of its own for a large one, which would leave the end of
+ * a shared one to nobody. So ends stay below what the memory plan allows them (BACKEND_CUDA_LIBRARY_BYTES). */
 cf_err cuda_keep(backend *be, size_t bytes, void **ret_dev)
 {
     cuda_state *cuda = cuda_of(be);
     const size_t wanted = aligned(bytes ? bytes : 1);
     cuda_block *block = cuda->kept;
-    if (!block || wanted > block->bytes - block->used_bytes) {
-        const size_t last_bytes = block ? block->bytes : 0;
-        CUDA_TRY(mem_alloc(1, sizeof *block, &block));
-        block->bytes = piece_bytes(wanted, last_bytes);
-        const cf_err err = cuda_memory(cuda, block->bytes, "model", &block->dev);
-        if (err != CF_OK) {
-            mem_free(block);
-            return err;
-        }
-        block->next = cuda->kept;
-        cuda->kept = block;
-    }
+    while (block && wanted > block->bytes - block->used_bytes)
+        block = block->next;
+    if (!block)
+        CUDA_TRY(add_block(cuda, wanted, &block));
     unsigned char *dev = block->dev + block->used_bytes;
     CUDA_CALL(cudaMemsetAsync(dev, 0, wanted, cuda->stream));
     block->used_bytes += wanted;
@@ -155,7 +173,7 @@ static cf_err replace_segments(cuda_state *cuda, size_t bytes)
 cf_err cuda_scratch_reserve(backend *be, size_t bytes)
 {
     cuda_state *cuda = cuda_of(be);
-    const size_t held = scratch_bytes(cuda), wanted = (bytes + PIECE_BYTES - 1) / PIECE_BYTES * PIECE_BYTES;
+    const size_t held = scratch_bytes(cuda), wanted = whole_pieces(bytes);
     CF_ASSERT(be->scratch.used_bytes == 0);
     return cuda->segment_count == 1 && held >= wanted ? CF_OK : replace_segments(cuda, held > wanted ? held : wanted);
 }

@@ -1,5 +1,5 @@
 /*
- * scratch.c - scratch of a device over the life of a worker: batches of any sizes in any order take no more than the
+ * scratch.c - memory of a device over the life of a worker: batches of any sizes in any order take no more than the
  * largest of them did, records find their places, and what a stage reserves holds its steps. Sizes are those of the
  * full model; nothing touches the memory. Tests.
  */
@@ -138,6 +138,30 @@ static void test_reserved(void **state)
     backend_close(be);
 }
 
+static void keep(backend *be, int64_t mib)
+{
+    tensor t;
+    assert_ok(backend_keep(be, DTYPE_F32, 1, (const int64_t[]){mib << 18}, &t));
+}
+
+/* Kept memory comes in blocks: what a table leaves of one is taken by later ones, of older blocks too. */
+static void test_kept_blocks(void **state)
+{
+    (void)state;
+    backend *be = open_with(MIB);
+    keep(be, 3);
+    keep(be, 3);
+    const size_t before = free_bytes();
+    keep(be, 40);
+    assert_int_equal(before - free_bytes(), 40 * MIB); /* a large one has its own */
+    const size_t left = free_bytes();
+    keep(be, 3);
+    keep(be, 2);
+    keep(be, 1);
+    assert_int_equal(left, free_bytes());
+    backend_close(be);
+}
+
 /* y = x + x, through a temporary in scratch. */
 typedef struct doubling {
     backend *be;
@@ -257,11 +281,9 @@ static void test_llm_stays_in_plan(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_batches_of_any_order),
-        cmocka_unit_test(test_reserved),
-        cmocka_unit_test(test_records),
-        cmocka_unit_test(test_limit_of_segments),
-        cmocka_unit_test(test_llm_stays_in_plan),
+        cmocka_unit_test(test_batches_of_any_order), cmocka_unit_test(test_reserved),
+        cmocka_unit_test(test_kept_blocks),          cmocka_unit_test(test_records),
+        cmocka_unit_test(test_limit_of_segments),    cmocka_unit_test(test_llm_stays_in_plan),
     };
     return cmocka_run_group_tests_name("cuda scratch", tests, NULL, NULL);
 }
