@@ -313,11 +313,7 @@ extern "C" cudaError_t cudaMemcpyAsync(void *to, const void *from, size_t bytes,
     const bool to_pageable = !emu_is_device(to) && !emu_is_pinned(to);
     if (s->capture && (from_pageable || to_pageable)) // permitted by CUDA, read at each replay: never what we want
         return emu_leave(cudaErrorStreamCaptureUnsupported);
-    if (from_pageable) { // staged at once
-        const std::shared_ptr<std::vector<unsigned char>> staged = std::make_shared<std::vector<unsigned char>>(
-            (const unsigned char *)from, (const unsigned char *)from + bytes);
-        return emu_enqueue(stream, [=]() { memcpy(to, staged->data(), bytes); });
-    }
+    // Pageable memory too is read as late as it may be: CUDA only says that the copy might be over by then.
     const cudaError_t queued = emu_enqueue(stream, [=]() { memmove(to, from, bytes); });
     return queued == cudaSuccess && to_pageable ? emu_leave(emu_drain(s)) : queued;
 }

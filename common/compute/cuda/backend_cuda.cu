@@ -2,8 +2,8 @@
  * backend_cuda.cu - the CUDA backend object: its device, its stream, its table of functions.
  *
  * The backend's thread. Owns one stream, on which everything runs in the order of the calls, the products' library,
- * and all device memory of the process but the exchange's. Transfers from the host are staged by the driver before the
- * call returns, so callers may reuse what they uploaded.
+ * and all device memory of the process but the exchange's. Uploads are copied, or waited for,
+ * before the call returns (upload.cu), so callers may reuse what they uploaded.
  * Fails: CF_ERR_UNSUPPORTED (no such device, no driver, no cuBLASLt, operand type), CF_ERR_NOMEM, CF_ERR_DEVICE after
  * which the process must exit.
  */
@@ -35,18 +35,12 @@ cf_err cuda_launch_status(const char *kernel)
 
 static cf_err cuda_sync(backend *be)
 {
-    CUDA_TRY(cuda_not_recorded(cuda_of(be), "waiting for the device"));
-    return cuda_status(cudaStreamSynchronize(cuda_of(be)->stream), "waiting for the device");
+    return cuda_wait(cuda_of(be));
 }
 
 static cf_err cuda_upload(backend *be, const void *host, tensor *dst)
 {
-    const size_t bytes = tensor_bytes(dst);
-    if (bytes == 0)
-        return CF_OK;
-    CUDA_TRY(cuda_not_recorded(cuda_of(be), "copy to the device"));
-    return cuda_status(cudaMemcpyAsync(dst->data, host, bytes, cudaMemcpyHostToDevice, cuda_of(be)->stream),
-                       "copy to the device");
+    return cuda_send(cuda_of(be), host, dst->data, tensor_bytes(dst));
 }
 
 static cf_err cuda_fetch(backend *be, const tensor *src, void *host)
@@ -157,7 +151,7 @@ static cf_err open_waves(backend *be)
         host[WAVES_HANN + i] = 0.5 - 0.5 * host[WAVES_COS + i];
     }
     CUDA_TRY(cuda_keep(be, sizeof host, &dev));
-    CUDA_CALL(cudaMemcpyAsync(dev, host, sizeof host, cudaMemcpyHostToDevice, cuda_of(be)->stream));
+    CUDA_TRY(cuda_send(cuda_of(be), host, dev, sizeof host));
     cuda_of(be)->waves = (const double *)dev;
     return CF_OK;
 }
@@ -214,6 +208,7 @@ extern "C" cf_err backend_cuda_open(const backend_config *cfg, int device, backe
     be->threads = 1;
     CUDA_TRY(open_device(device, cuda, &prop));
     CUDA_TRY(gemm_open(device, &cuda->products));
+    CUDA_TRY(cuda_uploads_open(be));
     CUDA_TRY(open_waves(be));
     CUDA_TRY(cuda_mma_choose(cuda->capability, &cuda->mma_depth));
     snprintf(be->describe, sizeof be->describe, "cuda:%d %.48s sm_%d attention=mma.m16n8k%d, f32: plain", device,

@@ -57,6 +57,8 @@ typedef struct cuda_state {
     cuda_block *kept;    /* owned */
     size_t shared_bytes; /* of the last block of kept memory that small tables share */
     cuda_pinned *pinned; /* owned */
+    unsigned char *ring; /* of uploads that the device may not have read yet; one of `pinned` */
+    size_t ring_used_bytes;
     bool recording;      /* nothing may wait, come from the host, or take memory: cuda_not_recorded */
     size_t device_bytes; /* allocated in all */
     uint64_t generation; /* of the memory: one more with each allocation and each segment given back */
@@ -82,6 +84,12 @@ cf_err cuda_replay(backend *be, backend_record **record, backend_submit_fn *subm
 void cuda_record_close(backend *be, backend_record *record);
 /* CF_ERR_DEVICE while work is recorded. */
 cf_err cuda_not_recorded(const cuda_state *cuda, const char *what);
+
+/* Copies; the host's bytes may be freed or changed when it returns: upload.cu. CF_ERR_DEVICE while work is recorded. */
+cf_err cuda_send(cuda_state *cuda, const void *host, void *dev, size_t bytes);
+/* Until the device has done everything. The same. */
+cf_err cuda_wait(cuda_state *cuda);
+cf_err cuda_uploads_open(backend *be);
 
 cf_err cuda_keep_host(backend *be, size_t bytes, void **ret_ptr);
 

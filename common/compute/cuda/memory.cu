@@ -157,8 +157,7 @@ static cf_err add_segment(cuda_state *cuda, size_t off, size_t wanted)
 /* One segment of `bytes` in place of all; nothing of them may be in use by the host's side. */
 static cf_err replace_segments(cuda_state *cuda, size_t bytes)
 {
-    CUDA_TRY(cuda_not_recorded(cuda, "replacing scratch"));
-    CUDA_CALL(cudaStreamSynchronize(cuda->stream));
+    CUDA_TRY(cuda_wait(cuda));
     while (cuda->segment_count > 0) {
         const cuda_segment *last = &cuda->segments[cuda->segment_count - 1];
         CUDA_CALL(cudaFree(last->dev));
@@ -231,10 +230,9 @@ cf_err cuda_list_upload(backend *be, const void *values, size_t bytes, const voi
     }
     CUDA_TRY(cuda_take(be, bytes, &dev));
     const size_t off = be->scratch.used_bytes - aligned(bytes ? bytes : 1);
-    if (bytes > 0) {
-        memcpy(be->scratch.base + off, values, bytes);
-        CUDA_CALL(cudaMemcpyAsync(dev, be->scratch.base + off, bytes, cudaMemcpyHostToDevice, cuda->stream));
-    }
+    if (bytes > 0)
+        memcpy(be->scratch.base + off, values, bytes); /* what the list said, for the next one */
+    CUDA_TRY(cuda_send(cuda, values, dev, bytes));
     if (cuda->list_count < CUDA_LISTS_MAX) /* beyond that a list is uploaded each time */
         cuda->lists[cuda->list_count++] = cuda_list{off, bytes, dev};
     *ret_dev = dev;

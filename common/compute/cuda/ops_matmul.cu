@@ -44,8 +44,7 @@ static cf_err pack_values(backend *be, const float *values, int64_t count, weigh
     CUDA_TRY(cuda_keep(be, out->bytes, &out->data));
     CUDA_TRY(mem_alloc(out->bytes, 1, &host));
     convert(values, count, out->operands, host);
-    err = cuda_status(cudaMemcpyAsync(out->data, host, out->bytes, cudaMemcpyHostToDevice, cuda_of(be)->stream),
-                      "copy of a weight");
+    err = cuda_send(cuda_of(be), host, out->data, out->bytes);
     mem_free(host);
     return err;
 }
@@ -80,9 +79,7 @@ cf_err cuda_pack_conv_f64(backend *be, const double *w, weight *out)
         for (int64_t i = 0; i < out->k_in; i++)
             for (int64_t k = 0; k < out->kernel; k++)
                 ordered[(k * out->k_in + i) * out->n_out + o] = w[(o * out->k_in + i) * out->kernel + k];
-    const cf_err err =
-        cuda_status(cudaMemcpyAsync(out->data, ordered, out->bytes, cudaMemcpyHostToDevice, cuda_of(be)->stream),
-                    "copy of a weight");
+    const cf_err err = cuda_send(cuda_of(be), ordered, out->data, out->bytes);
     mem_free(ordered);
     return err;
 }

@@ -482,6 +482,36 @@ static void test_scratch(void **state)
     backend_close(be);
 }
 
+/* What was uploaded may change at once: small and many, and larger than what the backend copies. */
+static void test_uploads_are_copied(void **state)
+{
+    enum { WIDTH = 1 << 20, ROUNDS = 24, LARGE = 3 << 20 };
+    (void)state;
+    backend *be = open_on("cuda:0", false);
+    tensor small[ROUNDS], large;
+    float *host;
+    assert_ok(mem_alloc(LARGE, sizeof *host, &host));
+    for (int i = 0; i < ROUNDS; i++) {
+        assert_ok(backend_take_2d(be, DTYPE_F32, 1, WIDTH >> (i % 3), &small[i]));
+        for (int k = 0; k < WIDTH; k++)
+            host[k] = (float)i;
+        assert_ok(backend_upload(be, host, &small[i]));
+    }
+    assert_ok(backend_take_2d(be, DTYPE_F32, 1, LARGE, &large));
+    for (int k = 0; k < LARGE; k++)
+        host[k] = ROUNDS;
+    assert_ok(backend_upload(be, host, &large));
+    memset(host, 0, LARGE * sizeof *host);
+    assert_ok(backend_download(be, &large, host));
+    assert_true(host[0] == ROUNDS && host[LARGE - 1] == ROUNDS);
+    for (int i = 0; i < ROUNDS; i++) {
+        assert_ok(backend_download(be, &small[i], host));
+        assert_true(host[0] == (float)i && host[(WIDTH >> (i % 3)) - 1] == (float)i);
+    }
+    mem_free(host);
+    backend_close(be);
+}
+
 int main(int argc, char **argv)
 {
     const struct CMUnitTest kernels[] = {
@@ -496,6 +526,7 @@ int main(int argc, char **argv)
         cmocka_unit_test(test_device_error_is_sticky),
         cmocka_unit_test(test_instruction_of_newer_card),
         cmocka_unit_test(test_scratch),
+        cmocka_unit_test(test_uploads_are_copied),
     };
     const int failed = cmocka_run_group_tests_name("cuda kernels", kernels, NULL, NULL);
     if (argc > 1 && strcmp(argv[1], "kernels") == 0)
