@@ -302,7 +302,7 @@ static cf_err next_line(line_reader *lines, line_view *line, json **root, ledger
     json_close(*root);
     *root = NULL;
     if (process_stop_asked())
-        return err_set(CF_ERR_CANCELLED, "interrupted while a ledger was read");
+        return err_set(CF_ERR_CANCELLED, "%s: interrupted while it was read", line_reader_name(lines));
     cf_err err = line_reader_next(lines, line);
     if (err == CF_ERR_LIMIT)
         return err_context(CF_ERR_CORRUPT, "damaged" WAY_OUT);

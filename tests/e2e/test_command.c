@@ -176,7 +176,7 @@ static void test_unusable_configuration(void **state)
     for (size_t i = 0; i < sizeof verbs / sizeof *verbs; i++) {
         /* an operand that these two want; the others have none */
         const bool wants = strcmp(verbs[i], "say") == 0 || strcmp(verbs[i], "batch") == 0;
-        const char *const last = wants ? "x" : NULL;
+        const char *const last = wants ? "x.txt" : NULL;
         const char *const args[] = {"cosyfarm", verbs[i], "-m", tiny_model_dir(), "--config", path, last,
                                     "-o",       out,      NULL};
         const char *const absent[] = {"cosyfarm", verbs[i], "-m", tiny_model_dir(), "--config", none, last,
