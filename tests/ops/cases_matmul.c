@@ -155,7 +155,7 @@ static const linear_case linear_cases[] = {
     {.head = {"whole chunks, exactly a block", SEQS(31, 1), .bound = CHAIN_SHORT, .bf16 = true, .narrow = true},
      .k_in = 96,
      .n_out = 33},
-    {.head = {"pieces of rows and parts of the depth, bf16", SEQS(1, 0, 250, 160), .bound = CHAIN_LONG, .bf16 = true,
+    {.head = {"pieces of rows and parts of the depth, bf16", SEQS(1, 0, 250, 160), .bound = NARROW_BIAS, .bf16 = true,
               .narrow = true, .heavy = true},
      .k_in = 1345,
      .n_out = 70,
