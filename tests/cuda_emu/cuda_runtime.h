@@ -147,6 +147,7 @@ template <typename T, size_t COUNT> struct emu_shared_array {
     }
 };
 
+#define CUDA_UNROLL
 #define CUDA_SHARED(type, name, count)                    static emu_shared_array<type, (count)> name(#name)
 #define CUDA_TRAP()                                       emu_trap()
 #define CUDA_LAUNCH_RAW(kernel, grid, block, stream, ...) emu_launch(#kernel, grid, block, stream, kernel, __VA_ARGS__)

@@ -5,7 +5,8 @@
  * last.
  *
  * f32 throughout. The order of all sums follows from the number of keys alone, so a row has the same bytes in any
- * batch. The backend's thread. Fails: CF_ERR_DEVICE, CF_ERR_NOMEM.
+ * batch. Loops over the group have a constant bound and a guard, so that what a thread holds of each head is in
+ * registers. The backend's thread. Fails: CF_ERR_DEVICE, CF_ERR_NOMEM.
  * Source: Dao et al. 2023, "Flash-Decoding for long-context inference": the merging of partial softmaxes.
  */
 #include "common/compute/cuda/cuda_impl.cuh"
@@ -19,6 +20,11 @@ static __device__ inline int line(int g, int t)
 {
     return g * KEYS + t;
 }
+
+/* Values that one load brings. */
+typedef struct alignas(16) key_part {
+    float value[4];
+} key_part;
 
 /* Block (row, kv head, piece). */
 static __global__ void attn_pieces_kernel(const float *qkv, cache_view c, int pieces_max, float *partial)
@@ -39,6 +45,7 @@ static __global__ void attn_pieces_kernel(const float *qkv, cache_view c, int pi
         return; // the whole block: nothing is waited for
     for (int i = t; i < group * CUDA_HEAD; i += KEYS)
         query[i] = q[i];
+    CUDA_UNROLL
     for (int g = 0; g < CUDA_GROUP_MAX; g++) {
         max[g] = -INFINITY;
         sum[g] = mixed[g] = 0.0f;
@@ -48,15 +55,22 @@ static __global__ void attn_pieces_kernel(const float *qkv, cache_view c, int pi
         const int64_t mine = first + t;
         float score[CUDA_GROUP_MAX] = {0.0f};
         if (mine < end) {
-            const float *key =
-                keys + pages[mine / CACHE_PAGE_TOKENS] * 2 * c.kv_heads * plane + mine % CACHE_PAGE_TOKENS * CUDA_HEAD;
-            for (int d = 0; d < CUDA_HEAD; d++) {
-                const float k = key[d];
-                for (int g = 0; g < group; g++)
-                    score[g] = fma_f32(query[g * CUDA_HEAD + d], k, score[g]);
+            const key_part *key = (const key_part *)(keys + pages[mine / CACHE_PAGE_TOKENS] * 2 * c.kv_heads * plane +
+                                                     mine % CACHE_PAGE_TOKENS * CUDA_HEAD);
+            for (int d = 0; d < CUDA_HEAD; d += 4) {
+                const key_part k = key[d / 4];
+                CUDA_UNROLL
+                for (int g = 0; g < CUDA_GROUP_MAX; g++) {
+                    CUDA_UNROLL
+                    for (int i = 0; i < 4 && g < group; i++)
+                        score[g] = fma_f32(query[g * CUDA_HEAD + d + i], k.value[i], score[g]);
+                }
             }
         }
-        for (int g = 0; g < group; g++) {
+        CUDA_UNROLL
+        for (int g = 0; g < CUDA_GROUP_MAX; g++) {
+            if (g >= group)
+                break; // of the whole block
             const float scaled = mine < end ? score[g] * CUDA_HEAD_SCALE : -INFINITY;
             const float larger =
                 fmaxf(max[g], block_max(scaled)); // its barrier also ends the reading of the last shares
@@ -70,15 +84,22 @@ static __global__ void attn_pieces_kernel(const float *qkv, cache_view c, int pi
             const int64_t at = first + j;
             const float v = values[pages[at / CACHE_PAGE_TOKENS] * 2 * c.kv_heads * plane +
                                    at % CACHE_PAGE_TOKENS * CUDA_HEAD + channel];
-            for (int g = 0; g < group; g++)
-                mixed[g] = fma_f32(shares[line(g, j)], v, mixed[g]);
+            CUDA_UNROLL
+            for (int g = 0; g < CUDA_GROUP_MAX; g++)
+                if (g < group)
+                    mixed[g] = fma_f32(shares[line(g, j)], v, mixed[g]);
         }
     }
     __syncthreads(); // the last shares are read: their lines hold halves now
-    for (int g = 0; g < group; g++)
-        shares[line(g, t)] = mixed[g];
+    CUDA_UNROLL
+    for (int g = 0; g < CUDA_GROUP_MAX; g++)
+        if (g < group)
+            shares[line(g, t)] = mixed[g];
     __syncthreads(); // both halves of a channel are there
-    for (int g = 0; g < group && t < CUDA_HEAD; g++) {
+    CUDA_UNROLL
+    for (int g = 0; g < CUDA_GROUP_MAX; g++) {
+        if (g >= group || t >= CUDA_HEAD)
+            break;
         float *left = partial + ((row * c.heads + kv_head * group + g) * pieces_max + piece) * PARTIAL;
         left[t] = shares[line(g, t)] + shares[line(g, t + CUDA_HEAD)];
         if (t == 0) {

@@ -66,14 +66,18 @@ static __device__ void score_tile(const uint32_t q[DEPTH][4], S &key_words, cons
                                   float score[COLUMNS][4])
 {
     const int lane = (int)threadIdx.x % CUDA_WARP;
+    CUDA_UNROLL
     for (int n = 0; n < COLUMNS; n++) {
+        CUDA_UNROLL
         for (int i = 0; i < 4; i++)
             score[n][i] = 0.0f;
+        CUDA_UNROLL
         for (int k = 0; k < DEPTH; k++) {
             const int at = (n * 8 + lane / 4) * PITCH + k * 8 + lane % 4;
             const uint32_t b[2] = {key_words[at], key_words[at + 4]};
             mma_f16<MMA>(score[n], q[k], b);
         }
+        CUDA_UNROLL
         for (int i = 0; i < 4; i++) {
             const int64_t key = first + n * 8 + lane % 4 * 2 + i % 2;
             score[n][i] = key < r->limit[i / 2] ? score[n][i] * CUDA_HEAD_SCALE : -INFINITY;
@@ -84,19 +88,24 @@ static __device__ void score_tile(const uint32_t q[DEPTH][4], S &key_words, cons
 /* Scores become shares of the running maximum; what was mixed before shrinks with it. The four lanes of a row agree. */
 static __device__ void share_tile(attn_rows *r, float score[COLUMNS][4])
 {
+    CUDA_UNROLL
     for (int half = 0; half < 2; half++) {
         float max = r->max[half], sum = 0.0f;
+        CUDA_UNROLL
         for (int n = 0; n < COLUMNS; n++)
             max = fmaxf(max, fmaxf(score[n][2 * half], score[n][2 * half + 1]));
         max = fmaxf(max, __shfl_xor_sync(0xffffffffu, max, 1));
         max = fmaxf(max, __shfl_xor_sync(0xffffffffu, max, 2));
         const float shrink = expf(r->max[half] - max);
-        for (int n = 0; n < COLUMNS; n++)
+        CUDA_UNROLL
+        for (int n = 0; n < COLUMNS; n++) {
+            CUDA_UNROLL
             for (int i = 2 * half; i < 2 * half + 2; i++) {
                 score[n][i] = expf(score[n][i] - max);
                 sum += score[n][i];
                 r->mixed[n][i] *= shrink;
             }
+        }
         sum += __shfl_xor_sync(0xffffffffu, sum, 1);
         sum += __shfl_xor_sync(0xffffffffu, sum, 2);
         r->sum[half] = r->sum[half] * shrink + sum;
@@ -109,10 +118,12 @@ template <int MMA, typename S>
 static __device__ void mix_tile(attn_rows *r, const float share[COLUMNS][4], S &value_words)
 {
     const int lane = (int)threadIdx.x % CUDA_WARP;
+    CUDA_UNROLL
     for (int k = 0; k < DEPTH; k++) {
         const float *low = share[2 * k], *high = share[2 * k + 1];
         const uint32_t a[4] = {pack_f16(low[0], low[1]), pack_f16(low[2], low[3]), pack_f16(high[0], high[1]),
                                pack_f16(high[2], high[3])};
+        CUDA_UNROLL
         for (int n = 0; n < COLUMNS; n++) {
             const int at = (n * 8 + lane / 4) * PITCH + k * 8 + lane % 4;
             const uint32_t b[2] = {value_words[at], value_words[at + 4]};
@@ -126,16 +137,19 @@ static __device__ void load_query(const attn_view *v, int64_t q, int64_t pitch, 
                                   uint32_t ret_q[DEPTH][4])
 {
     const int lane = (int)threadIdx.x % CUDA_WARP;
-    for (int k = 0; k < DEPTH; k++)
+    CUDA_UNROLL
+    for (int k = 0; k < DEPTH; k++) {
+        CUDA_UNROLL
         for (int i = 0; i < 4; i++) {
             const int64_t row = first + lane / 4 + i % 2 * 8;
             const int64_t at = q + row * pitch + k * 16 + i / 2 * 8 + lane % 4 * 2;
             ret_q[k][i] = pack_f16(value_or_zero(v, row < length, at), value_or_zero(v, row < length, at + 1));
         }
+    }
 }
 
-/* Block (tile, head). MMA: depth of the instruction. */
-template <int MMA> static __global__ void attn_mma_kernel(attn_view v)
+/* Block (tile, head). MMA: depth of the instruction. With 16 it fits in 128 registers, four blocks to a multiprocessor. */
+template <int MMA> static __global__ void __launch_bounds__(THREADS, MMA == 16 ? 4 : 3) attn_mma_kernel(attn_view v)
 {
     CUDA_SHARED(uint32_t, key_words, TILE * PITCH);
     CUDA_SHARED(uint32_t, value_words, TILE * PITCH);
@@ -150,15 +164,19 @@ template <int MMA> static __global__ void attn_mma_kernel(attn_view v)
     uint32_t q[DEPTH][4];
     float score[COLUMNS][4];
     attn_rows r;
+    CUDA_UNROLL
     for (int half = 0; half < 2; half++) {
         const int64_t row = first + lane / 4 + half * 8, seen = step > 0 ? step * (row / step + 1) : length;
         r.limit[half] = seen < length ? seen : length;
         r.max[half] = -INFINITY;
         r.sum[half] = 0.0f;
     }
-    for (int n = 0; n < COLUMNS; n++)
+    CUDA_UNROLL
+    for (int n = 0; n < COLUMNS; n++) {
+        CUDA_UNROLL
         for (int i = 0; i < 4; i++)
             r.mixed[n][i] = 0.0f;
+    }
     load_query(&v, base, pitch, first, length, q);
     for (int64_t at = 0; at < keys; at += TILE) {
         load_tile(&v, base + width, base + 2 * width, pitch, at, length, key_words, value_words);
@@ -168,13 +186,16 @@ template <int MMA> static __global__ void attn_mma_kernel(attn_view v)
         mix_tile<MMA>(&r, score, value_words);
         __syncthreads(); // all have read it before the next is loaded
     }
-    for (int n = 0; n < COLUMNS; n++)
+    CUDA_UNROLL
+    for (int n = 0; n < COLUMNS; n++) {
+        CUDA_UNROLL
         for (int i = 0; i < 4; i++) {
             const int64_t row = first + lane / 4 + i / 2 * 8;
             if (row < length)
                 store_value(v.y, v.type, (begin + row) * width + head * CUDA_HEAD + n * 8 + lane % 4 * 2 + i % 2,
                             r.mixed[n][i] / r.sum[i / 2]);
         }
+    }
 }
 
 cf_err cuda_attn_block_mma(backend *be, const op_attn_block_args *a)

@@ -19,6 +19,7 @@
 #ifndef CF_CUDA_EMU
 #define CUDA_SHARED(type, name, count)                    __shared__ type name[count]
 #define CUDA_TRAP()                                       __trap()
+#define CUDA_UNROLL                                       _Pragma("unroll") /* what it indexes stays in registers */
 #define CUDA_LAUNCH_RAW(kernel, grid, block, stream, ...) kernel<<<(grid), (block), 0, (stream)>>>(__VA_ARGS__)
 #endif
 
