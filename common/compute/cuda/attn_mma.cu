@@ -148,7 +148,7 @@ static __device__ void load_query(const attn_view *v, int64_t q, int64_t pitch, 
     }
 }
 
-/* Block (tile, head). MMA: depth of the instruction. With 16 it fits in 128 registers, four blocks to a multiprocessor. */
+/* Block (tile, head). MMA: depth of the instruction. With 16 it fits in 128 registers: four blocks at a time. */
 template <int MMA> static __global__ void __launch_bounds__(THREADS, MMA == 16 ? 4 : 3) attn_mma_kernel(attn_view v)
 {
     CUDA_SHARED(uint32_t, key_words, TILE * PITCH);
