@@ -12,7 +12,7 @@
  * SHA-256) and the backbone's configuration in the model directory. */
 CF_MUST_CHECK cf_err token_maker(const config *cfg, const char *llm_sha256, char ret_maker[SHA256_HEX_BYTES]);
 
-/* The same of the file that an llm worker would take now. */
+/* The same of the file that an llm worker would take now, which is read whole the first time (network_hash.h). */
 CF_MUST_CHECK cf_err token_maker_now(const config *cfg, char ret_maker[SHA256_HEX_BYTES]);
 
 /* Of one segment in one attempt: maker, voice, seed, attempt and all ids that the llm is given. The session has its

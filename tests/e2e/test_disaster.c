@@ -7,7 +7,6 @@
 #include "tests/harness/test.h"
 
 #include <ftw.h>
-#include <linux/capability.h>
 #include <poll.h>
 #include <sched.h>
 #include <signal.h>
@@ -15,7 +14,6 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/mount.h>
-#include <sys/prctl.h>
 #include <sys/stat.h>
 #include <unistd.h>
 
@@ -101,12 +99,6 @@ static void test_deleted_folder(void **state)
     batch_expect_undisturbed(dir);
 }
 
-/* As root no mode closes a folder; without this capability it does, for all that we start from now on. */
-static bool obey_modes(void)
-{
-    return geteuid() != 0 || prctl(PR_CAPBSET_DROP, CAP_DAC_OVERRIDE) == 0;
-}
-
 /* Nothing new can be put into the folder of the audio. */
 static void close_folder(const char *dir, mode_t mode)
 {
@@ -118,7 +110,7 @@ static void close_folder(const char *dir, mode_t mode)
 static void test_closed_folder_pauses(void **state)
 {
     (void)state;
-    if (!obey_modes())
+    if (!test_obey_modes())
         skip();
     const char *dir = test_temp_dir();
     const pid_t pid = start_half_way(dir, batch_config());
@@ -133,7 +125,7 @@ static void test_closed_folder_pauses(void **state)
 static void test_closed_folder_fails_rows_in_the_end(void **state)
 {
     (void)state;
-    if (!obey_modes())
+    if (!test_obey_modes())
         skip();
     const char *dir = test_temp_dir();
     const pid_t pid = start_half_way(dir, waits_briefly);
@@ -151,7 +143,7 @@ static void test_closed_folder_fails_rows_in_the_end(void **state)
 static void test_say_into_a_closed_folder(void **state)
 {
     (void)state;
-    if (!obey_modes())
+    if (!test_obey_modes())
         skip();
     char file[320], below[320];
     const char *dir = test_temp_dir();
@@ -213,76 +205,6 @@ static void test_full_disk_ends_the_batch(void **state)
     farm_expect(0, "0 failed", again);
     batch_expect_undisturbed(dir);
     assert_int_equal(umount(dir), 0);
-}
-
-/* ---- a farm whose storage refuses ---- */
-
-/* A batch of one row on the running farm, into dir, whose audio folder lets nothing in. It ends before its farm. */
-static void leave_a_row_in_the_writer(const farm *f, const char *dir)
-{
-    char manifest[320], audio[320], log[320];
-    const char *const batch[] = {"cosyfarm", "batch", "-q", "-m", tiny_model_dir(), manifest, "-o", dir, NULL};
-    snprintf(manifest, sizeof manifest, "%s.jsonl", dir);
-    snprintf(audio, sizeof audio, "%s/audio", dir);
-    snprintf(log, sizeof log, "%s.said", dir);
-    batch_write_text(manifest, "{\"id\":\"a\",\"text\":\"It rained.\"}\n");
-    assert_ok(io_make_dirs(audio, 0755));
-    assert_int_equal(chmod(audio, 0555), 0);
-    const pid_t pid = farm_command_start(batch, log);
-    batch_wait_text(f->run_dir, "log", "ev=storage.waits");
-    kill(pid, SIGKILL);
-    farm_command_wait(pid);
-}
-
-/* Times the text is in the farm's log. */
-static void wait_times(const farm *f, const char *part, int times)
-{
-    const uint64_t deadline_us = clock_now_us() + 60 * CLOCK_SECOND_US;
-    for (int found = 0; found < times; poll(NULL, 0, 20)) {
-        char path[320], *text;
-        size_t bytes;
-        assert_true(clock_now_us() < deadline_us);
-        snprintf(path, sizeof path, "%s/log", f->run_dir);
-        assert_ok(io_read_file(path, 1 << 24, &text, &bytes));
-        found = 0;
-        for (const char *at = text; (at = strstr(at, part)) != NULL; at++)
-            found++;
-        mem_free(text);
-    }
-}
-
-/* Each way to end an orchestrator whose finished row cannot be written: with its own code, and the next one has the
- * row. */
-static void test_farm_ends_with_a_row_in_the_writer(void **state)
-{
-    (void)state;
-    if (!obey_modes())
-        skip();
-    farm f;
-    char audio[320], wav[320];
-    const char *dir = test_temp_dir();
-    snprintf(audio, sizeof audio, "%s/audio", dir);
-    snprintf(wav, sizeof wav, "%s/audio/a.wav", dir);
-    farm_start(&f, NULL, "\"grace_s\":1");
-    leave_a_row_in_the_writer(&f, dir);
-    kill(farm_pid(&f, "orchestrator"), SIGTERM); /* grace_s is over: somebody may want a successor */
-    batch_wait_text(f.run_dir, "log", "ev=child.ended");
-    wait_times(&f, "ev=storage.waits", 2);
-    farm_expect(75, "rows left when the farm ended: 1; its journal keeps them",
-                (const char *const[]){"cosyfarm", "down", NULL});
-    assert_int_equal(farm_command_wait_within(f.supervisor, 30), 0);
-    assert_false(batch_has_text(f.run_dir, "log", "ev=child.died"));
-    farm_start_again(&f);
-    wait_times(&f, "ev=storage.waits", 1);
-    kill(farm_pid(&f, "orchestrator"), SIGUSR1); /* steps aside, and ends with 0: here that ends the farm */
-    assert_int_equal(farm_command_wait_within(f.supervisor, 30), 0);
-    assert_false(batch_has_text(f.run_dir, "log", "ev=child."));
-    assert_int_equal(chmod(audio, 0755), 0);
-    farm_start_again(&f);
-    batch_wait_text(f.run_dir, "log", "ev=row.done");
-    assert_true(io_exists(wav));
-    farm_end(&f);
-    (void)farm_of_their_own();
 }
 
 /* One sentence where no room is, and where nothing may be written: the same command line goes on when there is. */
@@ -399,7 +321,6 @@ int main(void)
         cmocka_unit_test(test_closed_folder_pauses),
         cmocka_unit_test(test_closed_folder_fails_rows_in_the_end),
         cmocka_unit_test(test_say_into_a_closed_folder),
-        cmocka_unit_test(test_farm_ends_with_a_row_in_the_writer),
     };
     return cmocka_run_group_tests_name("disaster", tests, begin, NULL);
 }

@@ -1,7 +1,8 @@
 /*
- * test_recovery.c - a batch that dies when its llm is done and nothing else: the journal has the tokens of all rows.
- * The next start goes on with them where it would have made the same, and else computes them again; either way the
- * result is that of an undisturbed run. [P-16], [P-22].
+ * test_recovery.c - what a farm leaves in its journal, and its successor makes of it. A batch dies when its llm is done
+ * and nothing else: the next start goes on with the tokens where it would have made the same, and else computes them
+ * again; either way the result is that of an undisturbed run. A farm ends with a row that storage refuses. [P-16],
+ * [P-22].
  */
 #define _GNU_SOURCE
 #include "tests/harness/test.h"
@@ -11,6 +12,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/stat.h>
 
 #include "common/base/clock.h"
 #include "common/base/io.h"
@@ -106,12 +108,83 @@ static void test_tokens_without_origin_are_computed_again(void **state)
     go_on(dir, true);
 }
 
+/* ---- a farm whose storage refuses ---- */
+
+/* A batch of one row on the running farm, into dir, whose audio folder lets nothing in. It ends before its farm. */
+static void leave_a_row_in_the_writer(const farm *f, const char *dir)
+{
+    char manifest[320], audio[320], log[320];
+    const char *const batch[] = {"cosyfarm", "batch", "-q", "-m", tiny_model_dir(), manifest, "-o", dir, NULL};
+    snprintf(manifest, sizeof manifest, "%s.jsonl", dir);
+    snprintf(audio, sizeof audio, "%s/audio", dir);
+    snprintf(log, sizeof log, "%s.said", dir);
+    batch_write_text(manifest, "{\"id\":\"a\",\"text\":\"It rained.\"}\n");
+    assert_ok(io_make_dirs(audio, 0755));
+    assert_int_equal(chmod(audio, 0555), 0);
+    const pid_t pid = farm_command_start(batch, log);
+    batch_wait_text(f->run_dir, "log", "ev=storage.waits");
+    kill(pid, SIGKILL);
+    farm_command_wait(pid);
+}
+
+/* Times the text is in the farm's log. */
+static void wait_times(const farm *f, const char *part, int times)
+{
+    const uint64_t deadline_us = clock_now_us() + 60 * CLOCK_SECOND_US;
+    for (int found = 0; found < times; poll(NULL, 0, 20)) {
+        char path[320], *text;
+        size_t bytes;
+        assert_true(clock_now_us() < deadline_us);
+        snprintf(path, sizeof path, "%s/log", f->run_dir);
+        assert_ok(io_read_file(path, 1 << 24, &text, &bytes));
+        found = 0;
+        for (const char *at = text; (at = strstr(at, part)) != NULL; at++)
+            found++;
+        mem_free(text);
+    }
+}
+
+/* Each way to end an orchestrator whose finished row cannot be written: with its own code, and the next one has the
+ * row. */
+static void test_farm_ends_with_a_row_in_the_writer(void **state)
+{
+    (void)state;
+    if (!test_obey_modes())
+        skip();
+    farm f;
+    char audio[320], wav[320];
+    const char *dir = test_temp_dir();
+    snprintf(audio, sizeof audio, "%s/audio", dir);
+    snprintf(wav, sizeof wav, "%s/audio/a.wav", dir);
+    farm_start(&f, NULL, "\"grace_s\":1");
+    leave_a_row_in_the_writer(&f, dir);
+    kill(farm_pid(&f, "orchestrator"), SIGTERM); /* grace_s is over: somebody may want a successor */
+    batch_wait_text(f.run_dir, "log", "ev=child.ended");
+    wait_times(&f, "ev=storage.waits", 2);
+    farm_expect(75, "rows left when the farm ended: 1; its journal keeps them",
+                (const char *const[]){"cosyfarm", "down", NULL});
+    assert_int_equal(farm_command_wait_within(f.supervisor, 30), 0);
+    assert_false(batch_has_text(f.run_dir, "log", "ev=child.died"));
+    farm_start_again(&f);
+    wait_times(&f, "ev=storage.waits", 1);
+    kill(farm_pid(&f, "orchestrator"), SIGUSR1); /* steps aside, and ends with 0: here that ends the farm */
+    assert_int_equal(farm_command_wait_within(f.supervisor, 30), 0);
+    assert_false(batch_has_text(f.run_dir, "log", "ev=child."));
+    assert_int_equal(chmod(audio, 0755), 0);
+    farm_start_again(&f);
+    batch_wait_text(f.run_dir, "log", "ev=row.done");
+    assert_true(io_exists(wav));
+    farm_end(&f);
+    (void)farm_of_their_own();
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_same_farm_uses_the_tokens),
         cmocka_unit_test(test_other_precision_computes_them_again),
         cmocka_unit_test(test_tokens_without_origin_are_computed_again),
+        cmocka_unit_test(test_farm_ends_with_a_row_in_the_writer),
     };
     return cmocka_run_group_tests_name("recovery", tests, batch_cases_begin, NULL);
 }

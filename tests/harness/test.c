@@ -4,10 +4,12 @@
 
 #include <dirent.h>
 #include <ftw.h>
+#include <linux/capability.h>
 #include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/prctl.h>
 #include <unistd.h>
 
 #define SLOTS 4
@@ -79,6 +81,11 @@ const char *test_temp_dir(void)
     snprintf(temp_dirs[temp_count], sizeof temp_dirs[0], "/tmp/cosyfarm-test-XXXXXX");
     assert_non_null(mkdtemp(temp_dirs[temp_count]));
     return temp_dirs[temp_count++];
+}
+
+bool test_obey_modes(void)
+{
+    return geteuid() != 0 || prctl(PR_CAPBSET_DROP, CAP_DAC_OVERRIDE) == 0;
 }
 
 int test_open_fds(void)

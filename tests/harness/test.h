@@ -9,6 +9,7 @@
 
 #include <setjmp.h>
 #include <stdarg.h>
+#include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
 /* cmocka wants the four above first */
@@ -37,6 +38,9 @@ const char *test_path(const char *relative);
 
 /* A fresh private folder, removed with its contents when the program ends. Four paths stay valid at once. */
 const char *test_temp_dir(void);
+
+/* As root no mode closes a folder: drops what lets it in, for all that is started from now on. False: it cannot. */
+bool test_obey_modes(void);
 
 /* Open descriptors of this process: the same number before and after says that none leaked. */
 int test_open_fds(void);
