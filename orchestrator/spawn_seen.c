@@ -4,7 +4,8 @@
  *
  * The orchestrator tells whom it sees, and whom no more. Out of its sight a child has silence_s to come, or stall_s
  * when it has served: it may have to finish a step before it connects again. Without a line to the orchestrator nobody
- * is judged. Fails: never.
+ * is judged. While the orchestrator itself is stopped it sees nobody: who starts meanwhile may be started once more,
+ * for nothing. Fails: never.
  */
 #define _GNU_SOURCE
 #include <signal.h>

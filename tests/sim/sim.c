@@ -153,6 +153,7 @@ static void draw_plan(void)
     p->faults_mean_us = sim_chance(0.2) ? SIM_NEVER : sim_between(SECOND_US, 20 * SECOND_US);
     p->limits = (health_limits){.silence_us = sim_between(3 * SECOND_US, 8 * SECOND_US),
                                 .stall_us = sim_between(5 * SECOND_US, 15 * SECOND_US)};
+    p->load_us = sim_between(5 * SECOND_US, 20 * SECOND_US);
 }
 
 static sim_nature draw_nature(void)
@@ -212,6 +213,9 @@ static void fault(void)
         shell_crash();
     } else if (u < 0.12 && the_sim.orch_up && the_sim.now_us >= the_sim.asleep_until_us) {
         shell_sleep(the_sim.now_us + sim_between(SECOND_US, 30 * SECOND_US));
+    } else if (u < 0.15) {
+        sim_trace("keeper hangs");
+        the_sim.keeper_hangs = true; /* until somebody asks it, and it is ended */
     } else if (u < 0.22) {
         sim_trace("keeper dies");
         the_sim.keeper_up = false;
@@ -259,6 +263,7 @@ static void dispatch(sim_event *e)
         break;
     case SIM_SYNC:
     case SIM_END_SYNC:
+    case SIM_HELLO:
     case SIM_JOIN:
     case SIM_MEMORY:
     case SIM_OPENED:
@@ -308,7 +313,7 @@ static bool run_history(uint64_t seed, bool verbose)
 
 typedef struct tally {
     uint64_t slowest_us; /* longest time from the last fault to the last end */
-    uint64_t seeds, failed, steps, deaths, restarts, lies, kills, bars, paroles, clears, rows_done, rows_failed;
+    uint64_t seeds, failed, steps, deaths, restarts, lies, kills, hangs, bars, paroles, clears, rows_done, rows_failed;
 } tally;
 
 static void run_seeds(uint64_t first, uint64_t count, uint64_t stride, const char *prefix, tally *t)
@@ -323,6 +328,7 @@ static void run_seeds(uint64_t first, uint64_t count, uint64_t stride, const cha
         t->restarts += the_sim.restarts;
         t->lies += the_sim.lies;
         t->kills += the_sim.kills;
+        t->hangs += the_sim.hangs;
         t->bars += the_sim.bars;
         t->paroles += the_sim.paroles;
         t->clears += the_sim.clears;
@@ -371,11 +377,11 @@ static int run_all(uint64_t count, uint64_t jobs)
             ((uint64_t *)&sum)[i] += ((const uint64_t *)&tallies[j])[i];
     }
     printf("sim: %" PRIu64 " of %" PRIu64 " seeds, %" PRIu64 " failed; %" PRIu64 " core steps, %" PRIu64
-           " rows done, %" PRIu64 " failed, %" PRIu64 " deaths, %" PRIu64 " ended as deaf, %" PRIu64 " barred, %" PRIu64
-           " paroles, %" PRIu64 " of them passed, %" PRIu64 " lies, %" PRIu64
-           " restarts; all ended %.0f s after the last fault at most\n",
-           sum.seeds, count, sum.failed, sum.steps, sum.rows_done, sum.rows_failed, sum.deaths, sum.kills, sum.bars,
-           sum.paroles, sum.clears, sum.lies, sum.restarts, (double)sum.slowest_us / 1e6);
+           " rows done, %" PRIu64 " failed, %" PRIu64 " deaths, %" PRIu64 " ended as deaf, %" PRIu64
+           " as hung before they served, %" PRIu64 " barred, %" PRIu64 " paroles, %" PRIu64 " of them passed, %" PRIu64
+           " lies, %" PRIu64 " restarts; all ended %.0f s after the last fault at most\n",
+           sum.seeds, count, sum.failed, sum.steps, sum.rows_done, sum.rows_failed, sum.deaths, sum.kills, sum.hangs,
+           sum.bars, sum.paroles, sum.clears, sum.lies, sum.restarts, (double)sum.slowest_us / 1e6);
     return bad || sum.seeds != count;
 }
 

@@ -29,6 +29,7 @@ typedef enum sim_kind {
     SIM_END_SYNC,  /* orchestrator: the journal has the end of row `who` on disk */
     SIM_WITHDRAW,  /* client: row `who` is not wanted any more */
     SIM_SPAWN,     /* supervisor: starts worker `who` */
+    SIM_HELLO,     /* orchestrator: worker `who` has connected and says who it is */
     SIM_JOIN,      /* orchestrator: worker's model is loaded, it asks to join */
     SIM_MEMORY,    /* orchestrator: the keeper has made its outbox */
     SIM_OPENED,    /* orchestrator: it can read outbox `number` */
@@ -89,11 +90,17 @@ typedef struct sim_worker {
     int32_t member;       /* its number at the orchestrator, -1: none */
     uint32_t member_life; /* which of its lives that is: the orchestrator learns late that one has ended */
     uint32_t outbox_id;
-    bool deaf;   /* beats, and does nothing */
-    bool silent; /* does not even beat: a stopped process */
+    bool deaf;           /* beats, and does nothing */
+    bool silent;         /* does not even beat: a stopped process */
+    bool stuck;          /* beats, and its model never comes to its end */
+    bool served;         /* in this life */
+    uint64_t hello_boot; /* the orchestrator that it has said hello to */
+    uint64_t unseen_us;  /* since when no orchestrator has seen it */
+    uint64_t asked_us;   /* when the keeper was asked for its memory; 0: it was not */
+    health coming;       /* until it serves */
     bool leaving;
     bool ending;         /* its end is on its way */
-    uint64_t deaf_us;    /* since when it has been deaf or silent */
+    uint64_t deaf_us;    /* since when it has been deaf, silent or stuck */
     uint64_t arrives_us; /* its last message; messages of one life keep their order */
     uint64_t steps;
     double slowness; /* 1: as fast as any */
@@ -129,7 +136,7 @@ typedef struct sim_plan {
     int32_t workers[CORE_STAGES], rows_count, rows_live_max;
     core_limits core;
     bool flood; /* more rows than the core can take, and deadlines they cannot meet */
-    uint64_t outbox_bytes, calm_us, submit_us, faults_mean_us;
+    uint64_t outbox_bytes, calm_us, submit_us, faults_mean_us, load_us;
     health_limits limits;
 } sim_plan;
 
@@ -145,8 +152,8 @@ typedef struct sim {
     int32_t rows_ended;
     /* the orchestrator */
     orch_core core;
-    uint64_t boot, last_tick_us, asleep_until_us;
-    bool orch_up, keeper_up;
+    uint64_t boot, boot_us, last_tick_us, asleep_until_us;
+    bool orch_up, keeper_up, keeper_hangs;
     int32_t worker_of[MEMBERS_MAX]; /* -1: no such member */
     int32_t row_of[UTTERANCES_MAX]; /* -1: free */
     health alive[MEMBERS_MAX];
@@ -154,7 +161,7 @@ typedef struct sim {
     uint32_t next_outbox;
     int32_t live_rows;
     /* counted, for the report */
-    uint64_t ended_us, steps, deaths, restarts, lies, kills, bars, paroles, clears, done, failed;
+    uint64_t ended_us, steps, deaths, restarts, lies, kills, hangs, bars, paroles, clears, done, failed;
 } sim;
 
 extern sim the_sim; /* large, one for the program */
@@ -177,6 +184,7 @@ void shell_event(const sim_event *e);
 void shell_crash(void);
 void shell_spoil(void); /* the keeper died, and device memory with it */
 void shell_sleep(uint64_t until_us);
+void shell_hear_coming(int32_t worker); /* one that does not serve yet says that it is alive */
 
 /* sim_member.c */
 void worker_event(const sim_event *e);

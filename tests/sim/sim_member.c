@@ -1,7 +1,7 @@
 /*
  * sim_member.c - a worker as a state machine with a nature: healthy, slow, dying, crashing, lying, giving back; any of
- * them may be made deaf, silent, stopped for a while, or asked to leave. The simulator's one thread.
- * Fails: sim_fail.
+ * them may be made deaf, silent, stopped for a while, stuck while it loads, or asked to leave. The simulator's one
+ * thread. Fails: sim_fail.
  */
 #include "tests/sim/sim.h"
 
@@ -50,11 +50,13 @@ static void spawn(int32_t worker)
         return;
     w->life++;
     w->state = WORKER_LOADING;
-    w->deaf = w->silent = w->leaving = w->ending = false;
+    w->deaf = w->silent = w->stuck = w->served = w->leaving = w->ending = false;
+    w->hello_boot = w->asked_us = 0;
+    w->unseen_us = the_sim.now_us;
     w->deaf_us = w->steps = w->arrives_us = 0;
     w->held_count = 0;
     w->old_count = 0;
-    sim_at(the_sim.now_us + sim_between(100000, 2000000), event_of(worker, SIM_JOIN));
+    sim_at(the_sim.now_us + sim_between(1000, 500000), event_of(worker, SIM_HELLO));
     sim_at(the_sim.now_us + BEAT_US, event_of(worker, SIM_BEAT));
     if (w->nature == SIM_DYING)
         worker_end(worker, sim_between(300000, 15000000));
@@ -93,11 +95,9 @@ void worker_disconnect(int32_t worker)
         worker_end(worker, 0);
         return;
     }
-    /* A deaf process does not see that the orchestrator is gone; its supervisor ends it some day. */
-    if (w->deaf || w->silent)
-        worker_end(worker, sim_between(0, 2000000));
-    else
-        sim_at(the_sim.now_us + sim_between(100000, 2000000), event_of(worker, SIM_JOIN));
+    w->hello_boot = w->asked_us = 0;
+    w->unseen_us = the_sim.now_us;
+    sim_at(the_sim.now_us + sim_between(20000, 500000), event_of(worker, SIM_HELLO));
 }
 
 /* ---- jobs ---- */
@@ -303,9 +303,11 @@ void worker_fault(int32_t worker)
     if (u < 0.3) {
         worker_end(worker, 0);
     } else if (u < 0.7 && w->deaf_us == 0) {
-        sim_trace("worker %d.%d is deaf, silent or stopped", w->stage, w->instance);
+        sim_trace("worker %d.%d is deaf, silent, stuck or stopped", w->stage, w->instance);
         w->deaf_us = the_sim.now_us > 0 ? the_sim.now_us : 1;
-        if (u < 0.5)
+        if (u < 0.5 && w->state == WORKER_LOADING)
+            w->stuck = true;
+        else if (u < 0.5)
             w->deaf = true;
         else
             stop_for(worker, u < 0.6 ? SIM_NEVER : sim_between(1000000, 12000000));
@@ -328,7 +330,9 @@ static void beat(const sim_event *e)
         return;
     if (w->held_count > 0 && !w->deaf && !w->silent)
         w->steps++;
-    if (!w->silent)
+    if (!w->silent && w->state != WORKER_SERVING)
+        shell_hear_coming(e->who);
+    else if (!w->silent)
         say(e->who, (core_event){.kind = CORE_TICK}, w->steps);
     sim_at(the_sim.now_us + BEAT_US, *e);
 }

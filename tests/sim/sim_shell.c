@@ -157,6 +157,7 @@ static void serve(int32_t worker)
     w->member = member;
     w->member_life = w->life;
     w->state = WORKER_SERVING;
+    w->served = true;
     health_begin(&the_sim.alive[member], the_sim.now_us);
     sim_trace("member %d: worker %d.%d life %u, outbox %u", member, w->stage, w->instance, w->life, w->outbox_id);
     if (w->stage == CORE_FLOW)
@@ -177,11 +178,31 @@ static void serve(int32_t worker)
             grant(i, w->outbox_id);
 }
 
+static void on_hello(const sim_event *e)
+{
+    sim_worker *w = &the_sim.workers[e->who];
+    if (w->life != e->life || w->state != WORKER_LOADING || w->hello_boot == the_sim.boot)
+        return;
+    if (w->silent || w->deaf) { /* what is deaf waits for its last step before it connects again */
+        sim_at(the_sim.now_us + 200000, *e);
+        return;
+    }
+    w->hello_boot = the_sim.boot;
+    health_begin(&w->coming, the_sim.now_us);
+    w->coming.has_jobs = true;
+    sim_at(the_sim.now_us + sim_between(100000, 2000000),
+           (sim_event){.kind = SIM_JOIN, .who = e->who, .life = w->life, .boot = the_sim.boot});
+}
+
 static void on_join(const sim_event *e)
 {
     sim_worker *w = &the_sim.workers[e->who];
-    if (w->life != e->life || w->state != WORKER_LOADING)
+    if (w->life != e->life || w->state != WORKER_LOADING || w->stuck)
         return;
+    if (w->silent) {
+        sim_at(the_sim.now_us + 200000, *e); /* when it goes on */
+        return;
+    }
     if (w->stage != CORE_LLM && !orch_core_has_box(&the_sim.core)) {
         sim_at(the_sim.now_us + 1000000, *e);
         return;
@@ -192,19 +213,24 @@ static void on_join(const sim_event *e)
         return;
     }
     w->state = WORKER_JOINING;
+    health_begin(&w->coming, the_sim.now_us);
     sim_at(the_sim.now_us + sim_between(1000, 20000),
            (sim_event){.kind = SIM_MEMORY, .who = e->who, .life = w->life, .boot = the_sim.boot});
 }
 
 static void on_memory(const sim_event *e)
 {
-    const sim_worker *w = &the_sim.workers[e->who];
+    sim_worker *w = &the_sim.workers[e->who];
     if (w->life != e->life || w->state != WORKER_JOINING)
         return;
-    if (!the_sim.keeper_up)
-        sim_at(the_sim.now_us + 300000, *e); /* asked again when there is one */
-    else
-        serve(e->who);
+    if (the_sim.keeper_up && w->asked_us == 0)
+        w->asked_us = the_sim.now_us;
+    if (!the_sim.keeper_up || the_sim.keeper_hangs || w->silent) { /* asked again when there is one; says it then */
+        sim_at(the_sim.now_us + 300000, *e);
+        return;
+    }
+    w->asked_us = 0;
+    serve(e->who);
 }
 
 /* ---- messages, silence ---- */
@@ -264,9 +290,95 @@ static void check_silence(bool overslept)
     }
 }
 
+/* ---- who hangs before it serves ---- */
+
+void shell_hear_coming(int32_t worker)
+{
+    sim_worker *w = &the_sim.workers[worker];
+    if (the_sim.orch_up && w->hello_boot == the_sim.boot)
+        health_heard(&w->coming, the_sim.now_us);
+}
+
+static void end_hung(int32_t worker, const char *why)
+{
+    sim_trace("worker %d.%d %s", the_sim.workers[worker].stage, the_sim.workers[worker].instance, why);
+    the_sim.hangs++;
+    worker_end(worker, 0);
+}
+
+/* It may have gone on a moment ago, or be about to end. */
+static bool has_hung(const sim_worker *w)
+{
+    const uint64_t silence_us = the_sim.plan.limits.silence_us, load_us = the_sim.plan.load_us;
+    const uint64_t least_us = silence_us < load_us ? silence_us : load_us;
+    return w->ending || w->stuck || (w->deaf_us > 0 && the_sim.now_us - w->deaf_us + 2500000 >= least_us);
+}
+
+/* The supervisor's part: whom the orchestrator has not seen. It does not know that the orchestrator was asleep. */
+static void check_unseen(int32_t worker)
+{
+    const sim_worker *w = &the_sim.workers[worker];
+    const uint64_t limit_us = w->served ? the_sim.plan.limits.stall_us : the_sim.plan.limits.silence_us;
+    const uint64_t since_us = w->unseen_us > the_sim.boot_us ? w->unseen_us : the_sim.boot_us;
+    if (the_sim.now_us - since_us <= limit_us)
+        return;
+    SIM_CHECK(has_hung(w) || the_sim.asleep_until_us > w->unseen_us, "worker %d.%d is ended unseen, and did come",
+              w->stage, w->instance);
+    end_hung(worker, "never says who it is");
+}
+
+static void check_coming(int32_t worker, bool overslept)
+{
+    sim_worker *w = &the_sim.workers[worker];
+    const bool loads = w->state == WORKER_LOADING;
+    const health_limits limits = {.silence_us = the_sim.plan.limits.silence_us,
+                                  .stall_us = loads ? the_sim.plan.load_us : the_sim.plan.limits.stall_us};
+    if (overslept)
+        health_excuse(&w->coming, the_sim.now_us);
+    if (health_judge(&w->coming, &limits, the_sim.now_us) == HEALTH_FINE)
+        return;
+    SIM_CHECK(has_hung(w), "worker %d.%d is ended before it serves, and did its part", w->stage, w->instance);
+    end_hung(worker, "hangs before it serves");
+}
+
+/* Whoever waits for memory does its part. */
+static void check_keeper(bool overslept)
+{
+    bool late = false;
+    for (int32_t i = 0; i < the_sim.workers_count; i++) {
+        sim_worker *w = &the_sim.workers[i];
+        if (overslept && w->asked_us > 0)
+            w->asked_us = the_sim.now_us;
+        late = late || (the_sim.keeper_up && the_sim.keeper_hangs && w->state == WORKER_JOINING && w->asked_us > 0 &&
+                        the_sim.now_us - w->asked_us > the_sim.plan.limits.silence_us);
+    }
+    if (!late)
+        return;
+    sim_trace("keeper is ended");
+    the_sim.hangs++;
+    the_sim.keeper_up = false;
+    sim_at(the_sim.now_us + sim_between(100000, 2000000), (sim_event){.kind = SIM_KEEPER_UP});
+}
+
+static void check_starting(bool overslept)
+{
+    for (int32_t i = 0; i < the_sim.workers_count; i++) {
+        const sim_worker *w = &the_sim.workers[i];
+        if (w->state != WORKER_LOADING && w->state != WORKER_JOINING)
+            continue;
+        if (w->hello_boot == the_sim.boot)
+            check_coming(i, overslept);
+        else
+            check_unseen(i);
+    }
+    check_keeper(overslept);
+}
+
 static void on_tick(void)
 {
-    check_silence(health_overslept(the_sim.last_tick_us, the_sim.now_us, SIM_TICK_US));
+    const bool overslept = health_overslept(the_sim.last_tick_us, the_sim.now_us, SIM_TICK_US);
+    check_silence(overslept);
+    check_starting(overslept);
     the_sim.last_tick_us = the_sim.now_us;
     shell_apply(&(core_event){.kind = CORE_TICK});
     if (the_sim.steps % 64 == 0)
@@ -311,10 +423,8 @@ void shell_crash(void)
     the_sim.asleep_until_us = 0;
     for (int32_t i = 0; i < the_sim.plan.rows_count; i++)
         the_sim.rows[i].utterance = -1;
-    for (int32_t i = 0; i < the_sim.workers_count; i++) {
-        the_sim.paused[i] = false;
+    for (int32_t i = 0; i < the_sim.workers_count; i++) /* drained ones stay drained */
         worker_disconnect(i);
-    }
     sim_at(the_sim.now_us + sim_between(100000, 3000000), (sim_event){.kind = SIM_ORCH_UP});
 }
 
@@ -335,6 +445,7 @@ void shell_boot(void)
 {
     the_sim.orch_up = true;
     the_sim.boot++;
+    the_sim.boot_us = the_sim.now_us;
     the_sim.next_outbox = 0;
     the_sim.live_rows = 0;
     the_sim.last_tick_us = the_sim.now_us;
@@ -357,15 +468,23 @@ void shell_sleep(uint64_t until_us)
     the_sim.asleep_until_us = until_us;
 }
 
+static void keeper_comes(void)
+{
+    the_sim.keeper_up = true;
+    the_sim.keeper_hangs = false;
+    for (int32_t i = 0; i < the_sim.workers_count; i++)
+        the_sim.workers[i].asked_us = 0;
+}
+
 bool shell_hears(sim_event *e)
 {
     if (e->kind == SIM_ORCH_UP || e->kind == SIM_KEEPER_UP)
         return true;
-    if (!the_sim.orch_up && (e->kind == SIM_JOIN || e->kind == SIM_RESUME)) {
+    if (!the_sim.orch_up && (e->kind == SIM_HELLO || e->kind == SIM_RESUME)) {
         sim_at(the_sim.now_us + 200000, *e);
         return false;
     }
-    if (e->kind != SIM_JOIN && e->kind != SIM_RESUME && e->boot != the_sim.boot)
+    if (e->kind != SIM_HELLO && e->kind != SIM_RESUME && e->boot != the_sim.boot)
         return false;
     if (the_sim.now_us < the_sim.asleep_until_us) {
         sim_at(the_sim.asleep_until_us, *e);
@@ -385,7 +504,9 @@ void shell_event(const sim_event *e)
     if (e->kind == SIM_ORCH_UP)
         shell_boot();
     else if (e->kind == SIM_KEEPER_UP)
-        the_sim.keeper_up = true;
+        keeper_comes();
+    else if (e->kind == SIM_HELLO)
+        on_hello(e);
     else if (e->kind == SIM_JOIN)
         on_join(e);
     else if (e->kind == SIM_MEMORY)
