@@ -24,14 +24,10 @@ typedef struct bench_jobs {
 static cf_err first_voice(const char *model_dir, voice **ret_voice)
 {
     cf_err err;
-    char **names = NULL;
-    size_t count = 0;
-    TRY(voice_names(model_dir, &names, &count));
-    if (count == 0)
-        FAIL(CF_ERR_NOTFOUND, "%s/voices holds no voice", model_dir);
-    TRY(voice_load(model_dir, names[0], ret_voice));
+    char name[VOICE_NAME_BYTES_MAX + 1];
+    TRY(voice_default_name(model_dir, name));
+    TRY(voice_load(model_dir, name, ret_voice));
 out:
-    voice_names_close(names, count);
     return err;
 }
 
