@@ -26,21 +26,6 @@ typedef struct alignas(16) key_part {
     float value[4];
 } key_part;
 
-/* Each query of the group times one key.   query: [group, CUDA_HEAD] */
-static inline __device__ void add_scores(const float *query, const float *key, int group, float *score)
-{
-    const key_part *parts = (const key_part *)key;
-    for (int d = 0; d < CUDA_HEAD; d += 4) {
-        const key_part k = parts[d / 4];
-        CUDA_UNROLL
-        for (int g = 0; g < CUDA_GROUP_MAX; g++) {
-            CUDA_UNROLL
-            for (int i = 0; i < 4 && g < group; i++)
-                score[g] = fma_f32(query[g * CUDA_HEAD + d + i], k.value[i], score[g]);
-        }
-    }
-}
-
 /* Block (row, kv head, piece). */
 static __global__ void attn_pieces_kernel(const float *qkv, cache_view c, int pieces_max, float *partial)
 {
@@ -70,10 +55,17 @@ static __global__ void attn_pieces_kernel(const float *qkv, cache_view c, int pi
         const int64_t mine = first + t;
         float score[CUDA_GROUP_MAX] = {0.0f};
         if (mine < end) {
-            add_scores(query,
-                       keys + pages[mine / CACHE_PAGE_TOKENS] * 2 * c.kv_heads * plane +
-                           mine % CACHE_PAGE_TOKENS * CUDA_HEAD,
-                       group, score);
+            const key_part *key = (const key_part *)(keys + pages[mine / CACHE_PAGE_TOKENS] * 2 * c.kv_heads * plane +
+                                                     mine % CACHE_PAGE_TOKENS * CUDA_HEAD);
+            for (int d = 0; d < CUDA_HEAD; d += 4) {
+                const key_part k = key[d / 4];
+                CUDA_UNROLL
+                for (int g = 0; g < CUDA_GROUP_MAX; g++) {
+                    CUDA_UNROLL
+                    for (int i = 0; i < 4 && g < group; i++)
+                        score[g] = fma_f32(query[g * CUDA_HEAD + d + i], k.value[i], score[g]);
+                }
+            }
         }
         CUDA_UNROLL
         for (int g = 0; g < CUDA_GROUP_MAX; g++) {
