@@ -151,6 +151,7 @@ cf_err members_accept(orch *o);
 void members_read(orch *o, int conn_idx);
 void members_lose(orch *o, int conn_idx, const char *why);
 void members_on_bus(orch *o, const char *peer, const wire_msg *msg);
+void members_unread(orch *o, const char *peer, const char *why); /* of its messages, one could not be read */
 void members_release_box(orch *o, uint32_t outbox_id);
 box_entry *members_find_box(orch *o, uint32_t outbox_id);
 void members_drain_all(orch *o);

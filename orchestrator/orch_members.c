@@ -551,20 +551,22 @@ static void on_beat(orch *o, int conn_idx, const wire_msg *msg)
     }
 }
 
-/* The segment's speech tokens, to the journal too; returns how many. */
-static int32_t take_tokens(orch *o, const conn *from, session *row, int32_t segment, const wire_msg *msg)
+/* The segment's speech tokens, to the journal too. */
+static cf_err take_tokens(orch *o, const conn *from, session *row, int32_t segment, const wire_msg *msg)
 {
-    size_t count = 0;
+    cf_err err;
+    int32_t *tokens;
+    size_t count;
     session_segment *seg = &row->segments[segment];
+    TRY(wire_i32s(msg, "tokens", &tokens, &count));
     mem_free(seg->tokens);
-    seg->tokens = NULL;
-    seg->tokens_count = 0;
-    if (wire_i32s(msg, "tokens", &seg->tokens, &count) == CF_OK)
-        seg->tokens_count = (int32_t)count;
+    seg->tokens = tokens;
+    seg->tokens_count = (int32_t)count;
     seg->stopped = wire_bool(msg, "stopped");
     seg->capped = wire_bool(msg, "capped");
     requests_keep_tokens(o, row, segment, from->model_sha256);
-    return seg->tokens_count;
+out:
+    return err;
 }
 
 /* Seconds of speech that a job has brought forward. */
@@ -591,9 +593,14 @@ static void on_ready(orch *o, int conn_idx, const wire_msg *msg)
     const core_segment *s = orch_core_find_job(&o->core, conn_idx, e.job);
     session *row = s ? o->sessions[s->utterance] : NULL;
     if (row) {
+        if (s->stage == CORE_LLM && wire_has(msg, "tokens")) {
+            if (take_tokens(o, &o->conns[conn_idx], row, s->idx, msg) != CF_OK) {
+                members_lose(o, conn_idx, err_text()); /* no memory for them: the job is done again */
+                return;
+            }
+            e.tokens = row->segments[s->idx].tokens_count;
+        }
         row->compute_us[s->stage] += wire_u64(msg, "compute_us");
-        if (s->stage == CORE_LLM && wire_has(msg, "tokens"))
-            e.tokens = take_tokens(o, &o->conns[conn_idx], row, s->idx, msg);
         rates_add(&o->jobs_ended[s->stage], clock_now_us(), audio_of(&e, s->stage));
     }
     o->caused_us = wire_u64(msg, "sent_us");
@@ -639,6 +646,16 @@ void members_on_bus(orch *o, const char *peer, const wire_msg *msg)
         return;
     }
     o->messages_bad++; /* an old generation, or nobody we know */
+}
+
+/* It may have been the end of a job, which is told once: its jobs are done again when it has connected anew. */
+void members_unread(orch *o, const char *peer, const char *why)
+{
+    for (int i = 0; i < CONNS_MAX; i++) {
+        const conn *c = &o->conns[i];
+        if ((c->state == CONN_ADMITTED || c->state == CONN_SERVING) && strcmp(c->routing_id, peer) == 0)
+            members_lose(o, i, why);
+    }
 }
 
 void members_drain_one(orch *o, int conn_idx, bool again)

@@ -280,6 +280,7 @@ static void read_bus(orch *o)
         if (err != CF_OK) {
             o->messages_bad++;
             log_warn("bus.bad", "peer=%s text=\"%s\"", peer, err_text());
+            members_unread(o, peer, err_text());
         } else if (msg.kind == WIRE_steer) {
             steer_on_bus(o, peer, &msg);
         } else if (msg.kind == WIRE_submit || msg.kind == WIRE_query || msg.kind == WIRE_shutdown) {

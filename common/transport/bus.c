@@ -136,7 +136,9 @@ cf_err bus_send(bus *b, const char *peer_id, json *msg)
     TRY(wire_print(msg, &text, &bytes));
     if (b->router)
         TRY(send_frame(b, peer_id, strlen(peer_id), ZMQ_SNDMORE));
-    TRY(send_frame(b, text, bytes, 0));
+    err = send_frame(b, text, bytes, 0);
+    if (err != CF_OK && b->router)
+        zmq_send(b->socket, "", 0, ZMQ_DONTWAIT); /* else the next message's peer would be this one's body */
 out:
     mem_free(text);
     return err;

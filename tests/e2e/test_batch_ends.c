@@ -42,7 +42,7 @@ static void test_interrupted_batch_goes_on(void **state)
 static void expect_heard(pid_t pid)
 {
     assert_int_equal(kill(pid, SIGTERM), 0);
-    assert_int_equal(farm_command_wait_within(pid, 20), 75);
+    assert_int_equal(farm_command_wait_within(pid, 20, "a stopped batch"), 75);
 }
 
 static void wait_mapped(pid_t pid, const char *name)

@@ -104,7 +104,7 @@ static void expect_lost_output(const char *wav)
         {"cosyfarm", "say", "-q", "--json", "-o", wav, "Yes."},
     };
     for (size_t i = 0; i < sizeof lines / sizeof *lines; i++)
-        assert_int_equal(farm_command_wait_within(farm_command_start(lines[i], "/dev/full"), 60), 75);
+        assert_int_equal(farm_command_wait_within(farm_command_start(lines[i], "/dev/full"), 60, lines[i][1]), 75);
 }
 
 /* What a farm that runs already has otherwise. */

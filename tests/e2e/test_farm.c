@@ -269,7 +269,7 @@ static void test_down_with_a_row_left(void **state)
     farm_command_wait(say);
     farm_expect(75, "rows left when the farm ended: 1; its journal keeps them",
                 (const char *const[]){"cosyfarm", "down", NULL});
-    assert_int_equal(farm_command_wait_within(f.supervisor, 30), 0);
+    assert_int_equal(farm_command_wait_within(f.supervisor, 30, "up"), 0);
     farm_expect(69, "no farm runs", (const char *const[]){"cosyfarm", "status", NULL});
     assert_false(io_exists(late));
     farm_start_again(&f);

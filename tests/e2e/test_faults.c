@@ -16,7 +16,8 @@
 #include "tests/harness/batch_case.h"
 #include "tests/harness/farm.h"
 
-#define AT_ONCE 4 /* batches */
+#define AT_ONCE 4  /* batches */
+#define END_S   150 /* of a batch of a second; less than stall_s, which in the end cures a lost message too */
 
 typedef struct fault_case {
     const char *variable; /* COSYFARM_FAULT: each process of the farm, in its first life */
@@ -62,12 +63,14 @@ static void read_said(const char *dir, char *ret_text, size_t text_bytes)
 static void finish(const fault_case *c, unsigned nth, const char *dir, pid_t pid)
 {
     static char said[8192];
-    const int code = farm_command_wait(pid);
+    char what[80];
+    snprintf(what, sizeof what, "%s=%s#%u", c->variable, c->point, nth);
+    const int code = farm_command_wait_within(pid, END_S, what);
     read_said(dir, said, sizeof said);
     if (code != 0 && code != 1 && code != 65 && code != 69 && code != 75 && code != 78)
-        fail_msg("%s=%s#%u: exit code %d\n%s", c->variable, c->point, nth, code, said);
+        fail_msg("%s: exit code %d\n%s", what, code, said);
     if (code != 0 && code != 65 && !strstr(said, "cosyfarm batch: "))
-        fail_msg("%s=%s#%u: exit code %d, and no reason:\n%s", c->variable, c->point, nth, code, said);
+        fail_msg("%s: exit code %d, and no reason:\n%s", what, code, said);
     if (code != 0)
         farm_expect(0, "0 failed", (const char *const[]){BATCH(dir), "--retry-failed", NULL});
     batch_expect_undisturbed(dir);

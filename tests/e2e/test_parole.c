@@ -85,7 +85,7 @@ static void expect_end(pid_t pid, const char *name, int code, const char *part)
 {
     char path[320], *text;
     size_t bytes;
-    const int got = farm_command_wait_within(pid, 120);
+    const int got = farm_command_wait_within(pid, 120, "batch");
     snprintf(path, sizeof path, "%s/%s", bin, name);
     assert_ok(io_read_file(path, 1 << 20, &text, &bytes));
     if (got != code || !strstr(text, part))
@@ -226,7 +226,7 @@ static void test_slow_ends_are_rested_for(void **state)
     batch_wait_text(bin, "up", "ev=child.ended unit=up program=llm_worker");
     batch_wait_text(bin, "up", "code=75 restart_ms=200");
     assert_int_equal(kill(up, SIGTERM), 0);
-    assert_int_equal(farm_command_wait_within(up, 60), 75);
+    assert_int_equal(farm_command_wait_within(up, 60, "up"), 75);
 }
 
 /* A few such ends are nothing. */

@@ -163,12 +163,12 @@ static void test_farm_ends_with_a_row_in_the_writer(void **state)
     wait_times(&f, "ev=storage.waits", 2);
     farm_expect(75, "rows left when the farm ended: 1; its journal keeps them",
                 (const char *const[]){"cosyfarm", "down", NULL});
-    assert_int_equal(farm_command_wait_within(f.supervisor, 30), 0);
+    assert_int_equal(farm_command_wait_within(f.supervisor, 30, "up"), 0);
     assert_false(batch_has_text(f.run_dir, "log", "ev=child.died"));
     farm_start_again(&f);
     wait_times(&f, "ev=storage.waits", 1);
     kill(farm_pid(&f, "orchestrator"), SIGUSR1); /* steps aside, and ends with 0: here that ends the farm */
-    assert_int_equal(farm_command_wait_within(f.supervisor, 30), 0);
+    assert_int_equal(farm_command_wait_within(f.supervisor, 30, "up"), 0);
     assert_false(batch_has_text(f.run_dir, "log", "ev=child."));
     assert_int_equal(chmod(audio, 0755), 0);
     farm_start_again(&f);

@@ -65,7 +65,7 @@ int farm_command_wait(pid_t pid)
     return WIFEXITED(status) ? WEXITSTATUS(status) : 128 + WTERMSIG(status);
 }
 
-int farm_command_wait_within(pid_t pid, int seconds)
+int farm_command_wait_within(pid_t pid, int seconds, const char *what)
 {
     struct pollfd end = {.events = POLLIN};
     assert_ok(io_pidfd_open(pid, &end.fd));
@@ -75,7 +75,7 @@ int farm_command_wait_within(pid_t pid, int seconds)
         kill(pid, SIGKILL);
     const int code = farm_command_wait(pid);
     if (!ended)
-        fail_msg("the command did not end within %d s", seconds);
+        fail_msg("%s: did not end within %d s", what, seconds);
     return code;
 }
 

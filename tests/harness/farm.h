@@ -55,8 +55,8 @@ void farm_speak(const farm *f, const char *folder, int count, farm_row *rows, in
 pid_t farm_command_start(const char *const *args, const char *out_path);
 int farm_command_wait(pid_t pid); /* its exit code; 128 + number when a signal ended it */
 
-/* The same; one that takes longer is killed, and the test fails. */
-int farm_command_wait_within(pid_t pid, int seconds);
+/* The same; one that takes longer is killed, and the test fails and names it. */
+int farm_command_wait_within(pid_t pid, int seconds, const char *what);
 
 /* A line for the shell, for what a list of arguments cannot say; its exit code. The command is "$COSYFARM_BIN/cosyfarm"
  * there. */

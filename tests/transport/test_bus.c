@@ -18,6 +18,7 @@
 
 #include "common/base/check.h"
 #include "common/base/clock.h"
+#include "common/base/fault.h"
 #include "common/base/limits.h"
 #include "common/base/mem.h"
 #include "common/transport/bus.h"
@@ -425,6 +426,67 @@ static void test_a_name_is_taken_once(void **state)
     bus_close(p.orch);
 }
 
+/* The name was sent and the body was not: this message is lost, and its sender knows; the next goes where it ought. */
+static void test_a_message_that_is_half_sent(void **state)
+{
+    (void)state;
+    place p;
+    bus *a, *b;
+    char peer[BUS_ID_BYTES];
+    start(&p);
+    assert_ok(bus_connect(p.endpoint, "flow.0.17", &a));
+    assert_ok(bus_connect(p.endpoint, "hift.1.18", &b));
+    send_when_connected(a, NULL, 1);
+    assert_int_equal(take(p.orch, peer), 1);
+    send_when_connected(b, NULL, 2);
+    assert_int_equal(take(p.orch, peer), 2);
+    for (int frame = 1; frame <= 2; frame++) {
+        char spec[32], *text;
+        size_t bytes;
+        snprintf(spec, sizeof spec, "zmq.send#%d=fail", frame);
+        assert_ok(fault_arm(spec));
+        assert_err(CF_ERR_SYS, "zmq send", bus_send(p.orch, "flow.0.17", query(3)));
+        assert_ok(fault_arm(NULL));
+        assert_ok(bus_send(p.orch, "hift.1.18", query(4)));
+        assert_ok(bus_send(p.orch, "flow.0.17", query(5)));
+        assert_int_equal(take(b, peer), 4);
+        if (frame == 2) { /* the end of what was begun */
+            wait_ready(a);
+            assert_ok(bus_recv(a, peer, &text, &bytes));
+            assert_int_equal(bytes, 0);
+            mem_free(text);
+        }
+        assert_int_equal(take(a, peer), 5);
+    }
+    bus_close(a);
+    bus_close(b);
+    bus_close(p.orch);
+}
+
+/* The name was taken and the body was not: the body that is left is nobody's message, and those behind it are heard. */
+static void test_a_message_that_is_half_taken(void **state)
+{
+    (void)state;
+    place p;
+    bus *a;
+    char peer[BUS_ID_BYTES];
+    char *text = NULL;
+    size_t bytes;
+    start(&p);
+    assert_ok(bus_connect(p.endpoint, "flow.0.17", &a));
+    send_when_connected(a, NULL, 1);
+    send_when_connected(a, NULL, 2);
+    wait_ready(p.orch);
+    assert_ok(fault_arm("zmq.recv#2=fail"));
+    assert_err(CF_ERR_SYS, "zmq receive", bus_recv(p.orch, peer, &text, &bytes));
+    assert_ok(fault_arm(NULL));
+    assert_string_equal(peer, "flow.0.17"); /* whose it was is known */
+    refuse_next(p.orch, "message without a body");
+    assert_int_equal(take(p.orch, peer), 2);
+    bus_close(a);
+    bus_close(p.orch);
+}
+
 /* ---- strangers with a bare socket ---- */
 
 static void test_bytes_that_are_no_zmq(void **state)
@@ -478,6 +540,8 @@ int main(void)
         cmocka_unit_test(test_bodies_that_are_no_message),
         cmocka_unit_test(test_strange_names),
         cmocka_unit_test(test_a_name_is_taken_once),
+        cmocka_unit_test(test_a_message_that_is_half_sent),
+        cmocka_unit_test(test_a_message_that_is_half_taken),
         cmocka_unit_test(test_bytes_that_are_no_zmq),
     };
     return cmocka_run_group_tests_name("bus", tests, NULL, NULL);

@@ -454,6 +454,36 @@ static void test_impostors_on_the_bus(void **state)
     end(&f);
 }
 
+/* It may have told the end of a job: who sent what cannot be read has to come again, with a clear line between. */
+static void test_a_message_that_cannot_be_read(void **state)
+{
+    (void)state;
+    farm f;
+    uint64_t gen, boot;
+    wire_msg msg;
+    char id[BUS_ID_BYTES];
+    bus *worker;
+    start(&f);
+    const int line = welcomed(&f, "llm", &gen, &boot);
+    say_join(line, gen, SHA_A, CODES);
+    assert_ok(fixture_take(line, WIRE_admit, &msg, NULL, 0));
+    wire_done(&msg);
+    snprintf(id, sizeof id, "llm.0.%" PRIu64, gen);
+    assert_ok(bus_connect(f.endpoint, id, &worker));
+    say_here(worker, gen, boot);
+    say_here(worker, gen + 1, boot); /* counted behind it: then it has been heard */
+    assert_int_equal(serving_after(&f, 1), 1);
+    json *m = wire_new(WIRE_drain); /* an orchestrator's word */
+    json_put_u64(m, "gen", gen);
+    json_put_bool(m, "again", false);
+    assert_ok(bus_send(worker, NULL, m));
+    assert_int_equal(serving_after(&f, 2), 0);
+    assert_err(CF_ERR_GONE, "closed", fixture_take(line, WIRE_refuse, &msg, NULL, 0));
+    close(line);
+    bus_close(worker);
+    end(&f);
+}
+
 /* ---- the supervisor ---- */
 
 static void expect_served(int supervisor)
@@ -664,6 +694,7 @@ int main(void)
         cmocka_unit_test(test_refusals_say_why),
         cmocka_unit_test(test_memory_that_does_not_come),
         cmocka_unit_test(test_impostors_on_the_bus),
+        cmocka_unit_test(test_a_message_that_cannot_be_read),
         cmocka_unit_test(test_the_supervisor_hears_who_serves),
         cmocka_unit_test(test_the_supervisor_hears_who_is_seen),
         cmocka_unit_test(test_a_wish_waits_for_the_supervisor),
