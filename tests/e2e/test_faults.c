@@ -77,9 +77,8 @@ static void finish(const fault_case *c, unsigned nth, const char *dir, pid_t pid
 }
 
 /* nth_given 0: the short form. */
-static void run(unsigned nth_given)
+static void run(const char *parent, unsigned nth_given)
 {
-    const char *parent = test_temp_dir();
     char dirs[AT_ONCE][256];
     pid_t pids[AT_ONCE];
     for (int first = 0; first < CASES; first += AT_ONCE) {
@@ -98,9 +97,10 @@ static void test_each_failure_is_survived(void **state)
 {
     (void)state;
     const char *most = getenv("COSYFARM_SWEEP_NTH");
-    run(0);
+    const char *parent = test_temp_dir();
+    run(parent, 0);
     for (unsigned nth = 1; most && nth <= (unsigned)strtoul(most, NULL, 10); nth++)
-        run(nth);
+        run(parent, nth);
 }
 
 int main(void)
