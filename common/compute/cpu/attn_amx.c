@@ -1,14 +1,20 @@
 /*
  * attn_amx.c - attention inside packed sequences on tiles (amx.h): 32 queries of one head against all the keys that
- * they see. q, k, v and the shares are bf16; scores, softmax and sums are f32.
+ * they see, a chunk of keys at a time. q, k, v and the shares are bf16; scores, softmax and sums are f32.
  *
  * Everything is turned, so that a vector holds one key's score for 16 queries and nothing is reduced across a vector:
  *
  *   scores^T [keys][32 queries] = K q^T        result^T [64][32 queries] = V^T shares^T
  *
- * Keys and values of a (sequence, head) are laid out first: K as it is, V turned. Keys of each causal block are padded
- * with zeros to whole chunks of 32 and queries of two blocks never share a task, so a task sees whole chunks. A padded
- * key's share is zero. A query's bytes depend on its own row and on the keys that it sees alone.
+ * Scores of a chunk stay in the first cache: its shares are of the largest score so far, and sums and result of the
+ * chunks before are multiplied down when a larger one comes (Milakov and Gimelshein, Online normalizer calculation for
+ * softmax, 2018).
+ *
+ * A task is a head of a sequence, or a part of its queries where there are few heads for the threads. It lays keys and
+ * values out first, in units of 32 keys that stay in the second cache: K as it is, V turned. Keys of each causal block
+ * are padded with zeros to whole units, and queries of two blocks are never taken together, so that those that are see
+ * whole units. A padded key's share is zero. A query's bytes depend on its own row and on the keys that it sees alone:
+ * chunks are counted from the sequence's first key.
  *
  * Run by the pool's threads. Owns nothing. Fails: CF_ERR_NOMEM when scratch is exhausted.
  */
@@ -24,19 +30,29 @@
 
 #include "common/compute/cpu/exp2_avx512.h"
 
-#define HALF        16 /* lanes of a vector */
-#define HEAD_CHUNKS (HEAD_VALUES / AMX_SIDE)
-#define SCORE_LOG2  (0.125f * 1.44269504f) /* a score's scale, and from e to 2 */
+#define HALF         16 /* lanes of a vector */
+#define HEAD_CHUNKS  (HEAD_VALUES / AMX_SIDE)
+#define UNIT_VALUES  (AMX_SIDE * HEAD_VALUES) /* of the keys, or the values, of a unit */
+#define CHUNK_UNITS  2                        /* of keys whose scores are held */
+#define GROUPS_MAX   2                        /* of 32 queries taken together, which share what is read of K and V */
+#define TAKEN_ROWS   (GROUPS_MAX * AMX_SIDE)
+#define SCORE_LOG2   (0.125f * 1.44269504f) /* a score's scale, and from e to 2 */
+#define THREAD_TASKS 4                      /* at least, so that threads end together */
 
 typedef struct amx_attn {
     const op_attn_block_args *a;
-    uint16_t *packed;    /* per sequence and head: K [keys][64], then V^T [64][keys], padded keys */
-    int64_t *packed_off; /* [B] */
+    int64_t parts_max;   /* tasks of a head */
     int64_t *first_task; /* [B + 1] */
-    int64_t keys_max;    /* padded, of the longest sequence */
-    float *scores;       /* [threads][keys_max][32] */
-    uint16_t *shares;    /* [threads][keys_max][32], steps of amx.h */
+    int64_t packed_values;
+    uint16_t *packed; /* [threads][packed_values]: K [units][2 steps of a], then V^T [2 steps of a][units], amx.h */
 } amx_attn;
+
+/* 32 queries on their way. */
+typedef struct amx_group {
+    __m512 top[2], sum[2]; /* of each half: the largest score so far, and the sum of shares */
+    _Alignas(64) uint16_t query[HEAD_CHUNKS * AMX_STEP_VALUES];
+    _Alignas(64) float result[HEAD_CHUNKS * AMX_BLOCK_VALUES]; /* [64 channels][32 queries] */
+} amx_group;
 
 static int64_t padded(int64_t keys)
 {
@@ -107,17 +123,29 @@ static int64_t qkv_idx(const op_attn_block_args *a, int64_t row, int which, int3
     return ((row * 3 + which) * a->heads + head) * HEAD_VALUES;
 }
 
+/* Asks for a head's part of 32 packed rows from `row` on, which need not exist. */
+static void fetch_rows(const op_attn_block_args *a, int64_t row, int which, int32_t head)
+{
+    const size_t value_bytes = dtype_bytes(a->qkv->type);
+    for (int64_t j = 0; j < AMX_SIDE; j++) {
+        const char *from = (const char *)a->qkv->data + (size_t)qkv_idx(a, row + j, which, head) * value_bytes;
+        for (size_t i = 0; i < HEAD_VALUES * value_bytes; i += AMX_LINE_BYTES)
+            _mm_prefetch(from + i, _MM_HINT_T0);
+    }
+}
+
 /* 32 keys from packed row `row` on, of which `count` exist. */
 static void pack_keys(const op_attn_block_args *a, int32_t head, int64_t row, int64_t count, uint16_t *keys)
 {
     for (int64_t j = 0; j < AMX_SIDE; j++)
         for (int d = 0; d < HEAD_VALUES; d += HALF) {
             const __m256i v = j < count ? load_bf16(a->qkv, qkv_idx(a, row + j, 1, head) + d) : _mm256_setzero_si256();
-            _mm256_storeu_si256((__m256i *)(void *)(keys + j * HEAD_VALUES + d), v);
+            uint16_t *to = keys + d / AMX_SIDE * AMX_STEP_VALUES + j * AMX_SIDE + d % AMX_SIDE;
+            _mm256_storeu_si256((__m256i *)(void *)to, v);
         }
 }
 
-/* The same of values, turned: 64 rows, `pitch` apart. */
+/* The same of values, turned: 32 channels to a step, and the steps of other channels `pitch` apart. */
 static void pack_values(const op_attn_block_args *a, int32_t head, int64_t row, int64_t count, int64_t pitch,
                         uint16_t *values)
 {
@@ -130,76 +158,65 @@ static void pack_values(const op_attn_block_args *a, int32_t head, int64_t row, 
             r[j / 2] = pair_rows(even, odd);
         }
         turn(r);
+        uint16_t *to = values + d / AMX_SIDE * pitch + d % AMX_SIDE * AMX_SIDE;
         for (int i = 0; i < HALF; i++)
-            _mm512_storeu_si512(values + (d + i) * pitch, r[i]);
+            _mm512_storeu_si512(to + i * AMX_SIDE, r[i]);
     }
 }
 
-static uint16_t *packed_head(const amx_attn *job, int32_t b, int32_t head)
+/* All keys and values of a head. */
+static void pack_head(const op_attn_block_args *a, int32_t b, int32_t head, uint16_t *keys, uint16_t *values)
 {
-    return job->packed + job->packed_off[b] + head * 2 * padded_keys(job->a, b) * HEAD_VALUES;
-}
-
-static void pack_head(void *ctx, int32_t task_idx, int thread_idx)
-{
-    (void)thread_idx;
-    const amx_attn *job = ctx;
-    const op_attn_block_args *a = job->a;
-    const int32_t b = task_idx / a->heads, head = task_idx % a->heads;
     const int64_t length = rows_length(a->rows, b), block = block_of(a, b), pitch = padded_keys(a, b);
-    uint16_t *keys = packed_head(job, b, head), *values = keys + pitch * HEAD_VALUES;
-
     for (int64_t first = 0, at = 0; first < length; first += block, at += padded(block)) {
         const int64_t end = first + block < length ? first + block : length;
         for (int64_t j = 0; j < padded(block); j += AMX_SIDE) {
             const int64_t row = a->rows->offs[b] + first + j, count = end - first - j;
+            fetch_rows(a, row + AMX_SIDE, 1, head);
+            fetch_rows(a, row + AMX_SIDE, 2, head);
             pack_keys(a, head, row, count, keys + (at + j) * HEAD_VALUES);
-            pack_values(a, head, row, count, pitch, values + at + j);
+            pack_values(a, head, row, count, pitch * AMX_SIDE, values + (at + j) * AMX_SIDE);
         }
     }
 }
 
-/* What a task is: queries [first, first + rows) of the sequence, all in one causal block. */
+/* Queries that are taken together: [first, first + rows) of the sequence, all in one causal block. */
 typedef struct amx_queries {
-    int32_t b, head;
     int64_t first, rows;
     int64_t blocks; /* of keys that they see */
 } amx_queries;
 
-static int64_t tasks_of_block(int64_t block)
+static int64_t takes_of_block(int64_t block)
 {
-    return (block + AMX_SIDE - 1) / AMX_SIDE;
+    return (block + TAKEN_ROWS - 1) / TAKEN_ROWS;
 }
 
-static amx_queries queries_of(const amx_attn *job, int32_t task_idx)
+static int64_t takes_of(const op_attn_block_args *a, int32_t b)
 {
-    const op_attn_block_args *a = job->a;
-    int32_t b = 0;
-    while (task_idx >= job->first_task[b + 1])
-        b++;
-    const int64_t length = rows_length(a->rows, b), block = block_of(a, b), in_block = tasks_of_block(block);
-    const int64_t of_head = blocks_of(a, b) * in_block, at = task_idx - job->first_task[b];
-    const int64_t block_idx = at % of_head / in_block, first = block_idx * block + at % in_block * AMX_SIDE;
+    return blocks_of(a, b) * takes_of_block(block_of(a, b));
+}
+
+static amx_queries take_queries(const op_attn_block_args *a, int32_t b, int64_t take)
+{
+    const int64_t length = rows_length(a->rows, b), block = block_of(a, b), in_block = takes_of_block(block);
+    const int64_t block_idx = take / in_block, first = block_idx * block + take % in_block * TAKEN_ROWS;
     const int64_t end = (block_idx + 1) * block < length ? (block_idx + 1) * block : length;
-    return (amx_queries){.b = b,
-                         .head = (int32_t)(at / of_head),
-                         .first = first,
-                         .rows = end - first < AMX_SIDE ? end - first : AMX_SIDE,
-                         .blocks = block_idx + 1};
+    return (amx_queries){
+        .first = first, .rows = end - first < TAKEN_ROWS ? end - first : TAKEN_ROWS, .blocks = block_idx + 1};
 }
 
-/* q^T as steps: [2 chunks of the head][2 halves of the queries][16 pairs of channels][16 queries] */
-static void load_queries(const op_attn_block_args *a, const amx_queries *q, uint16_t *steps)
+/* q^T of a group's queries, which begin at packed row `first`, as steps:
+ * [2 chunks of the head][2 halves of the queries][16 pairs of channels][16 queries] */
+static void load_queries(const op_attn_block_args *a, int32_t head, int64_t first, int64_t rows, uint16_t *steps)
 {
     for (int chunk = 0; chunk < HEAD_CHUNKS; chunk++)
         for (int64_t half = 0; half < 2; half++) {
             __m512i r[HALF];
             for (int64_t n = 0; n < HALF; n++) {
-                const int64_t i = half * HALF + n, row = a->rows->offs[q->b] + q->first + i;
-                const int64_t at = qkv_idx(a, row, 0, q->head) + chunk * AMX_SIDE;
-                r[n] = i < q->rows ? _mm512_inserti64x4(_mm512_castsi256_si512(load_bf16(a->qkv, at)),
-                                                        load_bf16(a->qkv, at + HALF), 1)
-                                   : _mm512_setzero_si512();
+                const int64_t i = half * HALF + n, at = qkv_idx(a, first + i, 0, head) + chunk * AMX_SIDE;
+                r[n] = i < rows ? _mm512_inserti64x4(_mm512_castsi256_si512(load_bf16(a->qkv, at)),
+                                                     load_bf16(a->qkv, at + HALF), 1)
+                                : _mm512_setzero_si512();
             }
             turn(r);
             for (int n = 0; n < HALF; n++)
@@ -207,69 +224,111 @@ static void load_queries(const op_attn_block_args *a, const amx_queries *q, uint
         }
 }
 
-/* Keys of block `idx` that exist. */
-static int64_t block_keys(const op_attn_block_args *a, int32_t b, int64_t idx)
+static void begin_group(const op_attn_block_args *a, int32_t head, int64_t first, int64_t rows, amx_group *g)
 {
-    const int64_t length = rows_length(a->rows, b), block = block_of(a, b), left = length - idx * block;
-    return left < block ? left : block;
-}
-
-/* The largest score of 16 queries. NaN is passed over, and shows in the shares. */
-static __m512 largest(const op_attn_block_args *a, const amx_queries *q, const float *scores)
-{
-    __m512 max[4];
-    for (int i = 0; i < 4; i++)
-        max[i] = _mm512_set1_ps(-INFINITY);
-    for (int64_t k = 0; k < q->blocks; k++) {
-        const float *from = scores + k * padded(block_of(a, q->b)) * AMX_SIDE;
-        const int64_t keys = block_keys(a, q->b, k);
-        for (int64_t j = 0; j < keys; j++)
-            max[j % 4] = _mm512_max_ps(_mm512_load_ps(from + j * AMX_SIDE), max[j % 4]);
+    for (int half = 0; half < 2; half++) {
+        g->top[half] = _mm512_set1_ps(-INFINITY);
+        g->sum[half] = _mm512_setzero_ps();
     }
-    return _mm512_max_ps(_mm512_max_ps(max[0], max[1]), _mm512_max_ps(max[2], max[3]));
+    load_queries(a, head, first, rows, g->query);
 }
 
-/* Scores of 16 queries (half of the columns) become shares in steps; gives one over their sum. */
-static __m512 share_half(const op_attn_block_args *a, const amx_queries *q, int half, const float *scores,
-                         uint16_t *shares)
+/* Keys of a unit that exist. */
+static int64_t unit_keys(const op_attn_block_args *a, int32_t b, int64_t unit)
+{
+    const int64_t length = rows_length(a->rows, b), block = block_of(a, b), in_block = padded(block) / AMX_SIDE;
+    const int64_t block_idx = unit / in_block, first = unit % in_block * AMX_SIDE, left = length - block_idx * block;
+    const int64_t keys = (left < block ? left : block) - first;
+    return keys < 0 ? 0 : keys < AMX_SIDE ? keys : AMX_SIDE;
+}
+
+/* The largest of `top` and of a unit's scores of 16 queries. NaN is passed over, and shows in the shares. */
+static inline __m512 largest(const float *scores, int64_t keys, __m512 top)
+{
+    __m512 a = top, b = top, c = top, d = top;
+    int64_t j = 0;
+    for (; j + 4 <= keys; j += 4) {
+        a = _mm512_max_ps(_mm512_load_ps(scores + j * AMX_SIDE), a);
+        b = _mm512_max_ps(_mm512_load_ps(scores + (j + 1) * AMX_SIDE), b);
+        c = _mm512_max_ps(_mm512_load_ps(scores + (j + 2) * AMX_SIDE), c);
+        d = _mm512_max_ps(_mm512_load_ps(scores + (j + 3) * AMX_SIDE), d);
+    }
+    for (; j < keys; j++)
+        a = _mm512_max_ps(_mm512_load_ps(scores + j * AMX_SIDE), a);
+    return _mm512_max_ps(_mm512_max_ps(a, b), _mm512_max_ps(c, d));
+}
+
+/* Pairs of bf16, word n is (even[n], odd[n]): rounded to nearest, halves upwards. None is negative. */
+static inline __m512i pair_shares(__m512 even, __m512 odd)
+{
+    const __m512i half = _mm512_set1_epi32(0x8000), upper = _mm512_set1_epi32((int)0xFFFF0000);
+    const __m512i low = _mm512_srli_epi32(_mm512_add_epi32(_mm512_castps_si512(even), half), 16);
+    const __m512i high = _mm512_add_epi32(_mm512_castps_si512(odd), half);
+    return _mm512_ternarylogic_epi32(high, upper, low, 0xEA); /* (high & upper) | low */
+}
+
+/* A unit's scores of 16 queries become shares, in a step of b; gives their sum. */
+static inline __attribute__((always_inline)) __m512 share_keys(const float *scores, int64_t keys, __m512 offset,
+                                                               uint16_t *shares)
 {
     const __m512 scale = _mm512_set1_ps(SCORE_LOG2);
-    const __m512 offset = _mm512_mul_ps(largest(a, q, scores + half * HALF), scale);
     __m512 even_sum = _mm512_setzero_ps(), odd_sum = _mm512_setzero_ps();
-    int64_t at = 0;
-    for (int64_t k = 0; k < q->blocks; k++) {
-        const int64_t keys = block_keys(a, q->b, k), all = padded(block_of(a, q->b));
-        for (int64_t j = 0; j < all; j += 2, at += 2) {
-            const float *from = scores + at * AMX_SIDE + half * HALF;
-            __m512 even = _mm512_setzero_ps(), odd = _mm512_setzero_ps();
-            if (j < keys)
-                even = exp2_lanes(_mm512_fmsub_ps(_mm512_load_ps(from), scale, offset));
-            if (j + 1 < keys)
-                odd = exp2_lanes(_mm512_fmsub_ps(_mm512_load_ps(from + AMX_SIDE), scale, offset));
-            even_sum = _mm512_add_ps(even_sum, even);
-            odd_sum = _mm512_add_ps(odd_sum, odd);
-            uint16_t *to =
-                shares + at / AMX_SIDE * AMX_STEP_VALUES + half * (AMX_STEP_VALUES / 2) + at % AMX_SIDE * HALF;
-            _mm512_storeu_si512(to, pair_rows((__m256i)_mm512_cvtneps_pbh(even), (__m256i)_mm512_cvtneps_pbh(odd)));
-        }
+    for (int64_t j = 0; j < AMX_SIDE; j += 2) {
+        __m512 even = _mm512_setzero_ps(), odd = _mm512_setzero_ps();
+        if (j < keys)
+            even = exp2_lanes(_mm512_fmsub_ps(_mm512_load_ps(scores + j * AMX_SIDE), scale, offset));
+        if (j + 1 < keys)
+            odd = exp2_lanes(_mm512_fmsub_ps(_mm512_load_ps(scores + (j + 1) * AMX_SIDE), scale, offset));
+        even_sum = _mm512_add_ps(even_sum, even);
+        odd_sum = _mm512_add_ps(odd_sum, odd);
+        _mm512_storeu_si512(shares + j * HALF, pair_shares(even, odd));
     }
-    return _mm512_div_ps(_mm512_set1_ps(1.0f), _mm512_add_ps(even_sum, odd_sum));
+    return _mm512_add_ps(even_sum, odd_sum);
 }
 
-/* 32 channels of the result, turned back.   c: [32 channels][32 queries] */
-static void store_result(const op_attn_block_args *a, const amx_queries *q, int chunk, const __m512 inverse[2],
-                         const float *c)
+static inline __m512 share_unit(const float *scores, int64_t keys, __m512 offset, uint16_t *shares)
 {
-    for (int64_t half = 0; half < 2; half++)
-        for (int d = 0; d < AMX_SIDE; d += HALF) {
+    return keys == AMX_SIDE ? share_keys(scores, AMX_SIDE, offset, shares) : share_keys(scores, keys, offset, shares);
+}
+
+/* Scores of a chunk become shares of the largest score so far; gives by what the sums before are multiplied. */
+static __m512 share_half(amx_group *g, int half, const int64_t *keys, int64_t units, const float *scores,
+                         uint16_t *shares)
+{
+    const __m512 scale = _mm512_set1_ps(SCORE_LOG2), before = g->top[half];
+    for (int64_t u = 0; u < units; u++)
+        g->top[half] = largest(scores + u * AMX_BLOCK_VALUES + half * HALF, keys[u], g->top[half]);
+    const __m512 offset = _mm512_mul_ps(g->top[half], scale);
+    const __m512 down = exp2_lanes(_mm512_fmsub_ps(before, scale, offset));
+    g->sum[half] = _mm512_mul_ps(g->sum[half], down);
+    for (int64_t u = 0; u < units; u++)
+        g->sum[half] =
+            _mm512_add_ps(g->sum[half], share_unit(scores + u * AMX_BLOCK_VALUES + half * HALF, keys[u], offset,
+                                                   shares + u * AMX_STEP_VALUES + half * (AMX_STEP_VALUES / 2)));
+    return down;
+}
+
+static void multiply_down(float *result, const __m512 down[2])
+{
+    for (int i = 0; i < HEAD_VALUES * AMX_SIDE; i += AMX_SIDE)
+        for (int half = 0; half < 2; half++)
+            _mm512_store_ps(result + i + half * HALF,
+                            _mm512_mul_ps(_mm512_load_ps(result + i + half * HALF), down[half]));
+}
+
+/* The result of a group's queries, which begin at packed row `first`, turned back. */
+static void store_result(const op_attn_block_args *a, int32_t head, int64_t first, int64_t rows, const amx_group *g)
+{
+    for (int64_t half = 0; half < 2; half++) {
+        const __m512 inverse = _mm512_div_ps(_mm512_set1_ps(1.0f), g->sum[half]);
+        for (int d = 0; d < HEAD_VALUES; d += HALF) {
             __m512i r[HALF];
             for (int i = 0; i < HALF; i++)
                 r[i] = _mm512_castps_si512(
-                    _mm512_mul_ps(_mm512_load_ps(c + (d + i) * AMX_SIDE + half * HALF), inverse[half]));
+                    _mm512_mul_ps(_mm512_load_ps(g->result + (d + i) * AMX_SIDE + half * HALF), inverse));
             turn(r);
-            for (int64_t n = 0; n < HALF && half * HALF + n < q->rows; n++) {
-                const int64_t row = a->rows->offs[q->b] + q->first + half * HALF + n;
-                const int64_t at = (row * a->heads + q->head) * HEAD_VALUES + chunk * AMX_SIDE + d;
+            for (int64_t n = 0; n < HALF && half * HALF + n < rows; n++) {
+                const int64_t at = ((first + half * HALF + n) * a->heads + head) * HEAD_VALUES + d;
                 const __m512 v = _mm512_castsi512_ps(r[n]);
                 if (a->y->type == DTYPE_BF16)
                     _mm256_storeu_si256((__m256i *)(void *)((uint16_t *)a->y->data + at),
@@ -278,34 +337,72 @@ static void store_result(const op_attn_block_args *a, const amx_queries *q, int 
                     _mm512_storeu_ps((float *)a->y->data + at, v);
             }
         }
+    }
+}
+
+/* One chunk of keys. keys: [units] how many of each exist; values: of the first 32 channels, the others `pitch` on. */
+static void attend_chunk(amx_group *g, bool is_first, const int64_t *keys, int64_t units, const uint16_t *packed_keys,
+                         const uint16_t *values, int64_t pitch)
+{
+    _Alignas(64) float scores[CHUNK_UNITS * AMX_BLOCK_VALUES];
+    _Alignas(64) uint16_t shares[CHUNK_UNITS * AMX_STEP_VALUES];
+    for (int64_t u = 0; u < units; u++)
+        amx_add_part(packed_keys + u * UNIT_VALUES, g->query, HEAD_CHUNKS, true, packed_keys, 0,
+                     scores + u * AMX_BLOCK_VALUES);
+    const __m512 down[2] = {share_half(g, 0, keys, units, scores, shares),
+                            share_half(g, 1, keys, units, scores, shares)};
+    if (!is_first)
+        multiply_down(g->result, down);
+    for (int c = 0; c < HEAD_CHUNKS; c++)
+        amx_add_part(values + c * pitch, shares, units, is_first, values, 0, g->result + c * AMX_BLOCK_VALUES);
+}
+
+static void attend_queries(const op_attn_block_args *a, int32_t b, int32_t head, const amx_queries *q,
+                           const uint16_t *keys, const uint16_t *values)
+{
+    const int64_t pitch = padded_keys(a, b), units = q->blocks * padded(block_of(a, b)) / AMX_SIDE;
+    const int64_t first = a->rows->offs[b] + q->first, groups = (q->rows + AMX_SIDE - 1) / AMX_SIDE;
+    amx_group group[GROUPS_MAX];
+
+    for (int64_t i = 0; i < groups; i++) {
+        begin_group(a, head, first + i * AMX_SIDE, q->rows - i * AMX_SIDE, &group[i]);
+        fetch_rows(a, first + TAKEN_ROWS + i * AMX_SIDE, 0, head);
+    }
+    for (int64_t u = 0; u < units; u += CHUNK_UNITS) {
+        int64_t counts[CHUNK_UNITS], n = 0;
+        for (; n < CHUNK_UNITS && u + n < units; n++)
+            counts[n] = unit_keys(a, b, u + n);
+        for (int64_t i = 0; i < groups; i++)
+            attend_chunk(&group[i], u == 0, counts, n, keys + u * UNIT_VALUES, values + u * AMX_STEP_VALUES,
+                         pitch * AMX_SIDE);
+    }
+    for (int64_t i = 0; i < groups; i++)
+        store_result(a, head, first + i * AMX_SIDE, q->rows - i * AMX_SIDE, &group[i]);
+}
+
+static int64_t parts_of(const amx_attn *job, int32_t b)
+{
+    const int64_t takes = takes_of(job->a, b);
+    return takes < job->parts_max ? takes : job->parts_max;
 }
 
 static void attend(void *ctx, int32_t task_idx, int thread_idx)
 {
     const amx_attn *job = ctx;
     const op_attn_block_args *a = job->a;
-    const amx_queries q = queries_of(job, task_idx);
-    const int64_t pitch = padded_keys(a, q.b), seen = q.blocks * padded(block_of(a, q.b));
-    const uint16_t *keys = packed_head(job, q.b, q.head), *values = keys + pitch * HEAD_VALUES;
-    float *scores = job->scores + thread_idx * job->keys_max * AMX_SIDE;
-    uint16_t *shares = job->shares + thread_idx * job->keys_max * AMX_SIDE;
-    const amx_shape score_shape = {.row_pitch = HEAD_VALUES, .taps = 1, .chunks = HEAD_CHUNKS};
-    const amx_shape mix_shape = {.row_pitch = pitch, .taps = 1, .chunks = seen / AMX_SIDE};
-    _Alignas(64) uint16_t query[HEAD_CHUNKS * AMX_STEP_VALUES];
-    _Alignas(64) float c[AMX_BLOCK_VALUES];
-    const uint16_t *query_steps = query, *share_steps = shares;
+    int32_t b = 0;
+    while (task_idx >= job->first_task[b + 1])
+        b++;
+    const int64_t parts = parts_of(job, b), takes = takes_of(a, b), at = task_idx - job->first_task[b];
+    const int64_t part = at % parts;
+    const int32_t head = (int32_t)(at / parts);
+    uint16_t *keys = job->packed + thread_idx * job->packed_values, *values = keys + padded_keys(a, b) * HEAD_VALUES;
 
-    load_queries(a, &q, query);
+    pack_head(a, b, head, keys, values);
     amx_begin();
-    for (int64_t j = 0; j < seen; j += AMX_SIDE) {
-        const uint16_t *from = keys + j * HEAD_VALUES;
-        amx_multiply(&score_shape, 1, &from, &query_steps, scores + j * AMX_SIDE);
-    }
-    const __m512 inverse[2] = {share_half(a, &q, 0, scores, shares), share_half(a, &q, 1, scores, shares)};
-    for (int chunk = 0; chunk < HEAD_CHUNKS; chunk++) {
-        const uint16_t *from = values + chunk * AMX_SIDE * pitch;
-        amx_multiply(&mix_shape, 1, &from, &share_steps, c);
-        store_result(a, &q, chunk, inverse, c);
+    for (int64_t take = part * takes / parts; take < (part + 1) * takes / parts; take++) {
+        const amx_queries q = take_queries(a, b, take);
+        attend_queries(a, b, head, &q, keys, values);
     }
     amx_end();
 }
@@ -314,27 +411,19 @@ cf_err amx_attn_block(backend *be, const op_attn_block_args *a)
 {
     cf_err err;
     const size_t mark = backend_scratch_mark(be), sequences = (size_t)a->rows->count;
-    amx_attn job = {.a = a};
-    int64_t values = 0, tasks = 0;
+    const int64_t wanted = (int64_t)THREAD_TASKS * be->threads, heads = (int64_t)sequences * a->heads;
+    amx_attn job = {.a = a, .parts_max = heads > 0 ? (wanted + heads - 1) / heads : 1};
 
-    TRY(arena_take(&be->scratch, (sequences + 1) * sizeof *job.packed_off, &job.packed_off));
     TRY(arena_take(&be->scratch, (sequences + 1) * sizeof *job.first_task, &job.first_task));
+    job.first_task[0] = 0;
     for (int32_t b = 0; b < a->rows->count; b++) {
-        const int64_t keys = padded_keys(a, b);
-        job.packed_off[b] = values;
-        job.first_task[b] = tasks;
-        job.keys_max = keys > job.keys_max ? keys : job.keys_max;
-        values += keys * 2 * HEAD_VALUES * a->heads;
-        tasks += blocks_of(a, b) * tasks_of_block(block_of(a, b)) * a->heads;
+        const int64_t values = padded_keys(a, b) * 2 * HEAD_VALUES;
+        job.first_task[b + 1] = job.first_task[b] + parts_of(&job, b) * a->heads;
+        job.packed_values = values > job.packed_values ? values : job.packed_values;
     }
-    job.first_task[a->rows->count] = tasks;
-    CF_ASSERT(tasks <= POOL_TASKS_MAX);
-    const size_t own = (size_t)(be->threads * job.keys_max * AMX_SIDE);
-    TRY(arena_take(&be->scratch, (size_t)values * sizeof *job.packed, &job.packed));
-    TRY(arena_take(&be->scratch, own * sizeof *job.scores, &job.scores));
-    TRY(arena_take(&be->scratch, own * sizeof *job.shares, &job.shares));
-    pool_run(cpu_of(be)->threads, a->rows->count * a->heads, pack_head, &job);
-    pool_run(cpu_of(be)->threads, (int32_t)tasks, attend, &job);
+    CF_ASSERT(job.first_task[sequences] <= POOL_TASKS_MAX);
+    TRY(arena_take(&be->scratch, (size_t)(be->threads * job.packed_values) * sizeof *job.packed, &job.packed));
+    pool_run(cpu_of(be)->threads, (int32_t)job.first_task[sequences], attend, &job);
 out:
     backend_scratch_reset(be, mark);
     return err;
