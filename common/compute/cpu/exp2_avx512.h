@@ -8,7 +8,7 @@
 #if defined(__AVX512F__)
 #include <immintrin.h>
 
-/* To 8e-8 of the value, and exact at whole numbers. The polynomial is ours: least relative error for powers from 0 to 1,
+/* To 8e-8 of the value, and exact at whole numbers. The polynomial is ours: least relative error for powers of 0 to 1,
  * with 1 at 0. -infinity gives zero; NaN and infinity give NaN. */
 static inline __m512 exp2_lanes(__m512 x)
 {
