@@ -39,18 +39,32 @@ bool amx_usable(void)
     return processor_has_tiles() && syscall(SYS_arch_prctl, REQUEST_PERMISSION, TILE_DATA) == 0;
 }
 
-/* Eight tiles of 16 rows and 64 bytes. In memory for good: gcc's intrinsic reads it without saying how much of it. */
-static const struct {
+/* In memory for good: gcc's intrinsic reads it without saying how much of it. */
+typedef struct tile_shapes {
     uint8_t palette, start_row, reserved[14];
     uint16_t row_bytes[16];
     uint8_t rows[16];
-} tile_config = {.palette = 1,
-                 .row_bytes = {64, 64, 64, 64, 64, 64, 64, 64},
-                 .rows = {TILE_ROWS, TILE_ROWS, TILE_ROWS, TILE_ROWS, TILE_ROWS, TILE_ROWS, TILE_ROWS, TILE_ROWS}};
+} tile_shapes;
+
+/* Eight tiles of 16 rows and 64 bytes. */
+static const tile_shapes whole_tiles = {
+    .palette = 1,
+    .row_bytes = {64, 64, 64, 64, 64, 64, 64, 64},
+    .rows = {TILE_ROWS, TILE_ROWS, TILE_ROWS, TILE_ROWS, TILE_ROWS, TILE_ROWS, TILE_ROWS, TILE_ROWS}};
 
 void amx_begin(void)
 {
-    _tile_loadconfig(&tile_config);
+    _tile_loadconfig(&whole_tiles);
+}
+
+void amx_begin_halves(int64_t tail)
+{
+    static _Thread_local tile_shapes tiles; /* 6 and 7 are the operands of the last chunk */
+    CF_ASSERT(tail >= 2 && tail <= AMX_SIDE && tail % 2 == 0);
+    tiles = whole_tiles;
+    tiles.row_bytes[6] = (uint16_t)(tail * (int64_t)sizeof(uint16_t));
+    tiles.rows[7] = (uint8_t)(tail / 2);
+    _tile_loadconfig(&tiles);
 }
 
 void amx_end(void)
@@ -71,6 +85,20 @@ static inline __attribute__((always_inline)) void add_step(const uint16_t *a, in
     _tile_dpbf16ps(3, 5, 7);
 }
 
+/* Tiles 0..3 are c, one below the other; A and B number the tiles of the operands. */
+#define ADD_HALF_STEP(A, B)                                \
+    do {                                                   \
+        _tile_loadd(B, right, TILE_BYTES);                 \
+        _tile_loadd(A, left, row_bytes);                   \
+        _tile_dpbf16ps(0, A, B);                           \
+        _tile_loadd(A, left + tile_values, row_bytes);     \
+        _tile_dpbf16ps(1, A, B);                           \
+        _tile_loadd(A, left + 2 * tile_values, row_bytes); \
+        _tile_dpbf16ps(2, A, B);                           \
+        _tile_loadd(A, left + 3 * tile_values, row_bytes); \
+        _tile_dpbf16ps(3, A, B);                           \
+    } while (0)
+
 static inline void zero_block(void)
 {
     _tile_zero(0);
@@ -87,6 +115,14 @@ static inline void store_block(float *c)
     _tile_stored(3, c + TILE_ROWS * AMX_SIDE + HALF, AMX_SIDE * sizeof *c);
 }
 
+static inline void store_halves(float *c)
+{
+    _tile_stored(0, c, AMX_SIDE * sizeof *c);
+    _tile_stored(1, c + TILE_ROWS * AMX_SIDE, AMX_SIDE * sizeof *c);
+    _tile_stored(2, c + AMX_BLOCK_VALUES, AMX_SIDE * sizeof *c);
+    _tile_stored(3, c + AMX_BLOCK_VALUES + TILE_ROWS * AMX_SIDE, AMX_SIDE * sizeof *c);
+}
+
 void amx_multiply(const amx_shape *shape, int terms, const uint16_t *const *a, const uint16_t *const *b, float *c)
 {
     const int64_t row_bytes = shape->row_pitch * (int64_t)sizeof(uint16_t);
@@ -99,6 +135,21 @@ void amx_multiply(const amx_shape *shape, int terms, const uint16_t *const *a, c
                 add_step(left, row_bytes, right);
         }
     store_block(c);
+}
+
+void amx_multiply_half(const amx_shape *shape, int terms, const uint16_t *const *a, const uint16_t *const *b, float *c)
+{
+    const int64_t row_bytes = shape->row_pitch * (int64_t)sizeof(uint16_t), tile_values = TILE_ROWS * shape->row_pitch;
+    zero_block();
+    for (int t = 0; t < terms; t++)
+        for (int64_t tap = 0; tap < shape->taps; tap++) {
+            const uint16_t *left = a[t] + tap * shape->tap_pitch;
+            const uint16_t *right = b[t] + tap * shape->chunks * AMX_STEP_VALUES;
+            for (int64_t i = 0; i + 1 < shape->chunks; i++, left += AMX_SIDE, right += AMX_STEP_VALUES)
+                ADD_HALF_STEP(4, 5);
+            ADD_HALF_STEP(6, 7);
+        }
+    store_halves(c);
 }
 
 static inline void load_block(const float *c)
@@ -131,17 +182,22 @@ static inline __mmask16 columns_mask(int64_t cols)
     return (__mmask16)((1u << count) - 1u);
 }
 
-void amx_narrow(const float *x, int64_t count, uint16_t *ret_high, uint16_t *ret_low)
+void amx_narrow(const amx_lines *lines, const float *x, uint16_t *ret_high, uint16_t *ret_low)
 {
-    for (int64_t i = 0; i < count; i += HALF) {
-        const __mmask16 some = columns_mask(count - i);
-        const __m512 v = _mm512_maskz_loadu_ps(some, x + i);
-        const __m256i high = (__m256i)_mm512_cvtneps_pbh(v);
-        _mm256_mask_storeu_epi16(ret_high + i, some, high);
-        if (ret_low) {
-            const __m512 rounded = _mm512_castsi512_ps(_mm512_slli_epi32(_mm512_cvtepu16_epi32(high), 16));
-            _mm256_mask_storeu_epi16(ret_low + i, some, (__m256i)_mm512_cvtneps_pbh(_mm512_sub_ps(v, rounded)));
+    const int64_t count = lines->count, width = lines->width;
+    for (int64_t r = 0; r < lines->rows; r++, x += lines->from_pitch, ret_high += lines->to_pitch) {
+        for (int64_t i = 0; i < width; i += HALF) {
+            const __mmask16 some = columns_mask(width - i);
+            const __m512 v = _mm512_maskz_loadu_ps(columns_mask(count - i), x + i);
+            const __m256i high = (__m256i)_mm512_cvtneps_pbh(v);
+            _mm256_mask_storeu_epi16(ret_high + i, some, high);
+            if (ret_low) {
+                const __m512 rounded = _mm512_castsi512_ps(_mm512_slli_epi32(_mm512_cvtepu16_epi32(high), 16));
+                _mm256_mask_storeu_epi16(ret_low + i, some, (__m256i)_mm512_cvtneps_pbh(_mm512_sub_ps(v, rounded)));
+            }
         }
+        if (ret_low)
+            ret_low += lines->to_pitch;
     }
 }
 
@@ -249,12 +305,24 @@ void amx_begin(void)
     ABSENT();
 }
 
+void amx_begin_halves(int64_t tail)
+{
+    (void)tail;
+    ABSENT();
+}
+
 void amx_end(void)
 {
     ABSENT();
 }
 
 void amx_multiply(const amx_shape *shape, int terms, const uint16_t *const *a, const uint16_t *const *b, float *c)
+{
+    (void)shape, (void)terms, (void)a, (void)b, (void)c;
+    ABSENT();
+}
+
+void amx_multiply_half(const amx_shape *shape, int terms, const uint16_t *const *a, const uint16_t *const *b, float *c)
 {
     (void)shape, (void)terms, (void)a, (void)b, (void)c;
     ABSENT();
@@ -296,9 +364,9 @@ void amx_stream_end(void)
     ABSENT();
 }
 
-void amx_narrow(const float *x, int64_t count, uint16_t *ret_high, uint16_t *ret_low)
+void amx_narrow(const amx_lines *lines, const float *x, uint16_t *ret_high, uint16_t *ret_low)
 {
-    (void)x, (void)count, (void)ret_high, (void)ret_low;
+    (void)lines, (void)x, (void)ret_high, (void)ret_low;
     ABSENT();
 }
 

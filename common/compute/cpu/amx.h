@@ -31,8 +31,10 @@
 /* Whether this processor and kernel let the process use tiles; asks for the permission once. */
 bool amx_usable(void);
 
-/* Around the calls of one task: sets the thread's tiles up, and gives them back. */
+/* Around the calls of one task: sets the thread's tiles up, and gives them back. begin_halves: for amx_multiply_half
+ * whose last chunk has `tail` values, even, 2 to 32; what lies behind them in a is not read. */
 void amx_begin(void);
+void amx_begin_halves(int64_t tail);
 void amx_end(void);
 
 /* How a's rows lie, in values: a[r][tap][chunk][k] is at[r * row_pitch + tap * tap_pitch + chunk * 32 + k]. */
@@ -42,8 +44,11 @@ typedef struct amx_shape {
 } amx_shape;
 
 /* c = sum of `terms` products of one shape. All 32 rows of a are read.
- * b: [taps][chunks] steps as amx_pack_step makes them   c: [32][32], 64-byte aligned */
+ * b: [taps][chunks] steps, see amx_step_idx   c: [32][32], 64-byte aligned */
 void amx_multiply(const amx_shape *shape, int terms, const uint16_t *const *a, const uint16_t *const *b, float *c);
+
+/* The same where b has at most 16 columns: 64 rows of a, and c is two blocks whose right columns stay as they were. */
+void amx_multiply_half(const amx_shape *shape, int terms, const uint16_t *const *a, const uint16_t *const *b, float *c);
 
 /* c = or += `steps` steps of one product, for sums that wait in memory between parts of the depth: the same bytes as in
  * one go. Each step also asks for `lines` cache lines of `ahead`, which need not exist.
@@ -61,8 +66,14 @@ static inline int amx_step_idx(int depth_idx, int col_idx)
     return col_idx / 16 * (AMX_STEP_VALUES / 2) + depth_idx / 2 * 32 + col_idx % 16 * 2 + depth_idx % 2;
 }
 
-/* bf16 of count values; with ret_low also bf16 of what the first rounding left. */
-void amx_narrow(const float *x, int64_t count, uint16_t *ret_high, uint16_t *ret_low);
+/* Rows of count values and where their bf16 goes, each padded with zeros to `width`. */
+typedef struct amx_lines {
+    int64_t rows, count, width;
+    int64_t from_pitch, to_pitch;
+} amx_lines;
+
+/* bf16 of rows of x; with ret_low also bf16 of what the first rounding left. */
+void amx_narrow(const amx_lines *lines, const float *x, uint16_t *ret_high, uint16_t *ret_low);
 
 /* The block c: [32][32] with `rows` rows and `cols` columns that exist. bias: [cols] */
 void amx_add_bias(const float *bias, int64_t cols, float *c);

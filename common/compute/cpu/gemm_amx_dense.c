@@ -68,8 +68,12 @@ static void run_pair(const dense_job *dj, const uint16_t *piece, int64_t first_r
             }
         for (int64_t p = 0; p < count; p++) {
             const int64_t col = (panel + p) * AMX_SIDE, row = b * AMX_SIDE;
-            gemm_amx_finish(job, c[p], first_row + row, min_i64(AMX_SIDE, rows - row), col,
-                            min_i64(AMX_SIDE, job->w->n_out - col), dj->streamed);
+            const amx_place at = {.row = first_row + row,
+                                  .rows = min_i64(AMX_SIDE, rows - row),
+                                  .row_step = 1,
+                                  .col = col,
+                                  .cols = min_i64(AMX_SIDE, job->w->n_out - col)};
+            gemm_amx_finish(job, c[p], &at, dj->streamed);
         }
     }
 }
