@@ -16,7 +16,7 @@
 #include "tests/harness/batch_case.h"
 #include "tests/harness/farm.h"
 
-#define AT_ONCE 4  /* batches */
+#define AT_ONCE 4   /* batches */
 #define END_S   150 /* of a batch of a second; less than stall_s, which in the end cures a lost message too */
 
 typedef struct fault_case {
