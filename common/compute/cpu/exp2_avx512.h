@@ -1,11 +1,11 @@
 /*
  * exp2_avx512.h - 2^x in sixteen lanes, for what is rounded to bf16 or summed in f32 afterwards. Empty unless the
- * target in force has AVX-512.
+ * target in force has AVX-512 DQ.
  */
 #ifndef CF_COMPUTE_CPU_EXP2_AVX512_H
 #define CF_COMPUTE_CPU_EXP2_AVX512_H
 
-#if defined(__AVX512F__)
+#if defined(__AVX512DQ__)
 #include <immintrin.h>
 
 /* To 2e-7 of the value, below the normal numbers to two of their steps, and exact at whole numbers. The polynomial is
