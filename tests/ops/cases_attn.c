@@ -1,8 +1,10 @@
 /*
  * cases_attn.c - cases of rope, attn_block and attn_cache. Test code.
  *
- * Edges of attn_block: 48 queries, 16-key panels, key blocks of 256. Edges of attn_cache: pages of 64 tokens, tasks of
- * 16 rows. Large scores: products q.k of Flow's head 0 reach 8e3, so that the softmax is nearly a choice.
+ * Edges of attn_block: 48 queries, 16-key panels, key blocks of 256; on tiles units of 32 keys in each causal block,
+ * chunks of two units, 64 queries taken together, parts of a head where threads outnumber heads. Edges of attn_cache:
+ * pages of 64 tokens, tasks of 16 rows. Large scores: products q.k of Flow's head 0 reach 8e3, so that the softmax is
+ * nearly a choice.
  */
 #include "tests/ops/suite.h"
 
@@ -112,6 +114,7 @@ typedef struct block_case {
     suite_case head;
     int32_t heads;
     double amplitude; /* of q, k and v; 0 stands for 1 */
+    bool level;       /* of f32: q and k are the amplitude, so that scores are the same; values are 1, then -0.75 */
 } block_case;
 
 static const block_case *block(const suite_case *c)
@@ -134,6 +137,12 @@ static const block_case *block(const suite_case *c)
 #define ROUNDED                                                                                               \
     {                                                                                                         \
         .row = 2e-2, .why = "64 rounded products a score, rounded shares and values", .nonfinite_alike = true \
+    }
+
+/* Equal shares of values that nearly cancel: what is wrong with all shares alike does not show. */
+#define LEVEL                                                                                                  \
+    {                                                                                                          \
+        .row = 1e-4, .why = "a sum of up to 700 equal shares, of which no part fades", .nonfinite_alike = true \
     }
 
 /* A device's tile holds keys that some of its queries do not see: zero shares of a NaN. */
@@ -164,6 +173,21 @@ static const block_case block_cases[] = {
     {.head = {"causal blocks of 50, of bf16", SEQS(120, 7), AUX(50, 50), .bound = ROUNDED, .bf16 = true,
               .narrow = true},
      .heads = 2},
+    {.head = {"over chunks of keys and queries together, bf16", SEQS(63, 64, 65, 129, 1), .bound = ROUNDED,
+              .bf16 = true},
+     .heads = 2},
+    {.head = {"one head in parts, of bf16", SEQS(257, 3), .bound = ROUNDED, .bf16 = true, .narrow = true}, .heads = 1},
+    {.head = {"causal blocks of a unit, bf16", SEQS(127, 96, 33), AUX(32, 64, 32), .bound = ROUNDED, .bf16 = true},
+     .heads = 1},
+    {.head = {"chunks over causal blocks, bf16", SEQS(100, 131, 66), AUX(33, 65, 97), .bound = SPREADING, .bf16 = true},
+     .heads = 1},
+    {.head = {"q.k of 8e3, of bf16", SEQS(200, 30), AUX(50, 0), .bound = ROUNDED, .bf16 = true, .narrow = true},
+     .heads = 2,
+     .amplitude = 31},
+    {.head = {"equal scores, q.k of 8e3, bf16", SEQS(700, 100), .bound = LEVEL, .bf16 = true},
+     .heads = 1,
+     .amplitude = 11.125,
+     .level = true},
     {.head = {"q.k of 8e3", SEQS(100, 30), AUX(50, 0), .bound = PEAKY}, .heads = 2, .amplitude = 31},
     {.head = {"q.k of 8e3, keys over a block", SEQS(290), .bound = PEAKY}, .heads = 1, .amplitude = 31},
 };
@@ -176,6 +200,14 @@ static int32_t block_ports(const suite_case *c, port *p)
         .name = "qkv", .role = PORT_IN, .type = type, .width = 3 * width, .values = {.amplitude = block(c)->amplitude}};
     p[1] = (port){.name = "y", .role = PORT_OUT, .type = type, .width = width};
     return 2;
+}
+
+static void block_edit(const suite_case *c, int32_t seq, void **data)
+{
+    const int64_t width = (int64_t)block(c)->heads * HEAD, line = 3 * width, length = c->lengths[seq];
+    float *qkv = data[0];
+    for (int64_t i = 0; block(c)->level && i < length * line; i++)
+        qkv[i] = i % line < 2 * width ? (float)block(c)->amplitude : i / line < length / 2 ? 1.0f : -0.75f;
 }
 
 static cf_err block_call(const op_run *run)
@@ -493,6 +525,7 @@ const op_driver attn_drivers[] = {
      DRIVER_CASES(block_cases),
      .poisons = 9,
      .ports = block_ports,
+     .edit = block_edit,
      .call = block_call,
      .direct = block_direct,
      .direct_bound = DIRECT_SOFT},

@@ -1,6 +1,6 @@
 /*
  * test_cpu_kernels.c - inner loops of the CPU backend that the op suite cannot see one by one: the errors that vmath.h
- * promises, and that all tables of vec.h give the same bytes. Test code.
+ * and exp2_avx512.h promise, and that all tables of vec.h give the same bytes. Test code.
  */
 #include "tests/harness/test.h"
 
@@ -8,6 +8,7 @@
 #include <string.h>
 
 #include "common/base/rng.h"
+#include "common/compute/cpu/amx.h"
 #include "common/compute/cpu/vec.h"
 #include "common/compute/cpu/vmath.h"
 
@@ -75,6 +76,49 @@ static void test_tanh(void **state)
     (void)state;
     check_function(call_vtanh, tanh, INFINITY, 2.0);
 }
+
+#if AMX_COMPILED
+#pragma GCC push_options
+#pragma GCC target("avx512f,avx512dq")
+#include "common/compute/cpu/exp2_avx512.h"
+
+static float call_exp2(float x)
+{
+    return _mm512_cvtss_f32(exp2_lanes(_mm512_set1_ps(x)));
+}
+#pragma GCC pop_options
+
+static bool exp2_fits(float got, double want)
+{
+    if (want < 0x1p-126)
+        return fabs((double)got - want) <= 2 * 0x1p-149;
+    return want <= 0x1.FFFFFEp127 ? fabs((double)got - want) <= 2e-7 * want : isinf(got) && got > 0.0f;
+}
+
+static void test_exp2(void **state)
+{
+    (void)state;
+    if (!__builtin_cpu_supports("avx512f") || !__builtin_cpu_supports("avx512dq")) {
+        print_message("# this machine has no AVX-512\n");
+        skip();
+    }
+    for (uint64_t bits = 0; bits <= UINT32_MAX; bits += STRIDE) {
+        const float x = bits_f32((int32_t)(uint32_t)bits);
+        if (isnan(x) ? !isnan(call_exp2(x)) : !exp2_fits(call_exp2(x), exp2((double)x)))
+            fail_msg("2^%.9g = %.9g, in f64 %.9g", (double)x, (double)call_exp2(x), exp2((double)x));
+    }
+    for (int i = -150; i <= 128; i++)
+        assert_true(call_exp2((float)i) == (float)exp2(i));
+    assert_true(call_exp2(-INFINITY) == 0.0f && isinf(call_exp2(INFINITY)));
+}
+#else
+static void test_exp2(void **state)
+{
+    (void)state;
+    print_message("# no AVX-512 in this build\n");
+    skip();
+}
+#endif
 
 /* bf16 is the f32 with the nearest upper half, ties to even: compared with both neighbours. */
 static void test_round_bf16(void **state)
@@ -219,8 +263,8 @@ static void test_tables_agree(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_exp),        cmocka_unit_test(test_sin),          cmocka_unit_test(test_tanh),
-        cmocka_unit_test(test_round_bf16), cmocka_unit_test(test_tables_agree),
+        cmocka_unit_test(test_exp),  cmocka_unit_test(test_sin),        cmocka_unit_test(test_tanh),
+        cmocka_unit_test(test_exp2), cmocka_unit_test(test_round_bf16), cmocka_unit_test(test_tables_agree),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

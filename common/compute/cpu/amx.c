@@ -64,6 +64,7 @@ void amx_begin_halves(int64_t tail)
     tiles = whole_tiles;
     tiles.row_bytes[6] = (uint16_t)(tail * (int64_t)sizeof(uint16_t));
     tiles.rows[7] = (uint8_t)(tail / 2);
+    __asm__ volatile("" ::: "memory"); /* all of it is written before the intrinsic reads it */
     _tile_loadconfig(&tiles);
 }
 
@@ -278,12 +279,6 @@ void amx_stream_end(void)
     _mm_sfence();
 }
 
-void amx_store_sum(const float *c, int64_t rows, int64_t cols, int64_t pitch, const float *add, float *y)
-{
-    EACH_HALF(_mm512_mask_storeu_ps(y + r * pitch + n, some,
-                                    _mm512_add_ps(v, _mm512_maskz_loadu_ps(some, add + r * pitch + n))))
-}
-
 void amx_store_gated(const float *c, int64_t rows, int64_t cols, int64_t pitch, const float *const *gate, float *y)
 {
     EACH_HALF(const __m512 g = _mm512_maskz_loadu_ps(some, gate[r] + n);
@@ -385,12 +380,6 @@ void amx_store_f32(const float *c, int64_t rows, int64_t cols, int64_t pitch, fl
 void amx_store_bf16(const float *c, int64_t rows, int64_t cols, int64_t pitch, uint16_t *y)
 {
     (void)c, (void)rows, (void)cols, (void)pitch, (void)y;
-    ABSENT();
-}
-
-void amx_store_sum(const float *c, int64_t rows, int64_t cols, int64_t pitch, const float *add, float *y)
-{
-    (void)c, (void)rows, (void)cols, (void)pitch, (void)add, (void)y;
     ABSENT();
 }
 

@@ -77,14 +77,12 @@ void amx_narrow(const amx_lines *lines, const float *x, uint16_t *ret_high, uint
 
 /* The block c: [32][32] with `rows` rows and `cols` columns that exist. bias: [cols] */
 void amx_add_bias(const float *bias, int64_t cols, float *c);
-void amx_gelu_tanh(float *c); /* to about 1e-7 of the value */
+void amx_gelu_tanh(float *c); /* to 2e-7 of x */
 void amx_store_f32(const float *c, int64_t rows, int64_t cols, int64_t pitch, float *y);
 void amx_store_bf16(const float *c, int64_t rows, int64_t cols, int64_t pitch, uint16_t *y);
 /* The same past the caches, 32 columns: for y of which nothing is read soon. Rows of y are whole cache lines. */
 void amx_stream_bf16(const float *c, int64_t rows, int64_t pitch, uint16_t *y);
 void amx_stream_end(void); /* before another thread may read what was streamed */
-/* y = c + add; add lies as y does, and may be y */
-void amx_store_sum(const float *c, int64_t rows, int64_t cols, int64_t pitch, const float *add, float *y);
 /* y += gate[r] * c, one line of gates for each row */
 void amx_store_gated(const float *c, int64_t rows, int64_t cols, int64_t pitch, const float *const *gate, float *y);
 

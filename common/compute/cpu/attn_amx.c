@@ -24,7 +24,7 @@
 #include "common/compute/cpu/amx.h"
 #include "common/compute/cpu/cpu_impl.h"
 
-#if defined(__x86_64__) && defined(__linux__) && defined(__GNUC__) && !defined(__clang__)
+#if AMX_COMPILED
 #pragma GCC target("avx512f,avx512bw,avx512dq,avx512vl,avx512bf16")
 #include <immintrin.h>
 
@@ -299,7 +299,8 @@ static __m512 share_half(amx_group *g, int half, const int64_t *keys, int64_t un
     for (int64_t u = 0; u < units; u++)
         g->top[half] = largest(scores + u * AMX_BLOCK_VALUES + half * HALF, keys[u], g->top[half]);
     const __m512 offset = _mm512_mul_ps(g->top[half], scale);
-    const __m512 down = exp2_lanes(_mm512_fmsub_ps(before, scale, offset));
+    /* From the offset that the shares before were made with, rounded as it was: one where the largest stays. */
+    const __m512 down = exp2_lanes(_mm512_sub_ps(_mm512_mul_ps(before, scale), offset));
     g->sum[half] = _mm512_mul_ps(g->sum[half], down);
     for (int64_t u = 0; u < units; u++)
         g->sum[half] =

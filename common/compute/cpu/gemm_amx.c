@@ -152,18 +152,6 @@ static int64_t group_values(const amx_job *aj)
     return amx_merged(aj->job->w) ? aj->row_values : aj->chunks * AMX_SIDE;
 }
 
-/* One row of bf16. */
-static void copy_row(const amx_job *aj, const uint16_t *x, int64_t row)
-{
-    const weight *w = aj->job->w;
-    const int64_t inner = w->k_in / w->groups;
-    for (int64_t g = 0; g < w->groups; g++) {
-        uint16_t *to = plane_at(aj, g, row);
-        memcpy(to, x + g * inner, (size_t)inner * sizeof *to);
-        memset(to + inner, 0, (size_t)(group_values(aj) - inner) * sizeof *to);
-    }
-}
-
 /* Rows of f32 into the parts. */
 static void narrow_rows(const amx_job *aj, const float *x, int64_t row, int64_t rows)
 {
@@ -199,14 +187,10 @@ static void fill_plane(void *ctx, int32_t task_idx, int thread_idx)
             b++;
         const int64_t from = plane_source(aj, b, row - aj->plane_first[b]);
         rows = from < 0 ? 1 : min_i64(end - row, run_of(aj, b, row, from));
-        if (from < 0) {
+        if (from < 0)
             zero_row(aj, row);
-        } else if (job->x->type == DTYPE_BF16) {
-            rows = 1;
-            copy_row(aj, (const uint16_t *)job->x->data + from * job->w->k_in, row);
-        } else {
+        else
             narrow_rows(aj, tensor_f32(job->x) + from * job->w->k_in, row, rows);
-        }
     }
 }
 
@@ -334,12 +318,13 @@ static void run_panel(const amx_job *aj, const amx_piece *piece, int64_t group, 
     amx_place at = {.row_step = aj->row_step,
                     .col = group * job->group_cols + col,
                     .cols = min_i64(AMX_SIDE, job->group_cols - col)};
+    const int terms = aj->parts > 1 ? AMX_TERMS_MAX : 1;
     _Alignas(64) float c[2 * AMX_BLOCK_VALUES];
 
     if (amx_half(w))
-        amx_multiply_half(&shape, aj->parts > 1 ? 3 : 1, a, b, c);
+        amx_multiply_half(&shape, terms, a, b, c);
     else
-        amx_multiply(&shape, aj->parts > 1 ? 3 : 1, a, b, c);
+        amx_multiply(&shape, terms, a, b, c);
     for (int64_t i = 0; i < aj->block_rows && r + i < piece->rows; i += AMX_SIDE) {
         at.row = piece->first_row + (r + i) * aj->row_step;
         at.rows = min_i64(AMX_SIDE, piece->rows - r - i);
