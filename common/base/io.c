@@ -319,7 +319,7 @@ bool io_exists(const char *path)
 
 cf_err io_pidfd_open(pid_t pid, int *ret_fd)
 {
-    const int fd = (int)syscall(SYS_pidfd_open, pid, 0);
+    const int fd = fault_hit("io.pidfd") ? (errno = EMFILE, -1) : (int)syscall(SYS_pidfd_open, pid, 0);
     if (fd < 0)
         return errno == ESRCH ? err_set(CF_ERR_GONE, "process %ld has ended", (long)pid)
                               : err_sys("pidfd_open of %ld", (long)pid);

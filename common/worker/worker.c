@@ -701,7 +701,7 @@ static bool connect_until(worker *w, uint64_t deadline_us)
         io_close(&w->lifeline_fd);
         if (err != CF_OK && err != CF_ERR_GONE) {
             log_error("worker.connect", "text=\"%s\"", err_text());
-            quit(w, PROCESS_CONFIG);
+            quit(w, err == CF_ERR_LIMIT ? PROCESS_CONFIG : PROCESS_NO_RESOURCES);
         } else if (clock_now_us() > deadline_us) {
             log_error("worker.alone", "text=\"no orchestrator at %s\"", w->lifeline_path);
             quit(w, PROCESS_ORCHESTRATOR_GONE);

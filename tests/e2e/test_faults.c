@@ -1,7 +1,8 @@
 /*
- * test_faults.c - the nth call of ZeroMQ, the nth allocation, read, write, sync and rename fails in the processes of a
- * batch's farm, or in the batch itself: it gets over it, or ends with a code of ours and a line; the same command
- * completes, with the undisturbed ledger. `make fault-sweep NTH=n` tries each of the first n; here it is a few.
+ * test_faults.c - the nth call of ZeroMQ or of a lifeline, the nth allocation, read, write, sync and rename fails in
+ * the processes of a batch's farm, or in the batch itself: it gets over it, or ends with a code of ours and a line; the
+ * same command completes, with the undisturbed ledger. `make fault-sweep NTH=n` tries each of the first n; here it is a
+ * few.
  */
 #define _GNU_SOURCE
 #include "tests/harness/test.h"
@@ -29,12 +30,17 @@ typedef struct fault_case {
 #define COMMAND "COSYFARM_FAULT_COMMAND"
 
 static const fault_case cases[] = {
-    {FARM, "zmq.bind", 1},      {FARM, "zmq.send", 9},     {FARM, "zmq.recv", 25},      {FARM, "zmq.poll", 30},
-    {FARM, "mem.alloc", 700},   {FARM, "journal.sync", 1}, {COMMAND, "zmq.send", 3},    {COMMAND, "zmq.poll", 20},
-    {COMMAND, "mem.alloc", 40}, {COMMAND, "io.write", 3},  {COMMAND, "ledger.sync", 2}, {COMMAND, "line.read", 1},
-    {FARM, "zmq.connect", 0},   {FARM, "zmq.option", 0},   {FARM, "zmq.open", 0},       {FARM, "io.create", 0},
-    {FARM, "io.read", 0},       {FARM, "io.write", 0},     {COMMAND, "zmq.recv", 0},    {COMMAND, "zmq.connect", 0},
-    {COMMAND, "io.fsync", 0},   {COMMAND, "io.rename", 0}, {COMMAND, "ledger.open", 0}, {COMMAND, "io.open", 0},
+    {FARM, "zmq.bind", 1},         {FARM, "zmq.send", 9},         {FARM, "zmq.recv", 25},
+    {FARM, "zmq.poll", 30},        {FARM, "mem.alloc", 700},      {FARM, "journal.sync", 1},
+    {COMMAND, "zmq.send", 3},      {COMMAND, "zmq.poll", 20},     {COMMAND, "mem.alloc", 40},
+    {COMMAND, "io.write", 3},      {COMMAND, "ledger.sync", 2},   {COMMAND, "line.read", 1},
+    {FARM, "zmq.connect", 0},      {FARM, "zmq.option", 0},       {FARM, "zmq.open", 0},
+    {FARM, "io.create", 0},        {FARM, "io.read", 0},          {FARM, "io.write", 0},
+    {COMMAND, "zmq.recv", 0},      {COMMAND, "zmq.connect", 0},   {COMMAND, "io.fsync", 0},
+    {COMMAND, "io.rename", 0},     {COMMAND, "ledger.open", 0},   {COMMAND, "io.open", 0},
+    {FARM, "lifeline.send", 3},    {FARM, "lifeline.recv", 2},    {FARM, "lifeline.accept", 2},
+    {FARM, "io.pidfd", 1},         {FARM, "lifeline.connect", 0}, {COMMAND, "lifeline.send", 0},
+    {COMMAND, "lifeline.recv", 3}, {COMMAND, "io.pidfd", 0},
 };
 enum { CASES = sizeof cases / sizeof cases[0] };
 _Static_assert(CASES % AT_ONCE == 0, "the last ones would not be run");

@@ -122,11 +122,25 @@ static void test_ends_when_dismissed(void **state)
     }
 }
 
+/* No memory for a socket: the next start may have it. No exit code that ends the farm. */
+static void test_a_shortage_is_no_configuration(void **state)
+{
+    (void)state;
+    static const char *const programs[] = {"llm_worker", "exchange_keeper"};
+    for (int i = 0; i < 2; i++) {
+        stage_run r;
+        start(&r, programs[i], "lifeline.connect=fail");
+        assert_int_equal(wait_exit(r.pid), PROCESS_NO_RESOURCES);
+        close(r.listen_fd);
+    }
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_joins_with_facts),
         cmocka_unit_test(test_ends_when_dismissed),
+        cmocka_unit_test(test_a_shortage_is_no_configuration),
     };
     return cmocka_run_group_tests_name("worker_join", tests, NULL, NULL);
 }
