@@ -488,7 +488,9 @@ cf_err ledger_drop(ledger *l, ledger_predicate *drop, void *ctx, uint64_t *ret_d
         TRY(next_line(l->lines, &line, &root, &view));
         if (!root)
             break;
-        if (!drop(ctx, &view))
+        bool is_dropped = false;
+        TRY(drop(ctx, &view, &is_dropped));
+        if (!is_dropped)
             continue;
         if (dropped++ == 0)
             TRY(in_rewrite(l, rewrite_begin(l, &w)));
