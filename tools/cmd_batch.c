@@ -493,9 +493,12 @@ int cmd_batch(int argc, char **argv)
     err = work(&b);
     if (err != CF_OK)
         fprintf(stderr, "cosyfarm batch: %s\n", err_text());
-    const int code = err != CF_OK ? exit_code_of(err) : b.failed + b.failed_before > 0 ? EXIT_ROWS_FAILED : EXIT_DONE;
-    if (b.has_begun)
-        batch_summary(&b, code);
+    int code = err != CF_OK ? exit_code_of(err) : b.failed + b.failed_before > 0 ? EXIT_ROWS_FAILED : EXIT_DONE;
+    err = b.has_begun ? batch_summary(&b, code) : CF_OK;
+    if (err != CF_OK) {
+        fprintf(stderr, "cosyfarm batch: --json: %s\n", err_text());
+        code = exit_code_of(err);
+    }
     close_all(&b);
     return code;
 }

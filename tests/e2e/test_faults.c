@@ -17,8 +17,9 @@
 #include "tests/harness/batch_case.h"
 #include "tests/harness/farm.h"
 
-#define AT_ONCE 4   /* batches */
-#define END_S   150 /* of a batch of a second; less than stall_s, which in the end cures a lost message too */
+#define AT_ONCE     4   /* batches */
+#define ALLOCATIONS 200 /* more than a batch without work makes */
+#define END_S       150 /* of a batch of a second; less than stall_s, which in the end cures a lost message too */
 
 typedef struct fault_case {
     const char *variable; /* COSYFARM_FAULT: each process of the farm, in its first life */
@@ -109,10 +110,34 @@ static void test_each_failure_is_survived(void **state)
         run(parent, nth);
 }
 
+/* Where nothing is left to do it says so, or what it lacks; each allocation fails once. */
+static void test_a_batch_without_work(void **state)
+{
+    (void)state;
+    static char out[8192];
+    const char *dir = test_temp_dir();
+    int code = 0, failed = 0;
+    farm_expect(0, "6 done", (const char *const[]){BATCH(dir), NULL});
+    for (unsigned nth = 1; nth <= ALLOCATIONS; nth++) {
+        char spec[32];
+        snprintf(spec, sizeof spec, "mem.alloc#%u=fail", nth);
+        setenv(COMMAND, spec, 1);
+        code = farm_command((const char *const[]){BATCH(dir), "--json", NULL}, out, sizeof out);
+        unsetenv(COMMAND);
+        failed += code != 0;
+        if (!strstr(out, code == 0 ? "\"ended_before\":6" : "cosyfarm"))
+            fail_msg("%s: exit code %d\n%s", spec, code, out);
+    }
+    assert_int_equal(code, 0); /* they were all */
+    assert_true(failed > 20);
+    batch_expect_undisturbed(dir);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_each_failure_is_survived),
+        cmocka_unit_test(test_a_batch_without_work),
     };
     return cmocka_run_group_tests_name("faults", tests, batch_cases_begin, NULL);
 }
