@@ -7,6 +7,7 @@
 #define _GNU_SOURCE
 #include "tests/harness/test.h"
 
+#include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -18,6 +19,7 @@
 #include "tests/harness/farm.h"
 
 #define AT_ONCE     4   /* batches */
+#define LOOKS       8   /* of an orchestrator at its model and at the voices of its first rows */
 #define ALLOCATIONS 200 /* more than a batch without work makes */
 #define END_S       150 /* of a batch of a second; less than stall_s, which in the end cures a lost message too */
 
@@ -110,6 +112,28 @@ static void test_each_failure_is_survived(void **state)
         run(parent, nth);
 }
 
+/* Files that cannot be looked at for a moment when a farm comes back to its rows: none of them ends for that. */
+static void test_a_recovery_that_cannot_look(void **state)
+{
+    (void)state;
+    for (unsigned nth = 1; nth <= LOOKS; nth++) {
+        char spec[32];
+        const char *dir = test_temp_dir();
+        const pid_t pid = batch_start(dir, batch_config());
+        batch_wait_lines(dir, 1);
+        assert_int_equal(kill(pid, SIGKILL), 0);
+        (void)farm_command_wait(pid);
+        snprintf(spec, sizeof spec, "io.stat#%u=fail", nth);
+        setenv(FARM, spec, 1);
+        const int code = farm_command_wait_within(batch_start(dir, batch_config()), END_S, spec);
+        unsetenv(FARM);
+        assert_false(batch_has_text(dir, "farm.log", "ev=row.lost_request"));
+        assert_true(code == 0 || code == 65); /* a row that is new then is refused for it */
+        farm_expect(0, "0 failed", (const char *const[]){BATCH(dir), "--retry-failed", NULL});
+        batch_expect_undisturbed(dir);
+    }
+}
+
 /* Where nothing is left to do it says so, or what it lacks; each allocation fails once. */
 static void test_a_batch_without_work(void **state)
 {
@@ -137,6 +161,7 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_each_failure_is_survived),
+        cmocka_unit_test(test_a_recovery_that_cannot_look),
         cmocka_unit_test(test_a_batch_without_work),
     };
     return cmocka_run_group_tests_name("faults", tests, batch_cases_begin, NULL);
