@@ -245,7 +245,7 @@ static void run(keeper *k)
             deadline_us = clock_now_us() + RECONNECT_US;
         } else if (err != CF_ERR_GONE) {
             log_error("keeper.connect", "text=\"%s\"", err_text());
-            k->exit_code = PROCESS_CONFIG;
+            k->exit_code = err == CF_ERR_LIMIT ? PROCESS_CONFIG : PROCESS_NO_RESOURCES;
         } else if (clock_now_us() > deadline_us) {
             log_error("keeper.alone", "text=\"no orchestrator at %s\"", k->lifeline_path);
             k->exit_code = PROCESS_ORCHESTRATOR_GONE;

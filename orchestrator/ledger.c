@@ -380,12 +380,16 @@ out:
 
 cf_err ledger_each_other(const ledger *l, ledger_visit *on_line, void *ctx)
 {
-    cf_err err = CF_OK;
+    cf_err err;
     char path[IO_PATH_BYTES];
     DIR *dir = opendir(l->dir);
     if (!dir)
         return err_sys("%s: open", l->dir);
-    for (const struct dirent *e; (e = readdir(dir)) != NULL;) {
+    for (;;) {
+        struct dirent *e;
+        TRY(io_next_entry(dir, l->dir, &e));
+        if (!e)
+            break;
         if (!is_ledger(e->d_name) || strcmp(e->d_name, strrchr(l->path, '/') + 1) == 0)
             continue;
         TRY(io_join(path, sizeof path, l->dir, e->d_name));
@@ -488,7 +492,9 @@ cf_err ledger_drop(ledger *l, ledger_predicate *drop, void *ctx, uint64_t *ret_d
         TRY(next_line(l->lines, &line, &root, &view));
         if (!root)
             break;
-        if (!drop(ctx, &view))
+        bool is_dropped = false;
+        TRY(drop(ctx, &view, &is_dropped));
+        if (!is_dropped)
             continue;
         if (dropped++ == 0)
             TRY(in_rewrite(l, rewrite_begin(l, &w)));

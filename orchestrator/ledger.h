@@ -65,9 +65,9 @@ CF_MUST_CHECK cf_err ledger_each(ledger *l, ledger_visit *on_line, void *ctx);
  * batches may be writing them: they are only read, and a last line that is not whole is passed over. */
 CF_MUST_CHECK cf_err ledger_each_other(const ledger *l, ledger_visit *on_line, void *ctx);
 
-/* Asks once per line and rewrites the ledger, atomically, without those for which drop is true; nothing is written when
- * there is none. On failure the ledger is as before. */
-typedef bool ledger_predicate(void *ctx, const ledger_view *view);
+/* Asks once per line and rewrites the ledger, atomically, without those for which *ret_drop is true; nothing is written
+ * when there is none. On failure, of the question too, the ledger is as before. */
+typedef cf_err ledger_predicate(void *ctx, const ledger_view *view, bool *ret_drop);
 CF_MUST_CHECK cf_err ledger_drop(ledger *l, ledger_predicate *drop, void *ctx, uint64_t *ret_dropped);
 
 /* Adds a line, without waiting for the disk. On failure the ledger ends where it ended before. CF_ERR_STORAGE: the disk

@@ -184,8 +184,10 @@ int main(int argc, char **argv)
                                            .parole_us = (uint64_t)o.cfg.parole_s * CLOCK_SECOND_US,
                                            .parole_max_us = (uint64_t)o.cfg.parole_max_s * CLOCK_SECOND_US});
     for (int i = 0; i < CORE_STAGES; i++)
-        o.restarting[i] = -1;
+        o.restarting[i] = o.staff[i] = -1;
     err = requests_recover(&o);
+    if (err == CF_OK)
+        err = kept_recover(&o);
     if (err != CF_OK) {
         log_error("orch.start", "code=%s text=\"%s\"", err_name(err), err_text());
         close_all(&o);

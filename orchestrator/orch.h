@@ -117,6 +117,7 @@ typedef struct orch {
     uint64_t restart_since_us[CORE_STAGES];
     scale_wish scales[SCALES_MAX]; /* the oldest first */
     int scales_count;
+    int staff[CORE_STAGES]; /* what the supervisor was last told of `cosyfarm scale`; -1: nothing */
     bool draining;
     uint64_t drain_by_us;
     char drain_client[BUS_ID_BYTES]; /* who asked for it last, and is told the end; empty: a signal */
@@ -182,10 +183,11 @@ void requests_answer(orch *o, const session *s, cf_err code, const char *stage, 
 /* orch_steer.c */
 void steer_on_bus(orch *o, const char *client, const wire_msg *msg);
 void steer_tick(orch *o, uint64_t now_us); /* goes on with restarts, and with what waits for the supervisor */
+void steer_tell_staff(orch *o);            /* to a supervisor that has come: what its last line may have lost */
 
 /* orch_kept.c */
 void kept_save(const orch *o); /* after a change of paused or to_restart */
-void kept_recover(orch *o);
+CF_MUST_CHECK cf_err kept_recover(orch *o);
 void kept_forget(const orch *o);
 
 /* orch_status.c */

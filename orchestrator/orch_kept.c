@@ -7,7 +7,9 @@
  *
  * A restart names the process: another one of its number has been restarted. Records of deaths are not kept: a new
  * orchestrator does not know how often rows died either.
- * Fails: by a warning; the wish is obeyed, and would be forgotten with this orchestrator.
+ * Fails: kept_recover with CF_ERR_NOMEM and CF_ERR_SYS: wishes are not to be forgotten for a shortage that may be over
+ * at the next start. Else by a warning: a wish that cannot be kept is obeyed, and would be forgotten with this
+ * orchestrator.
  */
 #define _GNU_SOURCE
 #include <string.h>
@@ -30,10 +32,17 @@ static json *worker_json(int stage, int instance)
     return m;
 }
 
-/* NULL: there is nothing to keep. */
+static bool has_wishes(const orch *o)
+{
+    for (int s = 0; s < CORE_STAGES; s++)
+        for (int i = 0; i < INSTANCES_MAX; i++)
+            if (o->paused[s][i] || o->to_restart[s][i])
+                return true;
+    return false;
+}
+
 static json *kept_json(const orch *o)
 {
-    bool any = false;
     json *root = json_object(), *paused = json_array(), *restart = json_array();
     for (int s = 0; s < CORE_STAGES; s++)
         for (int i = 0; i < INSTANCES_MAX; i++) {
@@ -44,24 +53,22 @@ static json *kept_json(const orch *o)
                 json_put_u64(m, "pid", (uint64_t)o->to_restart[s][i]);
                 json_push(restart, m);
             }
-            any = any || o->paused[s][i] || o->to_restart[s][i];
         }
     json_put(root, "paused", paused);
     json_put(root, "restart", restart);
-    if (!any)
-        json_close(root);
-    return any ? root : NULL;
+    return root;
 }
 
 static cf_err write_kept(const orch *o, const char *path)
 {
     cf_err err = CF_OK;
     char *text = NULL;
-    json *root = kept_json(o);
-    if (!root) {
+    json *root = NULL;
+    if (!has_wishes(o)) {
         unlink(path);
         return CF_OK;
     }
+    root = kept_json(o);
     TRY(json_print(root, false, &text));
     TRY(io_write_file(path, text, strlen(text)));
 out:
@@ -116,24 +123,28 @@ out:
     return err;
 }
 
-void kept_recover(orch *o)
+cf_err kept_recover(orch *o)
 {
     cf_err err;
     char path[IO_PATH_BYTES], *text = NULL;
     size_t bytes;
     json *root = NULL;
     TRY(io_join(path, sizeof path, o->run_dir, RUN_KEPT));
-    if (!io_exists(path))
-        return;
-    TRY(io_read_file(path, KEPT_BYTES_MAX, &text, &bytes));
+    err = io_read_file(path, KEPT_BYTES_MAX, &text, &bytes);
+    if (err == CF_ERR_NOTFOUND)
+        return CF_OK;
+    if (err != CF_OK)
+        goto out;
     TRY(json_parse(text, bytes, 4, &root));
     TRY(take(o, root));
     log_info("steer.recovered", "file=%s", path);
 out:
-    if (err != CF_OK)
-        log_warn("steer.unread", "file=%s text=\"%s\"", path, err_text());
     json_close(root);
     mem_free(text);
+    if (err == CF_OK || err == CF_ERR_NOMEM || err == CF_ERR_SYS)
+        return err;
+    log_warn("steer.unread", "file=%s text=\"%s\"", path, err_text());
+    return CF_OK;
 }
 
 void kept_forget(const orch *o)

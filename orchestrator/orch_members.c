@@ -335,6 +335,8 @@ static void on_hello(orch *o, int conn_idx, const wire_msg *msg)
         if (o->conns[i].state == CONN_SERVING)
             tell_served(o, &o->conns[i]);
     }
+    if (single == CONN_SUPERVISOR)
+        steer_tell_staff(o);
 }
 
 /* Whether two members can serve one farm; if not, why. */

@@ -159,8 +159,11 @@ static cf_err await_recording(orch *o, session *s, const wire_msg *msg)
     const char *path = wire_str(msg, is_source ? "source_wav" : "prompt_wav");
     if (path[0] != '/')
         FAIL(CF_ERR_INVALID, "recording \"%s\": expected an absolute path", path);
-    if (stat(path, &st) != 0)
-        FAIL(CF_ERR_NOTFOUND, "recording %s: %s", path, strerror(errno));
+    err = io_stat(path, &st);
+    if (err != CF_OK) {
+        err = err_context(err, "recording");
+        goto out;
+    }
     if (!S_ISREG(st.st_mode))
         FAIL(CF_ERR_INVALID, "recording %s: not a regular file", path);
     if (st.st_size > ROW_RECORDING_BYTES_MAX)

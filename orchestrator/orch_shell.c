@@ -454,7 +454,6 @@ out:
 int orch_run(orch *o)
 {
     uint64_t last_us = clock_now_us();
-    kept_recover(o);
     while (o->exit_code < 0) {
         const cf_err err = run_once(o, &last_us);
         if (err != CF_OK) {

@@ -7,7 +7,8 @@
  *   scale    so many workers of a stage: the supervisor starts the missing ones and ends surplus ones, which hand back
  *            what they hold; one that has not said yet that it is there is waited for
  *
- * Drains and restarts outlive the orchestrator (orch_kept.c); scale is the supervisor's to remember.
+ * Drains and restarts outlive the orchestrator (orch_kept.c); scale is the supervisor's to remember once it has heard
+ * of it: whenever it says hello it is told what was wished last.
  * Fails: what cannot be done is the answer's code and text.
  */
 #define _GNU_SOURCE
@@ -115,6 +116,23 @@ static bool has_supervisor_to_come(const orch *o)
     return getenv("COSYFARM_PARENT") && members_in_state(o, CONN_SUPERVISOR) < 0;
 }
 
+static void tell_staff(orch *o, int supervisor, int stage)
+{
+    json *m = wire_new(WIRE_staff);
+    json_put_str(m, "stage", model_stage_name(stage));
+    json_put_u64(m, "count", (uint64_t)o->staff[stage]);
+    members_send(o, supervisor, m);
+}
+
+void steer_tell_staff(orch *o)
+{
+    for (int stage = 0; stage < CORE_STAGES; stage++) {
+        const int supervisor = members_in_state(o, CONN_SUPERVISOR); /* each message may lose it again */
+        if (supervisor >= 0 && o->staff[stage] >= 0)
+            tell_staff(o, supervisor, stage);
+    }
+}
+
 static cf_err scale(orch *o, int stage, int count, int *ret_members)
 {
     const int supervisor = members_in_state(o, CONN_SUPERVISOR);
@@ -132,10 +150,8 @@ static cf_err scale(orch *o, int stage, int count, int *ret_members)
             o->conns[i].stage >= 0 && o->conns[i].stage != stage && is_meant(&o->conns[i], o->conns[i].stage, ALL);
     if (others + count > STAFF_MAX)
         return err_set(CF_ERR_LIMIT, "%d workers in all, at most %d in one farm", others + count, STAFF_MAX);
-    json *m = wire_new(WIRE_staff);
-    json_put_str(m, "stage", model_stage_name(stage));
-    json_put_u64(m, "count", (uint64_t)count);
-    members_send(o, supervisor, m);
+    o->staff[stage] = count;
+    tell_staff(o, supervisor, stage); /* one that does not read it comes again, and is told again */
     *ret_members = count;
     return CF_OK;
 }

@@ -20,19 +20,13 @@
 #include "orchestrator/farm_watch.h"
 #include "orchestrator/spawn_impl.h"
 
-#define REST_FIRST_US  100000
-#define REST_MAX_US    (5 * CLOCK_SECOND_US)
 #define LOG_TAIL_BYTES 65536
 #define LAST_WORD_MAX  240 /* of a log line, in an error */
 
 uint64_t spawn_rest_us(child *c)
 {
     c->vain_ends = c->served ? 0 : c->vain_ends + 1;
-    if (c->vain_ends < 2)
-        return 0;
-    const unsigned doublings = c->vain_ends - 2;
-    const uint64_t rest_us = doublings < 16 ? (uint64_t)REST_FIRST_US << doublings : REST_MAX_US;
-    return rest_us < REST_MAX_US ? rest_us : REST_MAX_US;
+    return process_rest_us(c->vain_ends);
 }
 
 void spawn_note_served(spawn *s, const wire_msg *served)

@@ -91,11 +91,14 @@ cf_err voices_find(voices *v, const char *name, const voice **ret_voice)
         TRY(voice_store_path(v->store, name + 1, path));
     else
         TRY(path_of(v, name, path));
-    if (stat(path, &st) != 0) {
+    err = io_stat(path, &st);
+    if (err == CF_ERR_NOTFOUND) {
         TRY(list_names(v, list, sizeof list));
         FAIL(CF_ERR_NOTFOUND, "voice \"%s\" is not in %s/voices; there is: %s", name, v->model_dir,
              list[0] ? list : "none");
     }
+    if (err != CF_OK)
+        goto out;
     for (int i = 0; i < VOICES_CACHED; i++)
         if (v->entries[i].v && strcmp(v->entries[i].v->name, name) == 0 && same_file(&v->entries[i], &st)) {
             *ret_voice = v->entries[i].v;

@@ -88,6 +88,6 @@ CF_MUST_CHECK cf_err batch_settle(batch *b); /* the last lines to the disk; CF_E
 
 /* batch_progress.c */
 void batch_show(batch *b, const wire_msg *status, uint64_t now_us); /* when it is time */
-void batch_summary(const batch *b, int exit_code);
+CF_MUST_CHECK cf_err batch_summary(const batch *b, int exit_code);  /* CF_ERR_NOMEM: it could not be told */
 
 #endif

@@ -1,6 +1,7 @@
 /*
  * batch_progress.c - what a person sees of a batch: on a terminal one line that changes, elsewhere one line in ten
- * seconds; at the end a summary, as JSON when asked. stderr, but the summary. Fails: never.
+ * seconds; at the end a summary, as JSON when asked. stderr, but the summary.
+ * Fails: batch_summary with CF_ERR_NOMEM.
  */
 #define _GNU_SOURCE
 #include <inttypes.h>
@@ -72,8 +73,9 @@ void batch_show(batch *b, const wire_msg *status, uint64_t now_us)
     fprintf(stderr, terminal ? "\r%s\033[K" : "%s\n", line);
 }
 
-static void summary_json(const batch *b, int exit_code, double spent_s)
+static cf_err summary_json(const batch *b, int exit_code, double spent_s)
 {
+    cf_err err;
     char *text = NULL;
     json *m = json_object();
     json_put_u64(m, "rows", b->counts.own);
@@ -88,26 +90,27 @@ static void summary_json(const batch *b, int exit_code, double spent_s)
     json_put_f64(m, "ledger_s", (double)b->ledger_us / 1e6);
     json_put_f64(m, "journal_s", b->journal_s);
     json_put_u64(m, "exit_code", (uint64_t)exit_code);
-    if (json_print(m, false, &text) == CF_OK)
-        puts(text);
+    TRY(json_print(m, false, &text));
+    puts(text);
+out:
     mem_free(text);
     json_close(m);
+    return err;
 }
 
-void batch_summary(const batch *b, int exit_code)
+cf_err batch_summary(const batch *b, int exit_code)
 {
     const double spent_s = (double)(clock_now_us() - b->started_us) / 1e6;
     if (isatty(STDERR_FILENO) && !b->quiet)
         fputs("\r\033[K", stderr);
-    if (b->as_json) {
-        summary_json(b, exit_code, spent_s);
-        return;
-    }
+    if (b->as_json)
+        return summary_json(b, exit_code, spent_s);
     if (b->quiet)
-        return;
+        return CF_OK;
     printf("%s: %" PRIu64 " rows: %" PRIu64 " done, %" PRIu64 " failed, %" PRIu64 " before, %" PRIu64
            " left; %.1f s of audio in %.1f s, %.2f audio-s/s\n",
            b->dir, b->counts.own, b->done, b->failed, b->ended_before,
            b->counts.own - b->ended_before - b->done - b->failed, b->audio_s, spent_s,
            spent_s > 0 ? b->audio_s / spent_s : 0);
+    return CF_OK;
 }

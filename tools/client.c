@@ -26,6 +26,7 @@
 #define BUSY_RETRY_US   (CLOCK_SECOND_US / 5)
 #define CONNECTING_US   10000
 #define STATUS_US       (10 * CLOCK_SECOND_US) /* an orchestrator that answers at all has long answered */
+#define ASK_AGAIN_US    (2 * CLOCK_SECOND_US)  /* a request or its answer may be lost where memory runs out */
 
 struct client {
     bus *b;      /* owned */
@@ -154,18 +155,16 @@ cf_err client_wait(client *c, wire_kind kind, uint64_t deadline_us, wire_msg *re
     }
 }
 
-cf_err client_ask(client *c, json *request, wire_kind answer, uint64_t deadline_us, wire_msg *ret_answer)
+/* Until a connection takes it. */
+static cf_err send_request(client *c, const char *text, uint64_t deadline_us)
 {
     cf_err err;
-    char *text = NULL;
-    /* Kept as text, so that the request can be sent again until a connection takes it. */
-    TRY(json_print(request, false, &text));
     for (;;) {
         json *again = NULL;
         TRY(json_parse(text, strlen(text), 8, &again));
         err = bus_send(c->b, NULL, again);
         if (err != CF_ERR_BUSY)
-            break;
+            return err;
         if (clock_now_us() >= deadline_us)
             FAIL(CF_ERR_TIMEOUT, "no orchestrator takes the request");
         wire_msg none = {0};
@@ -174,8 +173,22 @@ cf_err client_ask(client *c, json *request, wire_kind answer, uint64_t deadline_
         if (err != CF_OK && err != CF_ERR_TIMEOUT)
             goto out;
     }
-    if (err == CF_OK)
-        err = client_wait(c, answer, deadline_us, ret_answer);
+out:
+    return err;
+}
+
+cf_err client_ask(client *c, json *request, wire_kind answer, uint64_t deadline_us, wire_msg *ret_answer)
+{
+    cf_err err;
+    char *text = NULL;
+    TRY(json_print(request, false, &text)); /* as text it can be sent again */
+    do {
+        TRY(send_request(c, text, deadline_us));
+        const uint64_t again_us = clock_now_us() + ASK_AGAIN_US;
+        err = client_wait(c, answer, again_us < deadline_us ? again_us : deadline_us, ret_answer);
+    } while (err == CF_ERR_TIMEOUT && clock_now_us() < deadline_us);
+    if (err == CF_ERR_TIMEOUT)
+        err = err_set(err, "the orchestrator has not answered with \"%s\"", wire_kind_name(answer));
 out:
     json_close(request);
     mem_free(text);

@@ -34,7 +34,7 @@ void client_resubmit_after(client *c, uint64_t resubmit_us); /* for tests */
 void client_supervise(client *c, spawn *farm, uint64_t unserved_us);
 
 /* One request, one answer of the wanted kind, until the deadline: CF_ERR_TIMEOUT. Answers of other kinds are dropped.
- * */
+ * Asks again when none comes: requests are such that being heard twice changes nothing. */
 CF_MUST_CHECK cf_err client_ask(client *c, json *request, wire_kind answer, uint64_t deadline_us, wire_msg *ret_answer);
 
 /* The next message of this kind, until the deadline: CF_ERR_TIMEOUT. Others are dropped. */

@@ -220,13 +220,18 @@ static bool file_is_there(const batch *b, const ledger_view *v)
 }
 
 /* A line that does not count: its row is done again, and has one line in the end as every row. */
-static bool must_be_redone(void *ctx, const ledger_view *v)
+static cf_err must_be_redone(void *ctx, const ledger_view *v, bool *ret_redone)
 {
+    cf_err err;
     const batch *b = ctx;
     uint64_t hash;
-    if (id_hash(v->id, &hash) != CF_OK || !id_set_find(b->ids, id_set_key(b->ids, hash, v->id)))
-        return false; /* not of this manifest: none of our business */
-    return v->done ? !file_is_there(b, v) : b->retry_failed;
+    TRY(id_hash(v->id, &hash));
+    if (!id_set_find(b->ids, id_set_key(b->ids, hash, v->id)))
+        *ret_redone = false; /* not of this manifest: none of our business */
+    else
+        *ret_redone = v->done ? !file_is_there(b, v) : b->retry_failed;
+out:
+    return err;
 }
 
 /* Two passes: a row that is done in one ledger and has failed in another is done. */
@@ -488,9 +493,12 @@ int cmd_batch(int argc, char **argv)
     err = work(&b);
     if (err != CF_OK)
         fprintf(stderr, "cosyfarm batch: %s\n", err_text());
-    const int code = err != CF_OK ? exit_code_of(err) : b.failed + b.failed_before > 0 ? EXIT_ROWS_FAILED : EXIT_DONE;
-    if (b.has_begun)
-        batch_summary(&b, code);
+    int code = err != CF_OK ? exit_code_of(err) : b.failed + b.failed_before > 0 ? EXIT_ROWS_FAILED : EXIT_DONE;
+    err = b.has_begun ? batch_summary(&b, code) : CF_OK;
+    if (err != CF_OK) {
+        fprintf(stderr, "cosyfarm batch: --json: %s\n", err_text());
+        code = exit_code_of(err);
+    }
     close_all(&b);
     return code;
 }

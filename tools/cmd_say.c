@@ -147,6 +147,10 @@ static cf_err read_stdin(char **ret_text)
     char *text = NULL;
     TRY(mem_alloc(TEXT_STDIN_MAX + 2, 1, &text));
     const size_t n = fread(text, 1, TEXT_STDIN_MAX + 1, stdin);
+    if (ferror(stdin)) {
+        err = err_sys("standard input");
+        goto out;
+    }
     const char *nul = memchr(text, '\0', n);
     if (n > TEXT_STDIN_MAX)
         FAIL(CF_ERR_LIMIT, "standard input: more than %d bytes of text", TEXT_STDIN_MAX);
@@ -359,11 +363,16 @@ static void report_done(const say *s, const wire_msg *done)
             s->farm_up_us ? "cold start included" : "running farm");
 }
 
-static void report_json(const say *s, const wire_msg *done)
+/* Who asked for an object and gets none has to do it again. */
+static void report_json(say *s, const wire_msg *done)
 {
     char *text = NULL;
-    if (json_print(done->root, false, &text) == CF_OK)
+    if (json_print(done->root, false, &text) == CF_OK) {
         fprintf(report_stream(s), "%s\n", text);
+    } else {
+        fprintf(stderr, "cosyfarm: --json: %s\n", err_text());
+        s->exit_code = EXIT_AGAIN;
+    }
     mem_free(text);
 }
 

@@ -310,6 +310,10 @@ static int answer_one(const tokenizer *tok, text_options *opt)
                 FAIL(CF_ERR_LIMIT, "text: expected at most %d characters, found more", TEXT_CHARS_MAX);
             TRY(text_buf_put(&input, chunk, got));
         }
+        if (ferror(stdin)) {
+            err = err_sys("standard input");
+            goto out;
+        }
         if (input.text_bytes > 0 && input.text[input.text_bytes - 1] == '\n')
             input.text_bytes--;
     }

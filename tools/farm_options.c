@@ -42,23 +42,30 @@ void farm_options_init(farm_options *o)
     }
 }
 
-/* A command-line value goes through the same table as a configuration file's. */
-static cf_err set_key(config *cfg, const char *option, const char *key, const char *value, bool is_number)
+/* Takes obj. A key that found no memory would otherwise leave the default. */
+static cf_err apply_built(config *cfg, json *obj, const char *option)
 {
     cf_err err;
-    json *obj = json_object();
-    char *end;
-    const double number = strtod(value, &end);
-    if (is_number && (*end || end == value))
-        FAIL(CF_ERR_INVALID, "%s: expected a number, found \"%s\"", option, value);
-    if (is_number)
-        json_put_f64(obj, key, number);
-    else
-        json_put_str(obj, key, value);
+    TRY(json_check_built(obj));
     TRY(config_apply(cfg, obj, option));
 out:
     json_close(obj);
     return err;
+}
+
+/* A command-line value goes through the same table as a configuration file's. */
+static cf_err set_key(config *cfg, const char *option, const char *key, const char *value, bool is_number)
+{
+    char *end;
+    const double number = strtod(value, &end);
+    if (is_number && (*end || end == value))
+        return err_set(CF_ERR_INVALID, "%s: expected a number, found \"%s\"", option, value);
+    json *obj = json_object();
+    if (is_number)
+        json_put_f64(obj, key, number);
+    else
+        json_put_str(obj, key, value);
+    return apply_built(cfg, obj, option);
 }
 
 /* Options that are keys of the configuration. */
@@ -81,16 +88,12 @@ CF_STATIC_ASSERT(CF_COUNT(key_options) == FARM_KEY_OPTIONS, "an option has no pl
 
 static cf_err apply_option(farm_options *o, size_t i)
 {
-    cf_err err = CF_OK;
     if (key_options[i].kind != OPTION_FLAG)
         return set_key(&o->cfg, key_options[i].option, key_options[i].key, o->given[i],
                        key_options[i].kind == OPTION_NUMBER);
     json *obj = json_object();
     json_put_bool(obj, key_options[i].key, true);
-    TRY(config_apply(&o->cfg, obj, key_options[i].option));
-out:
-    json_close(obj);
-    return err;
+    return apply_built(&o->cfg, obj, key_options[i].option);
 }
 
 static bool is_precision(const char *word)

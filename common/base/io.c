@@ -317,9 +317,39 @@ bool io_exists(const char *path)
     return access(path, F_OK) == 0;
 }
 
+/* A path that leads nowhere, for us, now and at the next try. */
+static bool leads_nowhere(int code)
+{
+    return code == ENOENT || code == ENOTDIR || code == EACCES || code == ELOOP || code == ENAMETOOLONG;
+}
+
+cf_err io_stat(const char *path, struct stat *ret_st)
+{
+    if ((fault_hit("io.stat") ? (errno = EIO, -1) : stat(path, ret_st)) == 0)
+        return CF_OK;
+    return leads_nowhere(errno) ? err_set(CF_ERR_NOTFOUND, "%s: %s", path, strerror(errno)) : err_sys("%s", path);
+}
+
+cf_err io_find(const char *path, bool *ret_is_there)
+{
+    struct stat st;
+    const cf_err err = io_stat(path, &st);
+    if (err != CF_OK && err != CF_ERR_NOTFOUND)
+        return err;
+    *ret_is_there = err == CF_OK;
+    return CF_OK;
+}
+
+cf_err io_next_entry(DIR *dir, const char *path, struct dirent **ret_entry)
+{
+    errno = 0; /* stays 0 at the end */
+    *ret_entry = fault_hit("io.entry") ? (errno = EIO, NULL) : readdir(dir);
+    return *ret_entry || errno == 0 ? CF_OK : err_sys("%s: read", path);
+}
+
 cf_err io_pidfd_open(pid_t pid, int *ret_fd)
 {
-    const int fd = (int)syscall(SYS_pidfd_open, pid, 0);
+    const int fd = fault_hit("io.pidfd") ? (errno = EMFILE, -1) : (int)syscall(SYS_pidfd_open, pid, 0);
     if (fd < 0)
         return errno == ESRCH ? err_set(CF_ERR_GONE, "process %ld has ended", (long)pid)
                               : err_sys("pidfd_open of %ld", (long)pid);

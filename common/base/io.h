@@ -5,6 +5,7 @@
 #ifndef CF_BASE_IO_H
 #define CF_BASE_IO_H
 
+#include <dirent.h>
 #include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
@@ -68,6 +69,16 @@ const char *io_temp_root(void);
 CF_MUST_CHECK cf_err io_temp_dir(const char *parent, const char *prefix, char *ret_path, size_t path_bytes);
 
 bool io_exists(const char *path);
+
+/* Where it matters that a file is not there, and not merely out of reach for a moment. io_stat: CF_ERR_NOTFOUND when
+ * the path leads to no file of ours, CF_ERR_SYS when that cannot be told. io_find: the same as a question. */
+struct stat;
+CF_MUST_CHECK cf_err io_stat(const char *path, struct stat *ret_st);
+CF_MUST_CHECK cf_err io_find(const char *path, bool *ret_is_there);
+
+/* The next entry of an open folder, NULL behind the last; path is for the error's text. CF_ERR_SYS: there may be more.
+ */
+CF_MUST_CHECK cf_err io_next_entry(DIR *dir, const char *path, struct dirent **ret_entry);
 
 /* A pidfd: readable when the process has ended. CF_ERR_GONE when there is no such process. */
 CF_MUST_CHECK cf_err io_pidfd_open(pid_t pid, int *ret_fd);

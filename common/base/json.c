@@ -510,6 +510,11 @@ static bool is_whole(const cJSON *v)
     return true;
 }
 
+cf_err json_check_built(const json *root)
+{
+    return root && is_whole(root) ? CF_OK : err_set(CF_ERR_NOMEM, "out of memory while building JSON");
+}
+
 /* ---- printing: cJSON formats each number with printf and reads it back with scanf, half of a message's cost ---- */
 
 typedef struct printer {
@@ -654,11 +659,10 @@ static void put_value(printer *p, const cJSON *v, int depth)
 
 cf_err json_print(const json *root, bool indented, char **ret_text)
 {
-    cf_err err = CF_OK;
+    cf_err err;
     printer p = {.indented = indented};
     size_t bad_off;
-    if (!root || !is_whole(root))
-        return err_set(CF_ERR_NOMEM, "out of memory while building JSON");
+    TRY(json_check_built(root));
     put_value(&p, root, 0);
     put_bytes(&p, "", 1);
     if (p.is_short)

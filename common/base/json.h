@@ -61,7 +61,7 @@ CF_MUST_CHECK cf_err json_get_i32s(const json *obj, const char *key, int32_t min
 CF_MUST_CHECK cf_err json_only_keys(const json *obj, const char *what, const char *const *keys);
 
 /* Writing. All return NULL or false only when memory is exhausted; json_put_* on a NULL object is a no-op, so a
- * builder checks once, in json_print. */
+ * builder checks once, in json_print or json_check_built. */
 json *json_object(void);
 json *json_array(void);
 void json_put(json *obj, const char *key, json *value);          /* takes value */
@@ -75,6 +75,9 @@ void json_put_i32s(json *obj, const char *key, const int32_t *items, size_t coun
 void json_push(json *arr, json *value); /* takes value */
 json *json_str(const char *text);
 json *json_num(double value);
+
+/* CF_ERR_NOMEM if any step of the building failed: of what is read again without having been printed. */
+CF_MUST_CHECK cf_err json_check_built(const json *root);
 
 /* One line, or indented for people. CF_ERR_NOMEM if any step of the building failed, CF_ERR_INVALID for a string that
  * is not UTF-8: what is printed can be parsed. Caller owns the text: mem_free. */

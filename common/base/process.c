@@ -21,7 +21,25 @@
 #include <sys/syscall.h>
 #include <unistd.h>
 
+#include "common/base/clock.h"
+
 #define WORK_NICE 5 /* added: a third of the weight of this program's threads that answer messages */
+
+#define REST_FIRST_US 100000
+#define REST_MAX_US   (5 * CLOCK_SECOND_US)
+
+int process_exit_code(cf_err err)
+{
+    return err == CF_ERR_DEVICE                       ? PROCESS_DEVICE_LOST
+           : err == CF_ERR_NOMEM || err == CF_ERR_SYS ? PROCESS_NO_RESOURCES
+                                                      : PROCESS_CONFIG;
+}
+
+uint64_t process_rest_us(unsigned vain)
+{
+    const uint64_t us = vain < 2 ? 0 : (uint64_t)REST_FIRST_US << (vain < 10 ? vain - 2 : 8);
+    return us < REST_MAX_US ? us : REST_MAX_US;
+}
 
 void process_hold_standard(void)
 {

@@ -28,6 +28,13 @@ enum {
     PROCESS_CONFIG = 78 /* do not restart */
 };
 
+/* Of what has kept a program from its work: a shortage may be over at the next start. */
+int process_exit_code(cf_err err);
+
+/* How long to rest before the next try when so many in a row have ended before they served: the first time not at all,
+ * then 100 ms, 200 ms, ... 5 s. */
+uint64_t process_rest_us(unsigned vain);
+
 /* First thing in main: descriptors 0 to 2 that the caller left closed become /dev/null, or else the next file that is
  * opened would get what is meant for standard output. Ends the process where that cannot be done. */
 void process_hold_standard(void);

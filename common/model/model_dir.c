@@ -53,46 +53,57 @@ const char *model_dir_released_name(const char *sha256_hex)
     return NULL;
 }
 
-static bool has_file(const char *path, const char *name)
+static cf_err find_file(const char *path, const char *name, bool *ret_is_there)
 {
+    cf_err err;
     char full[IO_PATH_BYTES];
-    return io_join(full, sizeof full, path, name) == CF_OK && io_exists(full);
+    TRY(io_join(full, sizeof full, path, name));
+    TRY(io_find(full, ret_is_there));
+out:
+    return err;
 }
 
 cf_err model_dir_detect(const char *path)
 {
+    static const char *const names[] = {"cosyvoice.yaml", "cosyvoice2.yaml", "cosyvoice3.yaml"};
+    cf_err err;
+    bool is_there[CF_COUNT(names)];
     struct stat st;
-    if (stat(path, &st) != 0)
-        return err_set(CF_ERR_NOTFOUND, "%s: no such model directory", path);
+    err = io_stat(path, &st);
+    if (err == CF_ERR_NOTFOUND)
+        FAIL(CF_ERR_NOTFOUND, "%s: no such model directory", path);
+    if (err != CF_OK)
+        goto out;
     if (!S_ISDIR(st.st_mode))
-        return err_set(CF_ERR_INVALID, "%s: expected a model directory, found a file", path);
-    if (has_file(path, "cosyvoice.yaml"))
-        return err_set(CF_ERR_UNSUPPORTED, "%s: a CosyVoice 1 model (cosyvoice.yaml); expected cosyvoice3.yaml", path);
-    if (has_file(path, "cosyvoice2.yaml"))
-        return err_set(CF_ERR_UNSUPPORTED, "%s: a CosyVoice 2 model (cosyvoice2.yaml); expected cosyvoice3.yaml", path);
-    if (!has_file(path, "cosyvoice3.yaml"))
-        return err_set(CF_ERR_NOTFOUND, "%s: not a Fun-CosyVoice3 model directory: cosyvoice3.yaml is missing", path);
-    return CF_OK;
+        FAIL(CF_ERR_INVALID, "%s: expected a model directory, found a file", path);
+    for (size_t i = 0; i < CF_COUNT(names); i++)
+        TRY(find_file(path, names[i], &is_there[i]));
+    for (size_t i = 0; i < 2; i++)
+        if (is_there[i])
+            FAIL(CF_ERR_UNSUPPORTED, "%s: a CosyVoice %zu model (%s); expected cosyvoice3.yaml", path, i + 1, names[i]);
+    if (!is_there[2])
+        FAIL(CF_ERR_NOTFOUND, "%s: not a Fun-CosyVoice3 model directory: cosyvoice3.yaml is missing", path);
+out:
+    return err;
 }
 
 cf_err model_dir_stage_file(const char *path, model_stage stage, bool base, char ret_path[IO_PATH_BYTES])
 {
-    char full[IO_PATH_BYTES];
+    cf_err err;
     char tried[128] = "";
     for (const char *const *name = CANDIDATES[stage]; *name; name++) {
+        bool is_there;
         if (base && strncmp(*name, "llm.rl.", 7) == 0)
             continue;
-        const cf_err err = io_join(full, sizeof full, path, *name);
-        if (err != CF_OK)
-            return err;
-        if (io_exists(full)) {
-            memcpy(ret_path, full, sizeof full);
-            return CF_OK;
-        }
+        TRY(find_file(path, *name, &is_there)); /* one that is out of reach for a moment is no reason for another */
+        if (is_there)
+            return io_join(ret_path, IO_PATH_BYTES, path, *name);
         snprintf(tried + strlen(tried), sizeof tried - strlen(tried), "%s%s", tried[0] ? ", " : "", *name);
     }
-    return err_set(CF_ERR_NOTFOUND, "%s: no file for the %s stage; expected one of %s", path, model_stage_name(stage),
-                   tried);
+    err = err_set(CF_ERR_NOTFOUND, "%s: no file for the %s stage; expected one of %s", path, model_stage_name(stage),
+                  tried);
+out:
+    return err;
 }
 
 static cf_err read_config(const json *root, model_config *ret_config)

@@ -348,14 +348,24 @@ static cf_err voice_path(const char *model_path, const char *name, char ret_path
     return CF_OK;
 }
 
+static cf_err find_voice(const char *name, const char *path)
+{
+    cf_err err;
+    bool is_there;
+    TRY(io_find(path, &is_there));
+    if (!is_there)
+        FAIL(CF_ERR_NOTFOUND, "voice %s: no file %s", name, path);
+out:
+    return err;
+}
+
 cf_err voice_load(const char *model_path, const char *name, voice **ret_voice)
 {
     cf_err err;
     char path[IO_PATH_BYTES];
     voice *v = NULL;
     TRY(voice_path(model_path, name, path));
-    if (!io_exists(path))
-        FAIL(CF_ERR_NOTFOUND, "voice %s: no file %s", name, path);
+    TRY(find_voice(name, path));
     TRY(voice_load_file(path, &v));
     TRY(voice_check_networks(model_path, v));
     *ret_voice = v;
@@ -374,8 +384,7 @@ cf_err voice_load_any(const char *model_path, const char *store_path, const char
         return voice_load(model_path, name, ret_voice);
     TRY(voice_name_check(name + 1)); /* no way out of the folder */
     TRY(voice_store_path(store_path, name + 1, path));
-    if (!io_exists(path))
-        FAIL(CF_ERR_NOTFOUND, "voice %s: no file %s", name, path);
+    TRY(find_voice(name, path));
     TRY(voice_load_file(path, &v));
     snprintf(v->name, sizeof v->name, "%s", name);
     *ret_voice = v;
@@ -387,8 +396,10 @@ static cf_err check_network(const char *model_path, const voice *v, const char *
 {
     cf_err err;
     char path[IO_PATH_BYTES], hex[SHA256_HEX_BYTES];
+    bool is_there;
     TRY(io_join(path, sizeof path, model_path, file));
-    if (made_with[0] == '\0' || !io_exists(path))
+    TRY(io_find(path, &is_there));
+    if (made_with[0] == '\0' || !is_there)
         goto out;
     TRY(network_sha256(model_path, file, hex));
     if (strcmp(hex, made_with) != 0)
@@ -491,11 +502,15 @@ static bool is_voice_file(char *entry)
     return voice_name_check(entry) == CF_OK;
 }
 
-static cf_err read_names(DIR *dir, char ***names, size_t *count)
+static cf_err read_names(DIR *dir, const char *folder, char ***names, size_t *count)
 {
-    cf_err err = CF_OK;
+    cf_err err;
     size_t capacity = 0;
-    for (struct dirent *entry = readdir(dir); entry; entry = readdir(dir)) {
+    for (;;) {
+        struct dirent *entry;
+        TRY(io_next_entry(dir, folder, &entry)); /* the first by name is the default voice: none may be missed */
+        if (!entry)
+            break;
         if (!is_voice_file(entry->d_name))
             continue;
         if (*count == VOICES_MAX)
@@ -529,7 +544,7 @@ cf_err voice_names(const char *model_path, char ***ret_names, size_t *ret_count)
         goto out;
     }
     if (dir)
-        TRY(read_names(dir, &names, &count));
+        TRY(read_names(dir, folder, &names, &count));
     *ret_names = names;
     *ret_count = count;
     names = NULL;

@@ -322,8 +322,10 @@ cf_err tokenizer_open(const char *dir, tokenizer **ret_tok)
     char folder[IO_PATH_BYTES], vocab_path[IO_PATH_BYTES], merges_path[IO_PATH_BYTES];
     char *vocab = NULL, *merges = NULL;
     tokenizer_source src = {.vocab_name = vocab_path, .merges_name = merges_path};
+    bool is_there;
     TRY(io_join(folder, sizeof folder, dir, "CosyVoice-BlankEN"));
-    if (io_exists(folder))
+    TRY(io_find(folder, &is_there));
+    if (is_there)
         dir = folder;
     TRY(io_join(vocab_path, sizeof vocab_path, dir, "vocab.json"));
     TRY(io_join(merges_path, sizeof merges_path, dir, "merges.txt"));

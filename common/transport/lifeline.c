@@ -13,6 +13,7 @@
 #include <unistd.h>
 
 #include "common/base/check.h"
+#include "common/base/fault.h"
 #include "common/base/io.h"
 #include "common/base/limits.h"
 #include "common/base/mem.h"
@@ -60,7 +61,8 @@ out:
 
 cf_err lifeline_accept(int listen_fd, int *ret_fd, pid_t *ret_pid)
 {
-    int fd = accept4(listen_fd, NULL, NULL, SOCK_CLOEXEC | SOCK_NONBLOCK);
+    int fd = fault_hit("lifeline.accept") ? (errno = EMFILE, -1)
+                                          : accept4(listen_fd, NULL, NULL, SOCK_CLOEXEC | SOCK_NONBLOCK);
     if (fd < 0)
         return errno == EAGAIN || errno == EINTR || errno == ECONNABORTED ? err_set(CF_ERR_TIMEOUT, "nobody waits")
                                                                           : err_sys("accept");
@@ -83,7 +85,8 @@ cf_err lifeline_connect(const char *path, int *ret_fd)
     struct sockaddr_un addr;
     TRY(make_address(path, &addr));
     TRY(open_seqpacket(&fd));
-    if (connect(fd, (const struct sockaddr *)&addr, sizeof addr) != 0) {
+    if (fault_hit("lifeline.connect") ? (errno = ENOMEM, true)
+                                      : connect(fd, (const struct sockaddr *)&addr, sizeof addr) != 0) {
         err = errno == ENOENT || errno == ECONNREFUSED || errno == EAGAIN
                   ? err_set(CF_ERR_GONE, "%s: nobody listens there", path)
                   : err_sys("%s: connect", path);
@@ -120,7 +123,7 @@ cf_err lifeline_send(int fd, json *msg, const int *fds, size_t fds_count)
     }
     ssize_t n;
     do
-        n = sendmsg(fd, &header, MSG_NOSIGNAL);
+        n = fault_hit("lifeline.send") ? (errno = ENOBUFS, -1) : sendmsg(fd, &header, MSG_NOSIGNAL);
     while (n < 0 && errno == EINTR);
     if (n < 0)
         err = errno == EAGAIN                                              ? err_set(CF_ERR_BUSY, "lifeline is full")
@@ -164,7 +167,7 @@ cf_err lifeline_recv(int fd, char **ret_text, size_t *ret_bytes, int ret_fds[LIF
         .msg_iov = &iov, .msg_iovlen = 1, .msg_control = control.bytes, .msg_controllen = sizeof control.bytes};
     ssize_t n;
     do
-        n = recvmsg(fd, &header, MSG_CMSG_CLOEXEC);
+        n = fault_hit("lifeline.recv") ? (errno = ENOMEM, -1) : recvmsg(fd, &header, MSG_CMSG_CLOEXEC);
     while (n < 0 && errno == EINTR);
     if (n < 0) {
         err = errno == EAGAIN       ? err_set(CF_ERR_TIMEOUT, "no message")

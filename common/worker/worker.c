@@ -179,10 +179,13 @@ static cf_err on_welcome(worker *w, const wire_msg *msg)
     w->configured = true;
     w->boot = wire_u64(msg, "boot");
     w->gen = wire_u64(msg, "gen");
-    if (!w->eng)
-        TRY(start_engine(w));
-    else
-        TRY(on_engine(w)); /* joins if the model is loaded; one that still loads joins later */
+    if (w->eng)
+        return on_engine(w); /* joins if the model is loaded; one that still loads joins later */
+    const cf_err broken = start_engine(w);
+    if (broken != CF_OK) { /* another connection would not help */
+        log_error("worker.broken", "code=%s text=\"%s\"", err_name(broken), err_text());
+        quit(w, process_exit_code(broken));
+    }
 out:
     return err;
 }
@@ -584,9 +587,7 @@ static cf_err on_engine(worker *w)
     const engine_state state = engine_state_now(w->eng, &broken, text, sizeof text);
     if (state == ENGINE_BROKEN) {
         log_error("worker.broken", "code=%s text=\"%s\"", err_name(broken), text);
-        quit(w, broken == CF_ERR_DEVICE                          ? PROCESS_DEVICE_LOST
-                : broken == CF_ERR_NOMEM || broken == CF_ERR_SYS ? PROCESS_NO_RESOURCES
-                                                                 : PROCESS_CONFIG);
+        quit(w, process_exit_code(broken));
         return CF_OK;
     }
     if (state == ENGINE_RUNNING && !w->joined && w->gen != 0)
@@ -633,7 +634,8 @@ static cf_err leave_when_empty(worker *w, uint64_t now_us)
     return CF_OK;
 }
 
-static cf_err serve(worker *w)
+/* Until the connection or the process ends. *ret_greeted: it was on the bus. */
+static cf_err serve(worker *w, bool *ret_greeted)
 {
     cf_err err = CF_OK;
     bool greeted = false;
@@ -643,7 +645,7 @@ static cf_err serve(worker *w)
         notify_alive(&w->note, now_us);
         if (w->b && !greeted) {
             err = greet(w);
-            greeted = err == CF_OK;
+            *ret_greeted = greeted = err == CF_OK;
             if (err != CF_OK && err != CF_ERR_BUSY)
                 return err;
             wake_us = greeted ? wake_us : now_us + 1000;
@@ -690,18 +692,19 @@ static cf_err say_hello(worker *w)
     return lifeline_send(w->lifeline_fd, m, NULL, 0);
 }
 
-/* Connects and greets; false when the deadline has passed or a signal came. */
-static bool connect_until(worker *w, uint64_t deadline_us)
+/* Connects, from a time on, and greets; false when it could not for RECONNECT_US or a signal came. */
+static bool connect_again(worker *w, uint64_t from_us)
 {
+    const uint64_t deadline_us = clock_now_us() + RECONNECT_US;
     while (w->exit_code < 0) {
         notify_alive(&w->note, clock_now_us());
-        cf_err err = lifeline_connect(w->lifeline_path, &w->lifeline_fd);
+        cf_err err = clock_now_us() < from_us ? CF_ERR_GONE : lifeline_connect(w->lifeline_path, &w->lifeline_fd);
         if (err == CF_OK && say_hello(w) == CF_OK)
             return true;
         io_close(&w->lifeline_fd);
         if (err != CF_OK && err != CF_ERR_GONE) {
             log_error("worker.connect", "text=\"%s\"", err_text());
-            quit(w, PROCESS_CONFIG);
+            quit(w, err == CF_ERR_LIMIT ? PROCESS_CONFIG : PROCESS_NO_RESOURCES);
         } else if (clock_now_us() > deadline_us) {
             log_error("worker.alone", "text=\"no orchestrator at %s\"", w->lifeline_path);
             quit(w, PROCESS_ORCHESTRATOR_GONE);
@@ -714,14 +717,20 @@ static bool connect_until(worker *w, uint64_t deadline_us)
     return false;
 }
 
+/* What ends each connection before it serves would otherwise fill the log, and a core. */
 static void run(worker *w)
 {
-    while (w->exit_code < 0 && connect_until(w, clock_now_us() + RECONNECT_US)) {
-        const cf_err err = serve(w);
+    unsigned vain = 0; /* such ends in a row */
+    uint64_t from_us = 0;
+    while (w->exit_code < 0 && connect_again(w, from_us)) {
+        bool greeted = false;
+        const cf_err err = serve(w, &greeted);
         if (err != CF_OK)
             log_warn("worker.disconnected", "code=%s text=\"%s\"", err_name(err), err_text());
         notify_status(&w->note, w->exit_code < 0 ? "no orchestrator; weights are kept" : "ending");
         let_go(w);
+        vain = greeted ? 0 : vain + 1;
+        from_us = clock_now_us() + process_rest_us(vain);
     }
 }
 

@@ -29,6 +29,20 @@ static void test_nul_on_standard_input(void **state)
 }
 
 /* One line that names the word, and 64: what a verb does not take must not mean something else. */
+/* What cannot be read is no end of the text. */
+static void test_unreadable_standard_input(void **state)
+{
+    (void)state;
+    char line[IO_PATH_BYTES + 160];
+    static const char *const verbs[] = {"say -q -", "text"};
+    for (size_t i = 0; i < sizeof verbs / sizeof *verbs; i++) {
+        snprintf(line, sizeof line,
+                 "\"$COSYFARM_BIN/cosyfarm\" %s -m '%s' 2>&1 </ | grep -q 'standard input: Is a dir'", verbs[i],
+                 tiny_model_dir());
+        assert_int_equal(farm_shell(line), 0);
+    }
+}
+
 static void test_usage(void **state)
 {
     (void)state;
@@ -192,9 +206,13 @@ static void test_unusable_configuration(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_nul_on_standard_input),  cmocka_unit_test(test_usage),
-        cmocka_unit_test(test_unusable_configuration), cmocka_unit_test(test_broken_model),
-        cmocka_unit_test(test_running_farm),           cmocka_unit_test(test_up_detached_starts_one_farm),
+        cmocka_unit_test(test_nul_on_standard_input),
+        cmocka_unit_test(test_unreadable_standard_input),
+        cmocka_unit_test(test_usage),
+        cmocka_unit_test(test_unusable_configuration),
+        cmocka_unit_test(test_broken_model),
+        cmocka_unit_test(test_running_farm),
+        cmocka_unit_test(test_up_detached_starts_one_farm),
     };
     return cmocka_run_group_tests_name("command", tests, NULL, NULL);
 }

@@ -73,10 +73,11 @@ static cf_err append(ledger *l, const char *id)
     return err;
 }
 
-static bool is_b(void *ctx, const ledger_view *v)
+static cf_err is_b(void *ctx, const ledger_view *v, bool *ret_drop)
 {
     (void)ctx;
-    return strcmp(v->id, "b") == 0;
+    *ret_drop = strcmp(v->id, "b") == 0;
+    return CF_OK;
 }
 
 typedef struct seen {

@@ -441,8 +441,7 @@ static void test_a_message_that_is_half_sent(void **state)
     send_when_connected(b, NULL, 2);
     assert_int_equal(take(p.orch, peer), 2);
     for (int frame = 1; frame <= 2; frame++) {
-        char spec[32], *text;
-        size_t bytes;
+        char spec[32];
         snprintf(spec, sizeof spec, "zmq.send#%d=fail", frame);
         assert_ok(fault_arm(spec));
         assert_err(CF_ERR_SYS, "zmq send", bus_send(p.orch, "flow.0.17", query(3)));
@@ -450,13 +449,7 @@ static void test_a_message_that_is_half_sent(void **state)
         assert_ok(bus_send(p.orch, "hift.1.18", query(4)));
         assert_ok(bus_send(p.orch, "flow.0.17", query(5)));
         assert_int_equal(take(b, peer), 4);
-        if (frame == 2) { /* the end of what was begun */
-            wait_ready(a);
-            assert_ok(bus_recv(a, peer, &text, &bytes));
-            assert_int_equal(bytes, 0);
-            mem_free(text);
-        }
-        assert_int_equal(take(a, peer), 5);
+        assert_int_equal(take(a, peer), 5); /* the end of what was begun is passed over */
     }
     bus_close(a);
     bus_close(b);

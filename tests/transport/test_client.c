@@ -5,6 +5,9 @@
 #define _GNU_SOURCE
 #include "tests/harness/test.h"
 
+#include <poll.h>
+#include <pthread.h>
+#include <stdatomic.h>
 #include <stdio.h>
 #include <string.h>
 
@@ -190,6 +193,62 @@ static void test_a_lost_answer_is_asked_for(void **state)
     assert_int_equal(stages[0].submits, 3);
 }
 
+/* An orchestrator in a thread of its own: client_ask does not return meanwhile. */
+typedef struct mute {
+    bus *b;
+    int heard, answers_from; /* the first of so many queries that it answers; 0: none */
+    atomic_bool stop;
+} mute;
+
+static void *mute_main(void *arg)
+{
+    mute *m = arg;
+    while (!atomic_load(&m->stop)) {
+        char peer[BUS_ID_BYTES], *text = NULL;
+        size_t bytes;
+        wire_msg msg = {0};
+        stage stages[] = {{.boot = 7}};
+        play p = {.b = m->b, .stages = stages};
+        poll(NULL, 0, 1);
+        if (bus_recv(m->b, peer, &text, &bytes) != CF_OK)
+            continue;
+        assert_ok(wire_parse(text, bytes, WIRE_CLIENT_BUS, &msg));
+        if (++m->heard >= m->answers_from && m->answers_from > 0)
+            send_status(&p, peer, wire_u64(&msg, "nonce"));
+        wire_done(&msg);
+        mem_free(text);
+    }
+    return NULL;
+}
+
+/* A lost request, or a lost answer, is asked for again; one that is deaf is named as what it is. */
+static void test_a_lost_request_is_sent_again(void **state)
+{
+    (void)state;
+    char endpoint[300];
+    client *c;
+    pthread_t thread;
+    wire_msg status = {0};
+    mute m = {.answers_from = 2};
+    const char *run_dir = test_temp_dir();
+    snprintf(endpoint, sizeof endpoint, "ipc://%s/" RUN_BUS_SOCKET, run_dir);
+    assert_ok(bus_bind(endpoint, &m.b));
+    assert_int_equal(pthread_create(&thread, NULL, mute_main, &m), 0);
+    assert_ok(client_open(run_dir, &c));
+    assert_ok(client_status(c, &status));
+    assert_int_equal(wire_u64(&status, "boot"), 7);
+    wire_done(&status);
+    atomic_store(&m.stop, true);
+    assert_int_equal(pthread_join(thread, NULL), 0);
+    assert_int_equal(m.heard, 2);
+    json *query = wire_new(WIRE_query);
+    json_put_u64(query, "nonce", 1);
+    assert_err(CF_ERR_TIMEOUT, "the orchestrator has not answered with \"status\"",
+               client_ask(c, query, WIRE_status, clock_now_us() + CLOCK_SECOND_US / 10, &status));
+    client_close(c);
+    bus_close(m.b);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -197,6 +256,7 @@ int main(void)
         cmocka_unit_test(test_waits_for_the_number),
         cmocka_unit_test(test_a_row_is_given_again),
         cmocka_unit_test(test_a_lost_answer_is_asked_for),
+        cmocka_unit_test(test_a_lost_request_is_sent_again),
     };
     return cmocka_run_group_tests_name("client", tests, NULL, NULL);
 }

@@ -422,6 +422,26 @@ static void test_memory_runs_out(void **state)
     end(&l);
 }
 
+/* What the system refuses says so, and the next try finds everything as it was. */
+static void test_the_system_refuses(void **state)
+{
+    (void)state;
+    line l;
+    int fds[LIFELINE_FDS_MAX], other = -1;
+    pid_t pid;
+    start(&l);
+    assert_ok(fault_arm("lifeline.connect=fail,lifeline.accept=fail,lifeline.send=fail,lifeline.recv=fail"));
+    assert_err(CF_ERR_SYS, "connect", lifeline_connect(l.path, &other));
+    assert_err(CF_ERR_SYS, "accept", lifeline_accept(l.listen_fd, &other, &pid));
+    assert_int_equal(other, -1);
+    assert_err(CF_ERR_SYS, "lifeline send", say(l.member_fd, 1, NULL, 0));
+    assert_ok(say(l.member_fd, 2, NULL, 0));
+    expect_refusal(l.orch_fd, CF_ERR_SYS, "lifeline receive");
+    assert_int_equal(hear(l.orch_fd, fds), 2);
+    assert_ok(fault_arm(NULL));
+    end(&l);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -437,6 +457,7 @@ int main(void)
         cmocka_unit_test(test_places),
         cmocka_unit_test(test_other_sockets),
         cmocka_unit_test(test_memory_runs_out),
+        cmocka_unit_test(test_the_system_refuses),
     };
     return cmocka_run_group_tests_name("lifeline", tests, NULL, NULL);
 }

@@ -486,6 +486,17 @@ static void test_a_message_that_cannot_be_read(void **state)
 
 /* ---- the supervisor ---- */
 
+static int supervisor_anew(const farm *f)
+{
+    wire_msg msg;
+    int supervisor;
+    do /* the orchestrator may not have seen the last one go */
+        supervisor = connect_to(f), say_hello(supervisor, "supervisor", CF_VERSION);
+    while (fixture_take(supervisor, WIRE_welcome, &msg, NULL, 0) != CF_OK && close(supervisor) == 0);
+    wire_done(&msg);
+    return supervisor;
+}
+
 static void expect_served(int supervisor)
 {
     wire_msg msg;
@@ -547,10 +558,7 @@ static void test_the_supervisor_hears_who_serves(void **state)
     say_here(worker, gen, boot);
     expect_served(supervisor);
     close(supervisor);
-    do /* the orchestrator may not have seen it go */
-        supervisor = connect_to(&f), say_hello(supervisor, "supervisor", CF_VERSION);
-    while (fixture_take(supervisor, WIRE_welcome, &msg, NULL, 0) != CF_OK && close(supervisor) == 0);
-    wire_done(&msg);
+    supervisor = supervisor_anew(&f);
     expect_served(supervisor);
     close(supervisor);
     close(line);
@@ -597,6 +605,44 @@ static void test_a_wish_waits_for_the_supervisor(void **state)
         assert_int_equal(wire_u64(&msg, "members"), COUNTS[i]);
         wire_done(&msg);
         mem_free(text);
+    }
+    bus_close(client);
+    close(supervisor);
+    end(&f);
+}
+
+static void expect_staff(int supervisor, const char *stage, uint64_t count)
+{
+    wire_msg msg;
+    assert_ok(fixture_take(supervisor, WIRE_staff, &msg, NULL, 0));
+    assert_string_equal(wire_str(&msg, "stage"), stage);
+    assert_int_equal(wire_u64(&msg, "count"), count);
+    wire_done(&msg);
+}
+
+/* A supervisor that could not read its wish hangs up and comes again: the wish was answered, and is not lost. [P-27] */
+static void test_a_wish_outlives_the_line(void **state)
+{
+    (void)state;
+    farm f;
+    uint64_t gen, boot;
+    bus *client;
+    start(&f);
+    int supervisor = welcomed(&f, "supervisor", &gen, &boot);
+    assert_ok(bus_connect(f.endpoint, "client.scale", &client));
+    for (cf_err err = CF_ERR_BUSY; err != CF_OK; poll(NULL, 0, 1)) {
+        json *m = wire_new(WIRE_steer);
+        json_put_str(m, "verb", "scale");
+        json_put_str(m, "stage", "flow");
+        json_put_u64(m, "count", 2);
+        err = bus_send(client, NULL, m);
+        assert_true(err == CF_OK || err == CF_ERR_BUSY);
+    }
+    expect_staff(supervisor, "flow", 2);
+    for (int i = 0; i < 2; i++) {
+        close(supervisor);
+        supervisor = supervisor_anew(&f);
+        expect_staff(supervisor, "flow", 2);
     }
     bus_close(client);
     close(supervisor);
@@ -698,6 +744,7 @@ int main(void)
         cmocka_unit_test(test_the_supervisor_hears_who_serves),
         cmocka_unit_test(test_the_supervisor_hears_who_is_seen),
         cmocka_unit_test(test_a_wish_waits_for_the_supervisor),
+        cmocka_unit_test(test_a_wish_outlives_the_line),
         cmocka_unit_test(test_connections_are_bounded),
         cmocka_unit_test(test_a_run_directory_has_one_orchestrator),
         cmocka_unit_test(test_the_end_of_the_farm_is_told),

@@ -13,8 +13,10 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
+#include "common/base/clock.h"
 #include "common/base/config.h"
 #include "common/base/io.h"
+#include "common/base/mem.h"
 #include "common/base/process.h"
 #include "common/base/sha256.h"
 #include "tests/harness/tiny_model.h"
@@ -50,17 +52,25 @@ static void start(stage_run *r, const char *program, const char *fault)
     unsetenv("COSYFARM_PARENT");
 }
 
-/* The next lifeline, up to our welcome. */
-static int welcome(const stage_run *r, uint64_t boot, uint64_t gen)
+/* The next lifeline, up to its hello. */
+static int hear_hello(const stage_run *r)
 {
     int fd;
     pid_t pid;
     wire_msg msg;
-    static config cfg;
     assert_ok(fixture_accept(r->listen_fd, &fd, &pid));
     assert_ok(fixture_take(fd, WIRE_hello, &msg, NULL, 0));
     wire_done(&msg);
+    return fd;
+}
+
+/* The same, up to our welcome. */
+static int welcome_traced(const stage_run *r, uint64_t boot, uint64_t gen, const char *trace)
+{
+    static config cfg;
+    const int fd = hear_hello(r);
     config_defaults(&cfg);
+    snprintf(cfg.trace, sizeof cfg.trace, "%s", trace);
     snprintf(cfg.model, sizeof cfg.model, "%s", tiny_model_dir());
     cfg.threads = 1;
     json *m = wire_new(WIRE_welcome);
@@ -69,6 +79,11 @@ static int welcome(const stage_run *r, uint64_t boot, uint64_t gen)
     json_put(m, "config", config_to_json(&cfg));
     assert_ok(lifeline_send(fd, m, NULL, 0));
     return fd;
+}
+
+static int welcome(const stage_run *r, uint64_t boot, uint64_t gen)
+{
+    return welcome_traced(r, boot, gen, "");
 }
 
 static int wait_exit(pid_t pid)
@@ -122,11 +137,62 @@ static void test_ends_when_dismissed(void **state)
     }
 }
 
+/* No memory for a socket: the next start may have it. No exit code that ends the farm. */
+static void test_a_shortage_is_no_configuration(void **state)
+{
+    (void)state;
+    static const char *const programs[] = {"llm_worker", "exchange_keeper"};
+    for (int i = 0; i < 2; i++) {
+        stage_run r;
+        start(&r, programs[i], "lifeline.connect=fail");
+        assert_int_equal(wait_exit(r.pid), PROCESS_NO_RESOURCES);
+        close(r.listen_fd);
+    }
+}
+
+/* What keeps its engine from starting is there at the next connection, too: the process ends, and its supervisor rests
+ * between two starts. */
+static void test_an_engine_that_cannot_start(void **state)
+{
+    (void)state;
+    char log_path[300], *text;
+    size_t bytes;
+    stage_run r;
+    start(&r, "hift_worker", NULL);
+    const int fd = welcome_traced(&r, 1, 1, "/nonexistent/trace");
+    assert_int_equal(wait_exit(r.pid), PROCESS_NO_RESOURCES);
+    snprintf(log_path, sizeof log_path, "%s/log", r.run_dir);
+    assert_ok(io_read_file(log_path, 1 << 16, &text, &bytes));
+    assert_non_null(strstr(text, "ev=worker.broken"));
+    assert_non_null(strstr(text, "/nonexistent/trace"));
+    mem_free(text);
+    close(fd);
+    close(r.listen_fd);
+}
+
+/* Connections that end before they serve are no reason to spin. */
+static void test_it_rests_between_vain_connections(void **state)
+{
+    (void)state;
+    stage_run r;
+    start(&r, "llm_worker", NULL);
+    const uint64_t began_us = clock_now_us();
+    for (int i = 0; i < 6; i++) /* at once, at once, after 0.1 s, 0.2 s, 0.4 s, 0.8 s */
+        close(hear_hello(&r));
+    assert_true(clock_now_us() - began_us > 1400000);
+    dismiss(welcome(&r, 1, 1));
+    assert_int_equal(wait_exit(r.pid), PROCESS_DRAINED);
+    close(r.listen_fd);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_joins_with_facts),
         cmocka_unit_test(test_ends_when_dismissed),
+        cmocka_unit_test(test_a_shortage_is_no_configuration),
+        cmocka_unit_test(test_an_engine_that_cannot_start),
+        cmocka_unit_test(test_it_rests_between_vain_connections),
     };
     return cmocka_run_group_tests_name("worker_join", tests, NULL, NULL);
 }

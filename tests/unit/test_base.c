@@ -256,6 +256,33 @@ static void test_files(void **state)
     io_unmap(&map);
 }
 
+/* That a file is not there is one answer, that nobody can tell another one. */
+static void test_files_out_of_reach(void **state)
+{
+    (void)state;
+    struct stat st;
+    struct dirent *entry;
+    bool is_there = true;
+    const char *dir = test_temp_dir();
+    DIR *d = opendir(dir);
+    assert_non_null(d);
+    assert_ok(io_find("/nonexistent/x", &is_there));
+    assert_false(is_there);
+    assert_err(CF_ERR_NOTFOUND, "/nonexistent/x: No such file", io_stat("/nonexistent/x", &st));
+    assert_ok(io_find(dir, &is_there));
+    assert_true(is_there);
+    assert_ok(fault_arm("io.stat=fail,io.entry=fail"));
+    assert_err(CF_ERR_SYS, "Input/output error", io_find(dir, &is_there));
+    assert_err(CF_ERR_SYS, "Input/output error", io_next_entry(d, dir, &entry));
+    assert_ok(fault_arm(NULL));
+    int entries = 0;
+    do
+        assert_ok(io_next_entry(d, dir, &entry));
+    while (entry && ++entries < 9);
+    assert_int_equal(entries, 2); /* . and .. */
+    closedir(d);
+}
+
 static void test_faults(void **state)
 {
     (void)state;
@@ -312,6 +339,7 @@ int main(void)
         cmocka_unit_test(test_mersenne_known_answers),
         cmocka_unit_test(test_sha256_and_fnv),
         cmocka_unit_test(test_files),
+        cmocka_unit_test(test_files_out_of_reach),
         cmocka_unit_test(test_faults),
         cmocka_unit_test(test_arena),
         cmocka_unit_test(test_clock_since),

@@ -5,6 +5,7 @@
 #define _GNU_SOURCE
 #include "tests/harness/test.h"
 
+#include <cjson/cJSON.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -70,6 +71,34 @@ static void test_options_win(void **state)
     expect_options(&o);
 }
 
+static unsigned long left; /* allocations until one fails; 0: none does */
+
+static void *failing_malloc(size_t bytes)
+{
+    return left > 0 && --left == 0 ? NULL : malloc(bytes);
+}
+
+/* An option that found no memory is refused: with the default in its place other samples would come out. */
+static void test_no_option_is_lost(void **state)
+{
+    (void)state;
+    static farm_options o;
+    cJSON_Hooks hooks = {failing_malloc, free};
+    unsigned long nth = 1;
+    cJSON_InitHooks(&hooks);
+    for (cf_err err = CF_ERR_NOMEM; err != CF_OK; nth++) {
+        left = nth;
+        err = TAKE(&o, "--precision", "f32", "--threads", "1", "--naive");
+        assert_true(err == CF_ERR_NOMEM || (err == CF_OK && left > 0));
+    }
+    cJSON_InitHooks(NULL);
+    assert_true(nth > 9); /* three trees of three parts */
+    left = 0;
+    assert_string_equal(o.cfg.precision, "f32");
+    assert_int_equal(o.cfg.threads, 1);
+    assert_true(o.cfg.naive);
+}
+
 static void test_the_file_alone(void **state)
 {
     (void)state;
@@ -132,9 +161,9 @@ static void test_numbers(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_options_win), cmocka_unit_test(test_the_file_alone),
-        cmocka_unit_test(test_refusals),    cmocka_unit_test(test_a_model_path_too_long),
-        cmocka_unit_test(test_numbers),
+        cmocka_unit_test(test_options_win),           cmocka_unit_test(test_no_option_is_lost),
+        cmocka_unit_test(test_the_file_alone),        cmocka_unit_test(test_refusals),
+        cmocka_unit_test(test_a_model_path_too_long), cmocka_unit_test(test_numbers),
     };
     return cmocka_run_group_tests_name("farm_options", tests, begin, NULL);
 }

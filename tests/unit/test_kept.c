@@ -2,9 +2,12 @@
 #define _GNU_SOURCE
 #include "tests/harness/test.h"
 
+#include <cjson/cJSON.h>
 #include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
 
+#include "common/base/fault.h"
 #include "common/base/io.h"
 #include "common/base/process.h"
 #include "orchestrator/orch.h"
@@ -25,11 +28,11 @@ static void test_wishes_come_back(void **state)
     (void)state;
     char path[IO_PATH_BYTES];
     begin_both(path, sizeof path);
-    kept_recover(&next); /* no file is fine */
+    assert_ok(kept_recover(&next)); /* no file is fine */
     told.paused[CORE_HIFT][1] = told.paused[CORE_LLM][999] = true;
     told.to_restart[CORE_FLOW][0] = 4711;
     kept_save(&told);
-    kept_recover(&next);
+    assert_ok(kept_recover(&next));
     assert_memory_equal(next.paused, told.paused, sizeof told.paused);
     assert_memory_equal(next.to_restart, told.to_restart, sizeof told.to_restart);
     kept_forget(&told);
@@ -61,7 +64,7 @@ static void test_all_that_can_be_told_fits(void **state)
             told.to_restart[s][i] = INT32_MAX;
         }
     kept_save(&told);
-    kept_recover(&next);
+    assert_ok(kept_recover(&next));
     assert_memory_equal(next.paused, told.paused, sizeof told.paused);
     assert_memory_equal(next.to_restart, told.to_restart, sizeof told.to_restart);
 }
@@ -79,19 +82,63 @@ static void test_a_damaged_file_is_passed_over(void **state)
     begin_both(path, sizeof path);
     for (size_t i = 0; i < sizeof TEXTS / sizeof TEXTS[0]; i++) {
         assert_ok(io_write_file(path, TEXTS[i], strlen(TEXTS[i])));
-        kept_recover(&next);
+        assert_ok(kept_recover(&next));
         assert_memory_equal(next.paused, told.paused, sizeof told.paused);
         assert_memory_equal(next.to_restart, told.to_restart, sizeof told.to_restart);
     }
 }
 
+/* A shortage may be over at the next start: until then nothing is forgotten, here or in the file. */
+static void test_a_shortage_costs_no_wish(void **state)
+{
+    (void)state;
+    static const struct {
+        const char *spec;
+        cf_err err;
+    } faults[] = {{"io.open", CF_ERR_SYS}, {"io.read", CF_ERR_SYS}, {"mem.alloc", CF_ERR_NOMEM}};
+    char path[IO_PATH_BYTES];
+    begin_both(path, sizeof path);
+    told.paused[CORE_LLM][3] = true;
+    kept_save(&told);
+    for (size_t i = 0; i < sizeof faults / sizeof faults[0]; i++) {
+        char spec[32];
+        snprintf(spec, sizeof spec, "%s=fail", faults[i].spec);
+        assert_ok(fault_arm(spec));
+        assert_int_equal(kept_recover(&next), faults[i].err);
+        assert_ok(fault_arm(NULL));
+    }
+    assert_ok(kept_recover(&next));
+    assert_memory_equal(next.paused, told.paused, sizeof told.paused);
+}
+
+static void *no_memory(size_t bytes)
+{
+    (void)bytes;
+    return NULL;
+}
+
+/* Where there is no memory to write the wishes down, the file has the former ones: it is not taken for one of none. */
+static void test_a_file_without_memory_stays(void **state)
+{
+    (void)state;
+    char path[IO_PATH_BYTES];
+    cJSON_Hooks none = {no_memory, free};
+    begin_both(path, sizeof path);
+    told.paused[CORE_LLM][3] = true;
+    kept_save(&told);
+    cJSON_InitHooks(&none);
+    kept_save(&told);
+    cJSON_InitHooks(NULL);
+    assert_ok(kept_recover(&next));
+    assert_memory_equal(next.paused, told.paused, sizeof told.paused);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_wishes_come_back),
-        cmocka_unit_test(test_nothing_to_keep_is_no_file),
-        cmocka_unit_test(test_all_that_can_be_told_fits),
-        cmocka_unit_test(test_a_damaged_file_is_passed_over),
+        cmocka_unit_test(test_wishes_come_back),          cmocka_unit_test(test_nothing_to_keep_is_no_file),
+        cmocka_unit_test(test_all_that_can_be_told_fits), cmocka_unit_test(test_a_damaged_file_is_passed_over),
+        cmocka_unit_test(test_a_shortage_costs_no_wish),  cmocka_unit_test(test_a_file_without_memory_stays),
     };
     return cmocka_run_group_tests_name("kept", tests, NULL, NULL);
 }

@@ -329,11 +329,12 @@ static void test_refuses_other_files(void **state)
     rmdir(ledger_file(dir));
 }
 
-static bool drop_none(void *ctx, const ledger_view *view)
+static cf_err drop_none(void *ctx, const ledger_view *view, bool *ret_drop)
 {
     (void)ctx;
     (void)view;
-    return false;
+    *ret_drop = false;
+    return CF_OK;
 }
 
 static void refuse_middle(const char *part, const char *line)
@@ -354,10 +355,19 @@ static void refuse_middle(const char *part, const char *line)
     ledger_close(l);
 }
 
-static bool drop_failed(void *ctx, const ledger_view *view)
+static cf_err drop_failed(void *ctx, const ledger_view *view, bool *ret_drop)
 {
     (void)ctx;
-    return !view->done;
+    *ret_drop = !view->done;
+    return CF_OK;
+}
+
+/* Drops each line before it, and cannot tell whether to drop "c". */
+static cf_err drop_until_c(void *ctx, const ledger_view *view, bool *ret_drop)
+{
+    (void)ctx;
+    *ret_drop = true;
+    return strcmp(view->id, "c") == 0 ? err_set(CF_ERR_NOMEM, "no memory to look at c") : CF_OK;
 }
 
 static void write_other(const char *dir, const char *name, const char *text)
@@ -464,6 +474,9 @@ static void test_failed_rewrite_changes_nothing(void **state)
         assert_false(io_exists(left));
         expect_ids(l, "a b c ");
     }
+    assert_err(CF_ERR_NOMEM, "look at c", ledger_drop(l, drop_until_c, NULL, &dropped));
+    assert_false(io_exists(left));
+    expect_ids(l, "a b c ");
     const ledger_entry e = done_entry("d");
     assert_ok(append(l, &e));
     assert_ok(ledger_drop(l, drop_failed, NULL, &dropped));

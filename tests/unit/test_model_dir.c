@@ -8,6 +8,7 @@
 #include <string.h>
 
 #include "common/base/check.h"
+#include "common/base/fault.h"
 #include "common/base/io.h"
 #include "common/base/mem.h"
 #include "common/model/model_dir.h"
@@ -84,6 +85,16 @@ static void test_ranks_the_files(void **state)
         assert_false(d.is_rl);
         if (i < 3)
             model_put(dir, ORDER[i], NULL, 0);
+    }
+    /* One that cannot be looked at may be there: no other weights are taken in its place. */
+    for (int nth = 1; nth <= 4; nth++) {
+        char spec[32];
+        snprintf(spec, sizeof spec, "io.stat#%d=fail", nth);
+        assert_ok(fault_arm(spec));
+        assert_err(CF_ERR_SYS, "Input/output error", model_dir_stage_file(dir, MODEL_LLM, false, path));
+        assert_ok(fault_arm(spec));
+        assert_err(CF_ERR_SYS, "Input/output error", model_dir_detect(dir));
+        assert_ok(fault_arm(NULL));
     }
     model_put_text(dir, "flow.pt", "x");
     assert_ok(model_dir_stage_file(dir, MODEL_FLOW, false, path));

@@ -5,6 +5,7 @@
 #include <stdio.h>
 #include <string.h>
 
+#include "common/base/fault.h"
 #include "common/base/io.h"
 #include "common/base/limits.h"
 #include "common/base/mem.h"
@@ -311,6 +312,15 @@ static void test_saves_lists_removes(void **state)
     assert_string_equal(names[0], "alto");
     assert_string_equal(names[1], "draft");
     voice_names_close(names, count);
+    for (int nth = 1; nth <= 5; nth++) { /* ., .., two voices and the end: a list that is not whole has no first name */
+        char spec[32], name[VOICE_NAME_BYTES_MAX + 1];
+        snprintf(spec, sizeof spec, "io.entry#%d=fail", nth);
+        assert_ok(fault_arm(spec));
+        assert_err(CF_ERR_SYS, "Input/output error", voice_default_name(dir, name));
+    }
+    assert_ok(fault_arm("io.stat=fail"));
+    assert_err(CF_ERR_SYS, "Input/output error", voice_load(dir, "draft", &again));
+    assert_ok(fault_arm(NULL));
     assert_ok(voice_remove(dir, "draft"));
     assert_err(CF_ERR_NOTFOUND, "voice draft", voice_remove(dir, "draft"));
     voice_close(v);
