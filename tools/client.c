@@ -531,7 +531,7 @@ cf_err client_run_list(client *c, const client_row *rows, size_t count, bool wai
                               .next = next_of_list,
                               .ended = list_ended,
                               .tick = list_tick,
-                              .in_flight_max = count,
+                              .in_flight_max = count < CLIENT_ROWS_MAX ? count : CLIENT_ROWS_MAX,
                               .wait_when_busy = wait_when_busy,
                               .silence_us = silence_us};
     return client_run(c, &plan);

@@ -13,6 +13,7 @@
 
 #include "common/base/clock.h"
 #include "common/base/err.h"
+#include "common/base/limits.h"
 #include "common/transport/wire.h"
 #include "orchestrator/spawn.h"
 
@@ -27,6 +28,9 @@ void client_close(client *c); /* NULL is fine */
 /* A row that has not ended is submitted again so often: answers get lost where memory runs out. The orchestrator knows
  * a row that it has, and only answers again. */
 #define CLIENT_RESUBMIT_US (15 * CLOCK_SECOND_US)
+/* Rows that patient commands have in a farm at once: what it takes of them. More would only be refused, again and
+ * again, at the orchestrator's cost. */
+#define CLIENT_ROWS_MAX (UTTERANCES_MAX - UTTERANCES_MAX / INTERACTIVE_SHARE)
 void client_resubmit_after(client *c, uint64_t resubmit_us); /* for tests */
 
 /* The farm whose children must be looked after while the client waits; borrowed, NULL: none. Waiting fails with

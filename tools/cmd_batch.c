@@ -381,7 +381,7 @@ static cf_err run(batch *b)
                               .next = batch_next,
                               .ended = batch_ended,
                               .tick = batch_tick,
-                              .in_flight_max = UTTERANCES_MAX - UTTERANCES_MAX / INTERACTIVE_SHARE,
+                              .in_flight_max = CLIENT_ROWS_MAX,
                               .wait_when_busy = true,
                               .silence_us = SILENCE_US,
                               .drain_us = (uint64_t)b->farm.cfg.grace_s * CLOCK_SECOND_US};
