@@ -470,7 +470,8 @@ static bool is_doubtful(const orch_core *core, const core_segment *s)
 typedef struct turn {
     uint64_t now_us;
     bool kept; /* a member is kept already for the first of this stage that is out of patience; there is one at most */
-    bool any_trial; /* nothing but doubtful rows is left for workers on parole */
+    bool any_trial;               /* nothing but doubtful rows is left for workers on parole */
+    bool is_pace_known, is_paced; /* of the LLM */
 } turn;
 
 static bool has_credit(const orch_core *core, const core_member *m, const core_segment *s, int32_t segment_idx,
@@ -637,13 +638,51 @@ static bool room_for(const orch_core *core, int32_t stage)
     return false;
 }
 
+static int32_t rows_of_stage(const orch_core *core, int32_t stage)
+{
+    int32_t rows = 0;
+    for (int32_t i = 0; i < MEMBERS_MAX; i++)
+        if (is_fed(core, &core->members[i], stage))
+            rows += core->members[i].rows_max;
+    return rows;
+}
+
+/* What waits for Flow or is held there, of rows of this priority and higher ones. */
+static int32_t held_at_flow(const orch_core *core, int32_t priority)
+{
+    int32_t count = 0;
+    for (int32_t o = 0; o < core->order_count && core->utterances[core->order[o]].priority >= priority; o++)
+        for (int32_t i = core->utterances[core->order[o]].first_segment; i >= 0; i = core->segments[i].next)
+            count += core->segments[i].stage == CORE_FLOW &&
+                     (core->segments[i].state == SEGMENT_WAIT || core->segments[i].state == SEGMENT_RUN);
+    return count;
+}
+
+/* Whether the LLM lets what waits for it wait, of which the first has this priority. A step reads all weights, for one
+ * row as for many, and Flow is slower: given one row whenever Flow has ended one it would read them for each token of
+ * each row. So it rests while Flow has all that it may hold and as many as the LLM may besides, until Flow has less
+ * than its own, and then has many at once. Who is more urgent than those at Flow waits for nobody. */
+static bool is_paced(orch_core *core, int32_t priority)
+{
+    const int32_t low = rows_of_stage(core, CORE_FLOW), high = low + rows_of_stage(core, CORE_LLM);
+    core->llm_rests = low > 0 && held_at_flow(core, priority) >= (core->llm_rests ? low : high);
+    return core->llm_rests;
+}
+
 /* By priority, arrival, segment. Stops, and says `more`, when the list of actions is nearly full. */
 static void schedule_stage(orch_core *core, int32_t stage, turn *t)
 {
     for (int32_t o = 0; o < core->order_count && room_for(core, stage); o++) {
         const int32_t utterance = core->order[o];
         for (int32_t i = core->utterances[utterance].first_segment; i >= 0; i = core->segments[i].next) {
-            if (core->segments[i].state != SEGMENT_WAIT || core->segments[i].stage != stage)
+            const core_segment *s = &core->segments[i];
+            if (s->state != SEGMENT_WAIT || s->stage != stage)
+                continue;
+            if (stage == CORE_LLM && !t->is_pace_known) {
+                t->is_paced = is_paced(core, core->utterances[utterance].priority);
+                t->is_pace_known = true;
+            }
+            if (stage == CORE_LLM && t->is_paced && !is_suspect(core, s))
                 continue;
             if (core->actions_count >= ACTIONS_KEPT_FREE) {
                 core->more = true;

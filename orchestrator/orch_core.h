@@ -164,6 +164,7 @@ typedef struct orch_core {
     core_limits limits;
     core_record records[CORE_STAGES][INSTANCES_MAX];
     uint64_t next_job, jobs_dispatched, jobs_replayed;
+    bool llm_rests; /* Flow has enough: see is_paced */
     core_action actions[CORE_ACTIONS_MAX];
     int32_t actions_count;
     bool more; /* the action list filled up: step again with CORE_TICK */

@@ -138,10 +138,30 @@ static bool goes_first(const book_row *r, int32_t segment, const book_row *than,
     return r->seq != than->seq ? r->seq < than->seq : segment < than_segment;
 }
 
+/* The LLM may rest as long as Flow has as many segments, of rows as urgent, as it may hold. */
+static bool may_be_paced(const book_row *r, int32_t segment)
+{
+    const book_segment *s = &r->segments[segment];
+    int32_t rows_max = 0, at_flow = 0;
+    if (s->stage != CORE_LLM || book_is_suspect(s))
+        return false;
+    for (int32_t m = 0; m < MEMBERS_MAX; m++)
+        if (book_may_be_fed(&book.members[m], CORE_FLOW))
+            rows_max += book.members[m].rows_max;
+    for (int32_t n = 0; n < book.live_count; n++) {
+        const book_row *other = &book.rows[book.live[n]];
+        for (int32_t i = 0; i < other->count && !other->ended && other->priority >= r->priority; i++)
+            at_flow += other->segments[i].stage == CORE_FLOW && other->segments[i].state != BOOK_DONE;
+    }
+    return rows_max > 0 && at_flow >= rows_max;
+}
+
 /* A waiting segment is in its right place: no member has room for it, nothing that comes later took its place. */
 static void check_waiting(const book_row *r, int32_t segment, int32_t at)
 {
     const book_segment *s = &r->segments[segment];
+    if (may_be_paced(r, segment))
+        return;
     for (int32_t m = 0; m < MEMBERS_MAX; m++)
         SIM_CHECK(!book.members[m].live || !would_fit(s, at, m, NULL),
                   "row %d segment %d waits, and member %d has room", r->row, segment, m);
@@ -183,7 +203,7 @@ static book_segment *first_waiting(int32_t stage, int32_t member, book_row **ret
             book_segment *s = &r->segments[i];
             if (s->state == BOOK_WAITS && s->stage == stage && !book_is_suspect(s) &&
                 (s->parole_deaths == 0 || !book_is_on_parole(&book.members[member])) &&
-                book_can_read(&book.members[member], s) &&
+                book_can_read(&book.members[member], s) && !may_be_paced(r, i) &&
                 (!first || goes_first(r, i, *ret_row, (int32_t)(first - (*ret_row)->segments)))) {
                 first = s;
                 *ret_row = r;
