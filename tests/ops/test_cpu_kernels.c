@@ -49,9 +49,9 @@ static float call_vexp(float x)
     return vexp(x);
 }
 
-static float call_vsin(float x)
+static float call_vsin2(float x)
 {
-    return vsin(x);
+    return vsin2(x);
 }
 
 static float call_vtanh(float x)
@@ -65,16 +65,48 @@ static void test_exp(void **state)
     check_function(call_vexp, exp, INFINITY, 1.5);
 }
 
-static void test_sin(void **state)
+/* Of itself where it is small, of one where it is one less the square of the rest. */
+static void test_sin2(void **state)
 {
     (void)state;
-    check_function(call_vsin, sin, VSIN_MAX, 1.5);
+    for (uint64_t bits = 0; bits <= UINT32_MAX; bits += STRIDE) {
+        const float x = bits_f32((int32_t)(uint32_t)bits);
+        const double want = sin((double)x) * sin((double)x);
+        if (fabsf(x) <= VSIN2_MAX &&
+            !(fabs((double)call_vsin2(x) - want) <= 2e-7 * (fabsf(x) < 0.7f ? want : 1.0) + 1e-40))
+            fail_msg("sin(%.9g)^2 = %.9g, in f64 %.9g", (double)x, (double)call_vsin2(x), want);
+    }
+    assert_true(isnan(call_vsin2(NAN)));
 }
 
 static void test_tanh(void **state)
 {
     (void)state;
     check_function(call_vtanh, tanh, INFINITY, 2.0);
+}
+
+/* Relative to 1e-13, or absolute to tiny; exact where want is infinite or not a number. */
+static void check_wide(double (*got)(double), double (*want)(double), double max, double tiny)
+{
+    for (uint64_t bits = 0; bits <= UINT32_MAX; bits += STRIDE) {
+        const double x = (double)bits_f32((int32_t)(uint32_t)bits);
+        if (isnan(x) || fabs(x) > max)
+            continue;
+        if (!(fabs(got(x) - want(x)) <= 1e-13 * fabs(want(x)) + tiny))
+            fail_msg("f(%.9g) = %.17g, expected %.17g", x, got(x), want(x));
+    }
+    assert_true(isnan(got((double)NAN)));
+}
+
+static void test_wide(void **state)
+{
+    (void)state;
+    check_wide(dexp, exp, 709.0, 1e-300); /* beyond them it stays where it is there */
+    assert_true(dexp((double)INFINITY) > 1e307 && dexp(-(double)INFINITY) < 1e-300);
+    check_wide(dtanh, tanh, (double)INFINITY, 0.0);
+    check_wide(dsin, sin, DSIN_MAX, 1e-20);
+    check_wide(dsin_one, sin, 1.0, 0.0);
+    check_wide(dcos_one, cos, 1.0, 0.0);
 }
 
 #if AMX_COMPILED
@@ -217,8 +249,29 @@ static void run_heads(const vec_ops *v, loops *l, int64_t count, int variant)
 {
     if (variant == 0)
         v->dots_64(l->b, l->a, count, l->y);
-    else
+    else if (variant == 1)
         v->mix_64(l->b, l->a, count, l->y);
+    else
+        v->rope_64(l->a + count, l->b, variant == 2, l->y);
+}
+
+static void run_signal(const vec_ops *v, loops *l, int64_t count, int variant)
+{
+    double wide[2][COUNTS], table[COUNTS * 16], sum[16];
+    if (variant == 0) {
+        v->polar(l->a, l->b, count, wide[0], wide[1]);
+        memcpy(l->y, wide[0], (size_t)count * sizeof wide[0][0]);
+        memcpy(l->y + 2 * COUNTS, wide[1], (size_t)count * sizeof wide[0][0]);
+    } else if (variant == 1) {
+        v->tanh_line(0.02, 0.1 / 3.0, l->a, count, l->y);
+    } else {
+        for (int64_t i = 0; i < count * 16; i++)
+            table[i] = (double)l->a[i] / 3.0;
+        for (int64_t i = 0; i < count; i++)
+            wide[0][i] = (double)l->b[i] / 7.0;
+        v->mix_16(wide[0], table, count, sum);
+        memcpy(l->y, sum, sizeof sum);
+    }
 }
 
 static void check_loops(const vec_ops *table, loop_fn *fn, int variants, float amplitude)
@@ -256,15 +309,17 @@ static void test_tables_agree(void **state)
         check_loops(t, run_sums, 6, amplitude);
         check_loops(t, run_curves, 3, amplitude);
         check_loops(t, run_rows, 5, amplitude);
-        check_loops(t, run_heads, 2, amplitude);
+        check_loops(t, run_heads, 4, amplitude);
+        check_loops(t, run_signal, 3, amplitude);
     }
 }
 
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_exp),  cmocka_unit_test(test_sin),        cmocka_unit_test(test_tanh),
+        cmocka_unit_test(test_exp),  cmocka_unit_test(test_sin2),       cmocka_unit_test(test_tanh),
         cmocka_unit_test(test_exp2), cmocka_unit_test(test_round_bf16), cmocka_unit_test(test_tables_agree),
+        cmocka_unit_test(test_wide),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

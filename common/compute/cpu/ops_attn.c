@@ -30,11 +30,10 @@
 
 static void rope_rows(const cpu_state *cpu, const void *args, int64_t first, int64_t count)
 {
-    (void)cpu;
     const op_rope_args *a = args;
     const int32_t *pos = tensor_i32(a->pos);
     const int64_t width = a->x->dims[1];
-    const int pairs = HEAD_VALUES / 2, step = a->adjacent ? 2 : 1, apart = a->adjacent ? 1 : pairs;
+    const int pairs = HEAD_VALUES / 2;
 
     for (int64_t r = first; r < first + count; r++) {
         CF_ASSERT(pos[r] >= 0 && pos[r] < a->cos_table->dims[0]);
@@ -42,12 +41,12 @@ static void rope_rows(const cpu_state *cpu, const void *args, int64_t first, int
         const float *sin_line = tensor_f32(a->sin_table) + (int64_t)pos[r] * pairs;
         for (int32_t h = 0; h < a->head_count; h++) {
             const int64_t head = r * width + a->first_channel + h * HEAD_VALUES;
-            for (int j = 0; j < pairs; j++) {
-                const int64_t at = head + j * step;
-                const float u = load_value(a->x, at), v = load_value(a->x, at + apart);
-                store_value(a->x, at, u * cos_line[j] - v * sin_line[j]);
-                store_value(a->x, at + apart, v * cos_line[j] + u * sin_line[j]);
-            }
+            float values[HEAD_VALUES];
+            for (int i = 0; i < HEAD_VALUES; i++)
+                values[i] = load_value(a->x, head + i);
+            cpu->vec->rope_64(cos_line, sin_line, a->adjacent, values);
+            for (int i = 0; i < HEAD_VALUES; i++)
+                store_value(a->x, head + i, values[i]);
         }
     }
 }

@@ -7,12 +7,14 @@
  */
 #define _GNU_SOURCE /* M_PI */
 #include <math.h>
+#include <string.h>
 
 #include "common/compute/cpu/cpu_impl.h"
 
 #define COST_STFT_FRAME   (STFT_COLUMNS * STFT_POINTS)
-#define COST_ISTFT_FRAME  4000 /* 36 libm calls */
-#define COST_SOURCE_FRAME (SOURCE_FRAME_SAMPLES * 40)
+#define COST_ISTFT_FRAME  (STFT_BINS * 80)
+#define COST_SOURCE_FRAME (SOURCE_FRAME_SAMPLES * 10)
+#define ISTFT_BLOCK       16 /* frames whose angles are taken together */
 
 typedef struct source_job {
     const op_source_args *a;
@@ -21,7 +23,6 @@ typedef struct source_job {
 
 static void source_rows(const cpu_state *cpu, const void *args, int64_t first, int64_t count)
 {
-    (void)cpu;
     const source_job *job = args;
     const float *f0 = tensor_f32(job->a->f0), *noise = tensor_f32(job->a->noise);
     const double bias = (double)tensor_f32(job->a->bias)[0];
@@ -32,9 +33,8 @@ static void source_rows(const cpu_state *cpu, const void *args, int64_t first, i
             b++;
         const double noise_gain = f0[r] > 10.0f ? 0.003 : 0.1 / 3.0;
         const float *frame_noise = noise + (r - job->a->rows->offs[b]) * SOURCE_FRAME_SAMPLES;
-        float *y = tensor_f32(job->a->y) + r * SOURCE_FRAME_SAMPLES;
-        for (int n = 0; n < SOURCE_FRAME_SAMPLES; n++)
-            y[n] = (float)tanh(bias + job->base[r] + noise_gain * (double)frame_noise[n]);
+        cpu->vec->tanh_line(bias + job->base[r], noise_gain, frame_noise, SOURCE_FRAME_SAMPLES,
+                            tensor_f32(job->a->y) + r * SOURCE_FRAME_SAMPLES);
     }
 }
 
@@ -65,32 +65,37 @@ static double hann(int i)
     return 0.5 - 0.5 * cos(2.0 * M_PI * i / STFT_POINTS);
 }
 
+/* Both transforms have sixteen numbers on either side: the imaginary parts of bins 0 and 8 are zero. */
+static int spectrum_column(int part)
+{
+    return part < STFT_BINS ? part : part + 1; /* of 18; 9 and 17 are the zeros */
+}
+
 typedef struct stft_job {
     const op_stft_args *a;
-    double table[STFT_POINTS][STFT_COLUMNS]; /* window times cos, then minus window times sin */
+    double table[STFT_POINTS][STFT_POINTS]; /* window times cos, then minus window times sin */
 } stft_job;
 
-static void stft_frame(const stft_job *job, const float *x, int64_t samples, int64_t frame, float *y)
+static void stft_frame(const stft_job *job, const vec_ops *vec, const float *x, int64_t samples, int64_t frame,
+                       float *y)
 {
-    double sum[STFT_COLUMNS] = {0};
+    double point[STFT_POINTS], sum[STFT_POINTS];
 
     for (int i = 0; i < STFT_POINTS; i++) {
         int64_t at = STFT_HOP_SAMPLES * frame + i - STFT_POINTS / 2;
         at = at < 0 ? -at : at;
         at = at >= samples ? 2 * (samples - 1) - at : at;
-        const double v = (double)x[at];
-        for (int k = 0; k < STFT_COLUMNS; k++)
-            sum[k] += v * job->table[i][k];
+        point[i] = (double)x[at];
     }
-    for (int k = 0; k < STFT_COLUMNS; k++)
-        y[k] = (float)sum[k];
+    vec->mix_16(point, job->table[0], STFT_POINTS, sum);
+    for (int part = 0; part < STFT_POINTS; part++)
+        y[spectrum_column(part)] = (float)sum[part];
     y[STFT_BINS] = 0.0f; /* both real bins, also where x is NaN */
     y[STFT_COLUMNS - 1] = 0.0f;
 }
 
 static void stft_rows(const cpu_state *cpu, const void *args, int64_t first, int64_t count)
 {
-    (void)cpu;
     const stft_job *job = args;
     const op_stft_args *a = job->a;
     int32_t b = rows_find(a->rows_out, first);
@@ -98,8 +103,8 @@ static void stft_rows(const cpu_state *cpu, const void *args, int64_t first, int
     for (int64_t r = first; r < first + count; r++) {
         while (r >= a->rows_out->offs[b + 1])
             b++;
-        stft_frame(job, tensor_f32(a->x) + a->rows_in->offs[b], rows_length(a->rows_in, b), r - a->rows_out->offs[b],
-                   tensor_f32(a->y) + r * STFT_COLUMNS);
+        stft_frame(job, cpu->vec, tensor_f32(a->x) + a->rows_in->offs[b], rows_length(a->rows_in, b),
+                   r - a->rows_out->offs[b], tensor_f32(a->y) + r * STFT_COLUMNS);
     }
 }
 
@@ -108,10 +113,10 @@ cf_err fast_stft(backend *be, const op_stft_args *a)
     stft_job job = {.a = a};
 
     for (int i = 0; i < STFT_POINTS; i++)
-        for (int k = 0; k < STFT_BINS; k++) {
+        for (int part = 0; part < STFT_POINTS; part++) {
+            const int k = spectrum_column(part) % STFT_BINS;
             const double turn = 2.0 * M_PI * (k * i % STFT_POINTS) / STFT_POINTS;
-            job.table[i][k] = hann(i) * cos(turn);
-            job.table[i][STFT_BINS + k] = -hann(i) * sin(turn);
+            job.table[i][part] = part < STFT_BINS ? hann(i) * cos(turn) : -hann(i) * sin(turn);
         }
     cpu_run_rows(be, a->y->dims[0], COST_STFT_FRAME, stft_rows, &job);
     return CF_OK;
@@ -120,28 +125,36 @@ cf_err fast_stft(backend *be, const op_stft_args *a)
 typedef struct istft_job {
     const op_istft_args *a;
     double *frames; /* [F, 16]: windowed inverse transforms */
-    double table[STFT_COLUMNS][STFT_POINTS];
+    double table[STFT_POINTS][STFT_POINTS];
     double window_squares[STFT_POINTS];
 } istft_job;
 
+/* The inverse transforms of up to ISTFT_BLOCK frames.   x: [count, 18], y: [count, 16] */
+static void istft_frames(const istft_job *job, const vec_ops *vec, const float *x, int64_t count, double *y)
+{
+    float logs[ISTFT_BLOCK * STFT_BINS], angles[ISTFT_BLOCK * STFT_BINS];
+    double re[ISTFT_BLOCK * STFT_BINS], im[ISTFT_BLOCK * STFT_BINS], parts[STFT_POINTS];
+
+    for (int64_t f = 0; f < count; f++) {
+        memcpy(logs + f * STFT_BINS, x + f * STFT_COLUMNS, STFT_BINS * sizeof *x);
+        memcpy(angles + f * STFT_BINS, x + f * STFT_COLUMNS + STFT_BINS, STFT_BINS * sizeof *x);
+    }
+    vec->polar(logs, angles, count * STFT_BINS, re, im);
+    for (int64_t f = 0; f < count; f++) {
+        memcpy(parts, re + f * STFT_BINS, STFT_BINS * sizeof *parts);
+        memcpy(parts + STFT_BINS, im + f * STFT_BINS + 1, (STFT_POINTS - STFT_BINS) * sizeof *parts);
+        vec->mix_16(parts, job->table[0], STFT_POINTS, y + f * STFT_POINTS);
+    }
+}
+
 static void istft_frame_rows(const cpu_state *cpu, const void *args, int64_t first, int64_t count)
 {
-    (void)cpu;
     const istft_job *job = args;
 
-    for (int64_t r = first; r < first + count; r++) {
-        const float *x = tensor_f32(job->a->x) + r * STFT_COLUMNS;
-        double sum[STFT_POINTS] = {0};
-        for (int k = 0; k < STFT_BINS; k++) {
-            const double grown = exp((double)x[k]);
-            const double magnitude = grown > 100.0 ? 100.0 : grown;
-            const double phase = sin((double)x[STFT_BINS + k]);
-            const double re = magnitude * cos(phase), im = magnitude * sin(phase);
-            for (int i = 0; i < STFT_POINTS; i++)
-                sum[i] += re * job->table[k][i] + im * job->table[STFT_BINS + k][i];
-        }
-        for (int i = 0; i < STFT_POINTS; i++)
-            job->frames[r * STFT_POINTS + i] = sum[i];
+    for (int64_t f = 0; f < count; f += ISTFT_BLOCK) {
+        const int64_t block = count - f < ISTFT_BLOCK ? count - f : ISTFT_BLOCK;
+        istft_frames(job, cpu->vec, tensor_f32(job->a->x) + (first + f) * STFT_COLUMNS, block,
+                     job->frames + (first + f) * STFT_POINTS);
     }
 }
 
@@ -185,13 +198,13 @@ cf_err fast_istft(backend *be, const op_istft_args *a)
     istft_job job = {.a = a};
 
     TRY(arena_take(&be->scratch, (size_t)(a->x->dims[0] * STFT_POINTS) * sizeof *job.frames, &job.frames));
-    for (int k = 0; k < STFT_BINS; k++)
+    for (int part = 0; part < STFT_POINTS; part++)
         for (int i = 0; i < STFT_POINTS; i++) {
+            const int k = spectrum_column(part) % STFT_BINS;
             const double turn = 2.0 * M_PI * (k * i % STFT_POINTS) / STFT_POINTS;
-            const bool real_bin = k == 0 || k == STFT_BINS - 1; /* once each, and their imaginary parts are ignored */
-            const double share = hann(i) * (real_bin ? 1.0 : 2.0) / STFT_POINTS;
-            job.table[k][i] = share * cos(turn);
-            job.table[STFT_BINS + k][i] = real_bin ? 0.0 : -share * sin(turn);
+            const double share =
+                hann(i) * (k == 0 || k == STFT_BINS - 1 ? 1.0 : 2.0) / STFT_POINTS; /* real bins once */
+            job.table[part][i] = part < STFT_BINS ? share * cos(turn) : -share * sin(turn);
         }
     for (int i = 0; i < STFT_POINTS; i++)
         job.window_squares[i] = hann(i) * hann(i);

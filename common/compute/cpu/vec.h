@@ -6,6 +6,7 @@
 #ifndef CF_COMPUTE_CPU_VEC_H
 #define CF_COMPUTE_CPU_VEC_H
 
+#include <stdbool.h>
 #include <stdint.h>
 
 #include "common/compute/ops.h"
@@ -39,6 +40,14 @@ typedef struct vec_ops {
     /* x[i] = exp(x[i] - shift); returns the sum */
     float (*exp_shift)(float shift, int64_t count, float *x);
     void (*scale)(float factor, int64_t count, float *x);
+    /* Rotates 64 values of x in place: value 2j with 2j + 1 when adjacent, else j with j + 32. cos, sin: [32] */
+    void (*rope_64)(const float *cos, const float *sin, bool adjacent, float *x);
+    /* re + i im = min(exp(log_magnitude), 100) e^(i sin(angle)), in f64 */
+    void (*polar)(const float *log_magnitude, const float *angle, int64_t count, double *re, double *im);
+    /* y[i] = tanh(offset + gain x[i]), in f64 and rounded once */
+    void (*tanh_line)(double offset, double gain, const float *x, int64_t count, float *y);
+    /* sum[0..16) = the sum of shares[k] table[k], k ascending */
+    void (*mix_16)(const double *shares, const double *table, int64_t count, double *sum);
     /* scores[j] = q . keys[j] over 64 values, keys one behind the other */
     void (*dots_64)(const float *q, const float *keys, int64_t count, float *scores);
     /* sum[0..64) += shares[j] values[j], j ascending */

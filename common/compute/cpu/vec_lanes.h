@@ -5,6 +5,7 @@
 #ifndef CF_COMPUTE_CPU_VEC_LANES_H
 #define CF_COMPUTE_CPU_VEC_LANES_H
 
+#include <stdbool.h>
 #include <stdint.h>
 #include <string.h>
 
@@ -81,6 +82,37 @@ static inline void loop_mix_64(const float *shares, const float *values, int64_t
             widest value;
             memcpy(&value, values + j * 64 + v * WIDEST, sizeof value);
             acc[v] += shares[j] * value;
+        }
+    memcpy(sum, acc, sizeof acc);
+}
+
+/* x cos + partner sin, the sine negative in the first of a pair. */
+static inline void loop_rope_64(const float *cos, const float *sin, bool adjacent, float *x)
+{
+    float c[64], s[64], partner[64];
+    for (int j = 0; j < 32; j++) {
+        const int first = adjacent ? 2 * j : j, second = adjacent ? 2 * j + 1 : j + 32;
+        c[first] = cos[j];
+        c[second] = cos[j];
+        s[first] = -sin[j];
+        s[second] = sin[j];
+        partner[first] = x[second];
+        partner[second] = x[first];
+    }
+    for (int i = 0; i < 64; i++)
+        x[i] = x[i] * c[i] + partner[i] * s[i];
+}
+
+typedef double widest64 __attribute__((vector_size(4 * WIDEST)));
+
+static inline void loop_mix_16(const double *shares, const double *table, int64_t count, double *sum)
+{
+    widest64 acc[32 / WIDEST] = {{0}};
+    for (int64_t k = 0; k < count; k++)
+        for (int v = 0; v < 32 / WIDEST; v++) {
+            widest64 value;
+            memcpy(&value, table + k * 16 + v * (WIDEST / 2), sizeof value);
+            acc[v] += shares[k] * value;
         }
     memcpy(sum, acc, sizeof acc);
 }

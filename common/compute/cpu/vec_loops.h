@@ -116,30 +116,22 @@ static void loop_mean3(const float *a, const float *b, const float *c, int64_t c
         y[i] = ((a[i] + b[i]) + c[i]) * third;
 }
 
-/* Arguments that vsin does not reduce are rare, so one by one in libm. */
+/* Arguments that vsin2 does not reduce are rare, so those calls go one by one. y may be x: no value meets another. */
 static void loop_snake(const float *x, const float *alpha, const float *inverse, int64_t count, float *y)
 {
-    float phase[LANES], from[LANES];
-    for (int64_t i = 0; i < count; i += LANES) {
-        const int n = count - i < LANES ? (int)(count - i) : LANES;
-        int far = 0;
-        for (int l = 0; l < n; l++) {
-            from[l] = x[i + l];
-            phase[l] = x[i + l] * alpha[i + l];
-            far |= !(phase[l] <= VSIN_MAX && phase[l] >= -VSIN_MAX);
-        }
-        if (n == LANES && !far) {
-            for (int l = 0; l < LANES; l++) {
-                const float s = vsin(phase[l]);
-                y[i + l] = from[l] + inverse[i + l] * (s * s);
-            }
-            continue;
-        }
-        for (int l = 0; l < n; l++) {
-            const int near = phase[l] <= VSIN_MAX && phase[l] >= -VSIN_MAX;
-            const float s = near ? vsin(phase[l]) : (float)sin((double)phase[l]);
-            y[i + l] = from[l] + inverse[i + l] * (s * s);
-        }
+    int far = 0;
+    for (int64_t i = 0; i < count; i++)
+        far |= !(fabsf(x[i] * alpha[i]) <= VSIN2_MAX);
+    if (!far) {
+#pragma GCC ivdep
+        for (int64_t i = 0; i < count; i++)
+            y[i] = x[i] + inverse[i] * vsin2(x[i] * alpha[i]);
+        return;
+    }
+    for (int64_t i = 0; i < count; i++) {
+        const float phase = x[i] * alpha[i];
+        const float s = (float)sin((double)phase);
+        y[i] = x[i] + inverse[i] * (fabsf(phase) <= VSIN2_MAX ? vsin2(phase) : s * s);
     }
 }
 
@@ -230,6 +222,31 @@ static void loop_scale(float factor, int64_t count, float *x)
         x[i] = x[i] * factor;
 }
 
+/* Angles that dsin does not reduce are rare, so one by one in libm. */
+static void loop_polar(const float *log_magnitude, const float *angle, int64_t count, double *re, double *im)
+{
+    int far = 0;
+    for (int64_t i = 0; i < count; i++) {
+        far |= !(fabs((double)angle[i]) <= DSIN_MAX);
+        im[i] = dsin((double)angle[i]);
+    }
+    for (int64_t i = 0; far && i < count; i++)
+        if (!(fabs((double)angle[i]) <= DSIN_MAX))
+            im[i] = sin((double)angle[i]);
+    for (int64_t i = 0; i < count; i++) {
+        const double grown = dexp((double)log_magnitude[i]), phase = im[i];
+        const double magnitude = grown > 100.0 ? 100.0 : grown;
+        re[i] = magnitude * dcos_one(phase);
+        im[i] = magnitude * dsin_one(phase);
+    }
+}
+
+static void loop_tanh_line(double offset, double gain, const float *x, int64_t count, float *y)
+{
+    for (int64_t i = 0; i < count; i++)
+        y[i] = (float)dtanh(offset + gain * (double)x[i]);
+}
+
 const vec_ops VEC_TABLE = {
     .name = VEC_NAME,
     .act = loop_act,
@@ -251,4 +268,8 @@ const vec_ops VEC_TABLE = {
     .scale = loop_scale,
     .dots_64 = loop_dots_64,
     .mix_64 = loop_mix_64,
+    .rope_64 = loop_rope_64,
+    .polar = loop_polar,
+    .tanh_line = loop_tanh_line,
+    .mix_16 = loop_mix_16,
 };

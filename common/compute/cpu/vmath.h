@@ -1,10 +1,10 @@
 /*
- * vmath.h - exp, sin and tanh as straight-line f32 code that the compiler vectorises. No branch depends on a value and
+ * vmath.h - exp, sin and tanh as straight-line code, in f32 and in f64, that the compiler vectorises. No branch depends on a value and
  * nothing is fused, so a vector lane, a tail and any instruction set give the same bytes.
  *
  * Errors against f64, over all finite arguments unless said (tests/ops checks them): exp 1.5 ulp (results below
- * 2^-126 may lose bits), sin 1.5 ulp for |x| < 2^20, tanh 2 ulp, gelu 3e-7 |x|. NaN gives NaN; sin of an infinity gives
- * NaN.
+ * 2^-126 may lose bits), sin^2 2e-7 of itself and of one for |x| <= 2^13, tanh 2 ulp, gelu 3e-7 |x|; those in f64 1e-13.
+ * NaN gives NaN.
  */
 #ifndef CF_COMPUTE_CPU_VMATH_H
 #define CF_COMPUTE_CPU_VMATH_H
@@ -66,30 +66,23 @@ static inline float vexp(float x)
     return y * power_of_two(half) * power_of_two(ni - half);
 }
 
-/* The quarter turn is reduced in f64; n times its first part is exact up to 2^20. Larger arguments are for libm
- * (loop_snake in vec_loops.h). */
-#define VSIN_MAX 1048576.0f
+/* Larger arguments are for libm (loop_snake in vec_loops.h): up to here n times the first two parts of pi/2 is exact. */
+#define VSIN2_MAX 8192.0f
 
-static inline float vsin(float x)
+/* sin(x)^2: the fourth of a turn it lies in is odd or even, and the square of the rest or one less it. */
+static inline float vsin2(float x)
 {
-    const double magic = 6755399441055744.0; /* 1.5 * 2^52 */
-    const double turns = (double)x * 0.63661977236758134 + magic;
-    const double n = turns - magic;
-    const double rest =
-        ((double)x - n * 1.57079632673412561417) - n * 6.07710050650619224932e-11; /* pi/2 in two parts */
-    const float r = (float)rest;
-    const uint32_t quadrant = (uint32_t)f64_bits(turns); /* the low bits of n, above the magic number's zeros */
+    const float magic = 12582912.0f; /* 1.5 * 2^23 */
+    const float shifted = x * 0.636619772f + magic;
+    const float n = shifted - magic;
+    const float r = ((x - n * 1.5703125f) - n * 0.000483751297f) - n * 7.54979013e-08f;
     const float z = r * r;
-    float s = -1.95152959e-4f;
-    s = s * z + 8.33216087e-3f;
-    s = s * z - 1.66666546e-1f;
-    s = s * z * r + r;
-    float c = 2.44331571e-5f;
-    c = c * z - 1.38873162e-3f;
-    c = c * z + 4.16666456e-2f;
-    c = c * z * z - 0.5f * z + 1.0f;
-    const float y = (quadrant & 1) ? c : s;
-    return bits_f32((int32_t)((uint32_t)f32_bits(y) ^ (quadrant & 2u) << 30));
+    float p = 0.000135915456f; /* (sin(r)^2 - z) / z^2, fitted at Chebyshev nodes */
+    p = p * z - 0.00317261857f;
+    p = p * z + 0.0444441997f;
+    p = p * z - 0.333333343f;
+    p = p * z * z + z;
+    return (f32_bits(shifted) & 1) ? 1.0f - p : p;
 }
 
 static inline float vtanh(float x)
@@ -140,6 +133,101 @@ static inline float vgelu(float x)
 static inline float vsigmoid(float x)
 {
     return 1.0f / (1.0f + vexp(-x));
+}
+
+/* The f64 functions are for results that are rounded to f32 once. */
+
+static inline double bits_f64(int64_t bits)
+{
+    union {
+        int64_t i;
+        double f;
+    } v = {bits};
+    return v.f;
+}
+
+/* 2^n and e^r - 1, x = n ln2 + r, |r| <= ln2/2, for -708 <= x <= 709; NaN gives NaN. */
+static inline double dexp_parts(double x, double *ret_power)
+{
+    const double magic = 6755399441055744.0; /* 1.5 * 2^52 */
+    const double shifted = x * 1.4426950408889634 + magic;
+    const double n = shifted - magic;
+    const double r = (x - n * 0.693147180369123816490) - n * 1.90821492927058770002e-10; /* ln2 in two parts */
+    double p = 1.0 / 39916800.0;
+    p = p * r + 1.0 / 3628800.0;
+    p = p * r + 1.0 / 362880.0;
+    p = p * r + 1.0 / 40320.0;
+    p = p * r + 1.0 / 5040.0;
+    p = p * r + 1.0 / 720.0;
+    p = p * r + 1.0 / 120.0;
+    p = p * r + 1.0 / 24.0;
+    p = p * r + 1.0 / 6.0;
+    p = p * r + 0.5;
+    const uint64_t exponent = (uint64_t)f64_bits(shifted) - (uint64_t)f64_bits(magic) + 1023;
+    *ret_power = bits_f64((int64_t)(exponent << 52));
+    return r + p * (r * r);
+}
+
+static inline double dexp(double x)
+{
+    x = x > 709.0 ? 709.0 : x; /* written so that NaN passes */
+    x = x < -708.0 ? -708.0 : x;
+    double power;
+    const double rest = dexp_parts(x, &power);
+    return power + power * rest;
+}
+
+/* w / (w + 2), w = e^(2x) - 1; from x = 20 on it is 1. */
+static inline double dtanh(double x)
+{
+    x = x > 20.0 ? 20.0 : x;
+    x = x < -20.0 ? -20.0 : x;
+    double power;
+    const double rest = dexp_parts(2.0 * x, &power);
+    const double w = (power - 1.0) + power * rest;
+    return w / (w + 2.0);
+}
+
+/* For |x| <= 1. */
+static inline double dsin_one(double x)
+{
+    const double z = x * x;
+    double p = -1.0 / 1307674368000.0;
+    p = p * z + 1.0 / 6227020800.0;
+    p = p * z - 1.0 / 39916800.0;
+    p = p * z + 1.0 / 362880.0;
+    p = p * z - 1.0 / 5040.0;
+    p = p * z + 1.0 / 120.0;
+    p = p * z - 1.0 / 6.0;
+    return p * z * x + x;
+}
+
+static inline double dcos_one(double x)
+{
+    const double z = x * x;
+    double p = 1.0 / 20922789888000.0;
+    p = p * z - 1.0 / 87178291200.0;
+    p = p * z + 1.0 / 479001600.0;
+    p = p * z - 1.0 / 3628800.0;
+    p = p * z + 1.0 / 40320.0;
+    p = p * z - 1.0 / 720.0;
+    p = p * z + 1.0 / 24.0;
+    p = p * z - 0.5;
+    return p * z + 1.0;
+}
+
+/* The reduction is exact up to here; larger arguments are for libm. */
+#define DSIN_MAX 1048576.0
+
+static inline double dsin(double x)
+{
+    const double magic = 6755399441055744.0; /* 1.5 * 2^52 */
+    const double turns = x * 0.63661977236758134 + magic;
+    const double n = turns - magic;
+    const double r = (x - n * 1.57079632673412561417) - n * 6.07710050650619224932e-11; /* pi/2 in two parts */
+    const uint64_t quadrant = (uint64_t)f64_bits(turns);
+    const double y = (quadrant & 1) ? dcos_one(r) : dsin_one(r);
+    return bits_f64((int64_t)((uint64_t)f64_bits(y) ^ (quadrant & 2u) << 62));
 }
 
 /* tanh(log1p(w)) = (w^2 + 2w) / (w^2 + 2w + 2), w = exp(x); from x = 20 on it is 1 in f32. */
