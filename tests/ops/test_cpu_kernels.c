@@ -251,8 +251,10 @@ static void run_heads(const vec_ops *v, loops *l, int64_t count, int variant)
         v->dots_64(l->b, l->a, count, l->y);
     else if (variant == 1)
         v->mix_64(l->b, l->a, count, l->y);
-    else
+    else if (variant < 4)
         v->rope_64(l->a + count, l->b, variant == 2, l->y);
+    else
+        v->rope_64_bf16(l->a + count, l->b, variant == 4, (uint16_t *)(void *)l->y);
 }
 
 static void run_signal(const vec_ops *v, loops *l, int64_t count, int variant)
@@ -309,7 +311,7 @@ static void test_tables_agree(void **state)
         check_loops(t, run_sums, 6, amplitude);
         check_loops(t, run_curves, 3, amplitude);
         check_loops(t, run_rows, 5, amplitude);
-        check_loops(t, run_heads, 4, amplitude);
+        check_loops(t, run_heads, 6, amplitude);
         check_loops(t, run_signal, 3, amplitude);
     }
 }

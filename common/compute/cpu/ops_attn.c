@@ -41,12 +41,10 @@ static void rope_rows(const cpu_state *cpu, const void *args, int64_t first, int
         const float *sin_line = tensor_f32(a->sin_table) + (int64_t)pos[r] * pairs;
         for (int32_t h = 0; h < a->head_count; h++) {
             const int64_t head = r * width + a->first_channel + h * HEAD_VALUES;
-            float values[HEAD_VALUES];
-            for (int i = 0; i < HEAD_VALUES; i++)
-                values[i] = load_value(a->x, head + i);
-            cpu->vec->rope_64(cos_line, sin_line, a->adjacent, values);
-            for (int i = 0; i < HEAD_VALUES; i++)
-                store_value(a->x, head + i, values[i]);
+            if (a->x->type == DTYPE_BF16)
+                cpu->vec->rope_64_bf16(cos_line, sin_line, a->adjacent, (uint16_t *)a->x->data + head);
+            else
+                cpu->vec->rope_64(cos_line, sin_line, a->adjacent, tensor_f32(a->x) + head);
         }
     }
 }

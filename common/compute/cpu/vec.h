@@ -42,6 +42,7 @@ typedef struct vec_ops {
     void (*scale)(float factor, int64_t count, float *x);
     /* Rotates 64 values of x in place: value 2j with 2j + 1 when adjacent, else j with j + 32. cos, sin: [32] */
     void (*rope_64)(const float *cos, const float *sin, bool adjacent, float *x);
+    void (*rope_64_bf16)(const float *cos, const float *sin, bool adjacent, uint16_t *x);
     /* re + i im = min(exp(log_magnitude), 100) e^(i sin(angle)), in f64 */
     void (*polar)(const float *log_magnitude, const float *angle, int64_t count, double *re, double *im);
     /* y[i] = tanh(offset + gain x[i]), in f64 and rounded once */

@@ -5,7 +5,6 @@
 #ifndef CF_COMPUTE_CPU_VEC_LANES_H
 #define CF_COMPUTE_CPU_VEC_LANES_H
 
-#include <stdbool.h>
 #include <stdint.h>
 #include <string.h>
 
@@ -84,23 +83,6 @@ static inline void loop_mix_64(const float *shares, const float *values, int64_t
             acc[v] += shares[j] * value;
         }
     memcpy(sum, acc, sizeof acc);
-}
-
-/* x cos + partner sin, the sine negative in the first of a pair. */
-static inline void loop_rope_64(const float *cos, const float *sin, bool adjacent, float *x)
-{
-    float c[64], s[64], partner[64];
-    for (int j = 0; j < 32; j++) {
-        const int first = adjacent ? 2 * j : j, second = adjacent ? 2 * j + 1 : j + 32;
-        c[first] = cos[j];
-        c[second] = cos[j];
-        s[first] = -sin[j];
-        s[second] = sin[j];
-        partner[first] = x[second];
-        partner[second] = x[first];
-    }
-    for (int i = 0; i < 64; i++)
-        x[i] = x[i] * c[i] + partner[i] * s[i];
 }
 
 typedef double widest64 __attribute__((vector_size(4 * WIDEST)));

@@ -168,6 +168,41 @@ LAYER_NORM(loop_layer_norm, float, 1.0f + scale[i], )
 LAYER_NORM(loop_layer_norm_bf16, uint16_t, 1.0f + scale[i], bf16_from_f32)
 LAYER_NORM(loop_layer_norm_gain, float, scale[i], )
 
+/* x cos + partner sin, the sine negative in the first of a pair. */
+static inline void rotate_64(const float *cos, const float *sin, bool adjacent, float *x)
+{
+    float c[64], s[64], partner[64];
+    for (int j = 0; j < 32; j++) {
+        const int first = adjacent ? 2 * j : j, second = adjacent ? 2 * j + 1 : j + 32;
+        c[first] = cos[j];
+        c[second] = cos[j];
+        s[first] = -sin[j];
+        s[second] = sin[j];
+        partner[first] = x[second];
+        partner[second] = x[first];
+    }
+    for (int i = 0; i < 64; i++)
+        x[i] = x[i] * c[i] + partner[i] * s[i];
+}
+
+static void loop_rope_64(const float *cos, const float *sin, bool adjacent, float *x)
+{
+    if (adjacent)
+        rotate_64(cos, sin, true, x);
+    else
+        rotate_64(cos, sin, false, x);
+}
+
+static void loop_rope_64_bf16(const float *cos, const float *sin, bool adjacent, uint16_t *x)
+{
+    float values[64];
+    for (int i = 0; i < 64; i++)
+        values[i] = f32_from_bf16(x[i]);
+    loop_rope_64(cos, sin, adjacent, values);
+    for (int i = 0; i < 64; i++)
+        x[i] = bf16_from_f32(values[i]);
+}
+
 static void loop_gate_add(const float *gate, const float *y, int64_t count, float *x)
 {
     for (int64_t i = 0; i < count; i++)
@@ -269,6 +304,7 @@ const vec_ops VEC_TABLE = {
     .dots_64 = loop_dots_64,
     .mix_64 = loop_mix_64,
     .rope_64 = loop_rope_64,
+    .rope_64_bf16 = loop_rope_64_bf16,
     .polar = loop_polar,
     .tanh_line = loop_tanh_line,
     .mix_16 = loop_mix_16,
