@@ -19,7 +19,7 @@ static int32_t sample_of(int32_t codes, const float *logits, const int32_t *hist
     int32_t window[RAS_WINDOW_TOKENS];
     for (int32_t i = 0; i < RAS_WINDOW_TOKENS; i++)
         window[i] = i < hist_count ? hist[hist_count - 1 - i] : -1;
-    return ras_sample(logits, codes, window, (int32_t)mask, u0, u1);
+    return ras_sample(vec_choose(), logits, codes, window, (int32_t)mask, u0, u1);
 }
 
 static int32_t sample(const float *logits, const int32_t *hist, int32_t hist_count, ras_mask mask, float u0, float u1)

@@ -14,6 +14,7 @@
 #include "common/compute/cpu/pool.h"
 
 #include <pthread.h>
+#include <sched.h>
 #include <signal.h>
 #include <stdatomic.h>
 #include <stdbool.h>
@@ -22,7 +23,8 @@
 #include "common/base/check.h"
 #include "common/base/mem.h"
 
-#define LOOKS_BEFORE_SLEEP 2000 /* about 20 us to 80 us of pause instructions */
+#define LOOKS_BEFORE_SLEEP 100
+#define LOOKS_BEFORE_YIELD 50
 
 #define FIELD_BITS 20
 #define FIELD_MASK (((uint64_t)1 << FIELD_BITS) - 1)
@@ -51,10 +53,14 @@ struct pool {
     pthread_cond_t finished;
 };
 
-static void relax(void)
+/* Look number i: the first few by pause instructions, then the core is offered to whoever else wants it. */
+static void relax(int i)
 {
+    if (i >= LOOKS_BEFORE_YIELD)
+        sched_yield();
 #if defined(__x86_64__)
-    __builtin_ia32_pause();
+    else
+        __builtin_ia32_pause();
 #endif
 }
 
@@ -98,7 +104,7 @@ static void sleep_until_work(pool *p)
     for (int i = 0; i < LOOKS_BEFORE_SLEEP; i++) {
         if (word_has_work(atomic_load(&p->word)) || atomic_load(&p->stop))
             return;
-        relax();
+        relax(i);
     }
     pthread_mutex_lock(&p->lock);
     atomic_fetch_add(&p->sleepers, 1);
@@ -182,7 +188,7 @@ static void wait_done(pool *p, int32_t count)
     for (int i = 0; i < LOOKS_BEFORE_SLEEP; i++) {
         if (atomic_load(&p->done) == count)
             return;
-        relax();
+        relax(i);
     }
     pthread_mutex_lock(&p->lock);
     atomic_store(&p->caller_sleeps, true);

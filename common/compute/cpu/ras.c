@@ -18,6 +18,7 @@
 #include "common/compute/cpu/ras.h"
 
 #include <math.h>
+#include <string.h>
 
 #include "common/base/check.h"
 #include "common/compute/cpu/cpu_impl.h"
@@ -25,30 +26,40 @@
 
 #define ROW_COST (16 * SPEECH_ROWS)
 
+typedef struct ras_logits {
+    const vec_ops *vec;  /* borrowed */
+    const float *values; /* [codes + SPEECH_CONTROLS], borrowed; finite */
+    int32_t codes, mask;
+} ras_logits;
+
+#define SIDE_BY_SIDE 8 /* pieces: an addition waits for the last one of its own piece alone */
+
 static void sum_pieces(const float *p, int32_t count, double *ret_sums)
 {
-    for (int32_t i = 0; i < RAS_PIECES; i++) {
-        double sum = 0;
+    const int32_t size = ras_piece(count, 1);
+    int32_t i = 0;
+    for (; i < RAS_PIECES && (i + SIDE_BY_SIDE) * size <= count; i += SIDE_BY_SIDE) {
+        double sums[SIDE_BY_SIDE] = {0};
+        for (int32_t n = 0; n < size; n++)
+            for (int32_t s = 0; s < SIDE_BY_SIDE; s++)
+                sums[s] += (double)p[(i + s) * size + n];
+        memcpy(ret_sums + i, sums, sizeof sums);
+    }
+    for (; i < RAS_PIECES; i++) {
+        ret_sums[i] = 0;
         for (int32_t id = ras_piece(count, i); id < ras_piece(count, i + 1); id++)
-            sum += (double)p[id];
-        ret_sums[i] = sum;
+            ret_sums[i] += (double)p[id];
     }
 }
 
-/* Softmax over all open ids; the others get 0. Logits are finite. */
-static void softmax_of(const float *logits, int32_t codes, int32_t mask, int32_t excluded, float *ret_p)
+/* Softmax over all open ids; the others get 0. */
+static void softmax_of(const ras_logits *l, int32_t excluded, float *ret_p)
 {
-    const int32_t count = codes + SPEECH_CONTROLS;
+    const int32_t count = l->codes + SPEECH_CONTROLS;
     double sums[RAS_PIECES];
-    float top = -INFINITY;
     for (int32_t id = 0; id < count; id++)
-        if (logits[id] > top && ras_open(id, codes, mask, excluded))
-            top = logits[id];
-    for (int32_t id = 0; id < count; id++)
-        ret_p[id] = logits[id] <= top ? ras_exp(logits[id] - top) : 0.0f;
-    for (int32_t id = 0; id < count; id++)
-        if (!ras_open(id, codes, mask, excluded))
-            ret_p[id] = 0.0f;
+        ret_p[id] = ras_open(id, l->codes, l->mask, excluded) ? l->values[id] : -INFINITY;
+    l->vec->ras_exp_shift(l->vec->max(ret_p, count, -INFINITY), count, ret_p);
     sum_pieces(ret_p, count, sums);
     const float total = (float)ras_total(sums); /* >= 1: the largest contributes exp(0) */
     for (int32_t id = 0; id < count; id++)
@@ -74,10 +85,11 @@ int32_t ras_nucleus(const float *p, int32_t count, int32_t *ret_ids)
     return taken;
 }
 
-int32_t ras_sample(const float *logits, int32_t codes, const int32_t *window, int32_t mask, float nucleus_uniform,
-                   float fallback_uniform)
+int32_t ras_sample(const vec_ops *vec, const float *logits, int32_t codes, const int32_t *window, int32_t mask,
+                   float nucleus_uniform, float fallback_uniform)
 {
     const int32_t count = codes + SPEECH_CONTROLS;
+    const ras_logits l = {.vec = vec, .values = logits, .codes = codes, .mask = mask};
     float p[SPEECH_ROWS];
     double sums[RAS_PIECES];
     int32_t nucleus[RAS_TOP_K];
@@ -86,19 +98,19 @@ int32_t ras_sample(const float *logits, int32_t codes, const int32_t *window, in
     for (int32_t id = 0; id < count; id++)
         if (!isfinite(logits[id]))
             return RAS_REFUSED(id);
-    softmax_of(logits, codes, mask, -1, p);
+    softmax_of(&l, -1, p);
     const int32_t id = ras_draw_nucleus(p, nucleus, ras_nucleus(p, count, nucleus), nucleus_uniform);
     if (!ras_in_window(window, id))
         return id;
-    softmax_of(logits, codes, mask, id, p);
+    softmax_of(&l, id, p);
     sum_pieces(p, count, sums);
     return ras_draw_all(p, count, sums, fallback_uniform);
 }
 
 static void ras_rows(const cpu_state *cpu, const void *args, int64_t first, int64_t count)
 {
-    (void)cpu;
     const op_ras_args *a = args;
+    const vec_ops *vec = cpu ? cpu->vec : &vec_base; /* NULL: the naive op */
     const int64_t width = a->logits->dims[1];
     const int32_t codes = (int32_t)width - SPEECH_CONTROLS;
     for (int64_t r = first; r < first + count; r++) {
@@ -109,7 +121,7 @@ static void ras_rows(const cpu_state *cpu, const void *args, int64_t first, int6
             continue;
         CF_ASSERT(slot < a->states->dims[0]);
         int32_t *state = tensor_i32(a->states) + (int64_t)slot * RAS_STATE_WORDS;
-        *id = ras_sample(tensor_f32(a->logits) + r * width, codes, state + RAS_WINDOW, ras_mask_now(state),
+        *id = ras_sample(vec, tensor_f32(a->logits) + r * width, codes, state + RAS_WINDOW, ras_mask_now(state),
                          ras_uniform(state, RAS_DRAW_NUCLEUS), ras_uniform(state, RAS_DRAW_FALLBACK));
         if (*id >= 0)
             ras_remember(*id, codes, state, &tensor_i32(a->tokens)[slot]);

@@ -4,6 +4,8 @@
 
 #include <stdint.h>
 
+#include "common/compute/cpu/vec.h"
+
 /*
  * The nucleus of probabilities p: [count]: ids in descending order of p, ties by smaller id, taken while their f32
  * sum is below 0.8 and fewer than 25 are taken. Writes ret_ids: [RAS_TOP_K] and returns how many, at least 1. count
@@ -15,7 +17,7 @@ int32_t ras_nucleus(const float *p, int32_t count, int32_t *ret_ids);
  * Draws an id, or says RAS_REFUSED. logits: [codes + SPEECH_CONTROLS], 2 <= codes <= SPEECH_CODES; mask: ras_mask;
  * window: [RAS_WINDOW_TOKENS], -1: none; uniforms in [0, 1).
  */
-int32_t ras_sample(const float *logits, int32_t codes, const int32_t *window, int32_t mask, float nucleus_uniform,
-                   float fallback_uniform);
+int32_t ras_sample(const vec_ops *vec, const float *logits, int32_t codes, const int32_t *window, int32_t mask,
+                   float nucleus_uniform, float fallback_uniform);
 
 #endif

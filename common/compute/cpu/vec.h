@@ -39,6 +39,8 @@ typedef struct vec_ops {
     float (*max)(const float *x, int64_t count, float start);
     /* x[i] = exp(x[i] - shift); returns the sum */
     float (*exp_shift)(float shift, int64_t count, float *x);
+    /* x[i] = ras_exp(x[i] - top), top at least each of x; ras_rule.h */
+    void (*ras_exp_shift)(float top, int64_t count, float *x);
     void (*scale)(float factor, int64_t count, float *x);
     /* Rotates 64 values of x in place: value 2j with 2j + 1 when adjacent, else j with j + 32. cos, sin: [32] */
     void (*rope_64)(const float *cos, const float *sin, bool adjacent, float *x);

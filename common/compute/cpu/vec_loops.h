@@ -9,6 +9,7 @@
 #include "common/compute/cpu/vec.h"
 #include "common/compute/cpu/vec_lanes.h"
 #include "common/compute/cpu/vmath.h"
+#include "common/compute/ras_rule.h"
 
 /* sum of x[i] */
 static inline float lane_sum(const float *x, int64_t count)
@@ -251,6 +252,12 @@ static float loop_exp_shift(float shift, int64_t count, float *x)
     return lane_sum(x, count);
 }
 
+static void loop_ras_exp_shift(float top, int64_t count, float *x)
+{
+    for (int64_t i = 0; i < count; i++)
+        x[i] = ras_exp(x[i] - top);
+}
+
 static void loop_scale(float factor, int64_t count, float *x)
 {
     for (int64_t i = 0; i < count; i++)
@@ -300,6 +307,7 @@ const vec_ops VEC_TABLE = {
     .round_bf16 = loop_round_bf16,
     .max = loop_max,
     .exp_shift = loop_exp_shift,
+    .ras_exp_shift = loop_ras_exp_shift,
     .scale = loop_scale,
     .dots_64 = loop_dots_64,
     .mix_64 = loop_mix_64,
