@@ -270,14 +270,20 @@ static void gate_block(const gemm_job *job, const float *c, int64_t row, int64_t
     amx_store_gated(c, rows, cols, job->w->n_out, gates, tensor_f32(job->y) + row * job->w->n_out + col);
 }
 
-/* Where amx_multiply_half has all columns, the right half is nothing. */
+/* Where amx_multiply_half has all columns, the right half is nothing: those that exist are moved together. */
 static void activate(const gemm_job *job, float *c, const amx_place *at)
 {
-    const int64_t half = AMX_SIDE / 2;
-    if (at->cols > half)
+    enum { HALF_SIDE = AMX_SIDE / 2 };
+    float few[AMX_SIDE * HALF_SIDE + HALF_SIDE];
+    if (at->cols > HALF_SIDE) {
         job->cpu->vec->act(c, AMX_BLOCK_VALUES, job->act, job->slope, c);
-    for (int64_t r = 0; r < at->rows && at->cols <= half; r++)
-        job->cpu->vec->act(c + r * AMX_SIDE, half, job->act, job->slope, c + r * AMX_SIDE);
+        return;
+    }
+    for (int64_t r = 0; r < at->rows; r++) /* a row's columns that do not exist make way for the next row */
+        memcpy(few + r * at->cols, c + r * AMX_SIDE, HALF_SIDE * sizeof *c);
+    job->cpu->vec->act(few, at->rows * at->cols, job->act, job->slope, few);
+    for (int64_t r = 0; r < at->rows; r++)
+        memcpy(c + r * AMX_SIDE, few + r * at->cols, HALF_SIDE * sizeof *c);
 }
 
 void gemm_amx_finish(const gemm_job *job, float *c, const amx_place *at, bool streamed)
