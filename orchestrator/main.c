@@ -131,12 +131,6 @@ static void close_all(orch *o)
     io_close(&o->lock_fd);
 }
 
-/* Of what keeps it from serving: a shortage may be over at the next start. */
-static int exit_code_of(cf_err err)
-{
-    return err == CF_ERR_NOMEM || err == CF_ERR_SYS || err == CF_ERR_BUSY ? PROCESS_NO_RESOURCES : PROCESS_CONFIG;
-}
-
 int main(int argc, char **argv)
 {
     static const struct option options[] = {{"config", required_argument, NULL, 'c'},
@@ -178,7 +172,7 @@ int main(int argc, char **argv)
     if (err != CF_OK) {
         log_error("orch.start", "code=%s text=\"%s\"", err_name(err), err_text());
         close_all(&o);
-        return exit_code_of(err);
+        return process_exit_code(err);
     }
     orch_core_init(&o.core, &(core_limits){.deaths_max = o.cfg.deaths_max,
                                            .parole_us = (uint64_t)o.cfg.parole_s * CLOCK_SECOND_US,
@@ -191,7 +185,7 @@ int main(int argc, char **argv)
     if (err != CF_OK) {
         log_error("orch.start", "code=%s text=\"%s\"", err_name(err), err_text());
         close_all(&o);
-        return exit_code_of(err);
+        return process_exit_code(err);
     }
     log_info("orch.ready", "run_dir=%s boot=%" PRIu64 " model=%s start_ms=%" PRIu64, o.run_dir, o.boot, o.cfg.model,
              (clock_now_us() - o.started_us) / 1000);

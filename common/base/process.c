@@ -30,9 +30,17 @@
 
 int process_exit_code(cf_err err)
 {
-    return err == CF_ERR_DEVICE                       ? PROCESS_DEVICE_LOST
-           : err == CF_ERR_NOMEM || err == CF_ERR_SYS ? PROCESS_NO_RESOURCES
-                                                      : PROCESS_CONFIG;
+    switch (err) {
+    case CF_ERR_DEVICE:
+        return PROCESS_DEVICE_LOST;
+    case CF_ERR_NOMEM:
+    case CF_ERR_SYS:
+    case CF_ERR_STORAGE:
+    case CF_ERR_BUSY:
+        return PROCESS_NO_RESOURCES;
+    default:
+        return PROCESS_CONFIG;
+    }
 }
 
 uint64_t process_rest_us(unsigned vain)

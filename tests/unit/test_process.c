@@ -110,10 +110,23 @@ static void test_run_dir_option(void **state)
                process_take_run_dir("/run/sixteen.abc", path, sizeof path));
 }
 
+/* A supervisor starts a program again after 70 and 75, not after 78. */
+static void test_exit_codes(void **state)
+{
+    (void)state;
+    const cf_err shortages[] = {CF_ERR_NOMEM, CF_ERR_SYS, CF_ERR_STORAGE, CF_ERR_BUSY};
+    const cf_err mistakes[] = {CF_ERR_INVALID, CF_ERR_CORRUPT, CF_ERR_MISMATCH, CF_ERR_NOTFOUND, CF_ERR_LIMIT};
+    for (size_t i = 0; i < sizeof shortages / sizeof shortages[0]; i++)
+        assert_int_equal(process_exit_code(shortages[i]), PROCESS_NO_RESOURCES);
+    for (size_t i = 0; i < sizeof mistakes / sizeof mistakes[0]; i++)
+        assert_int_equal(process_exit_code(mistakes[i]), PROCESS_CONFIG);
+    assert_int_equal(process_exit_code(CF_ERR_DEVICE), PROCESS_DEVICE_LOST);
+}
+
 int main(void)
 {
-    const struct CMUnitTest tests[] = {cmocka_unit_test(test_classes_of_threads),
-                                       cmocka_unit_test(test_standard_descriptors_are_taken),
-                                       cmocka_unit_test(test_lost_output), cmocka_unit_test(test_run_dir_option)};
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(test_classes_of_threads), cmocka_unit_test(test_standard_descriptors_are_taken),
+        cmocka_unit_test(test_lost_output), cmocka_unit_test(test_run_dir_option), cmocka_unit_test(test_exit_codes)};
     return cmocka_run_group_tests_name("process", tests, NULL, NULL);
 }

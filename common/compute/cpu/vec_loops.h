@@ -11,6 +11,13 @@
 #include "common/compute/cpu/vmath.h"
 #include "common/compute/ras_rule.h"
 
+/* In front of a loop: no value that it writes is one that a later turn reads. */
+#if defined(__clang__)
+#define INDEPENDENT _Pragma("clang loop vectorize(assume_safety)")
+#else
+#define INDEPENDENT _Pragma("GCC ivdep")
+#endif
+
 /* sum of x[i] */
 static inline float lane_sum(const float *x, int64_t count)
 {
@@ -124,15 +131,19 @@ static void loop_snake(const float *x, const float *alpha, const float *inverse,
     for (int64_t i = 0; i < count; i++)
         far |= !(fabsf(x[i] * alpha[i]) <= VSIN2_MAX);
     if (!far) {
-#pragma GCC ivdep
+        INDEPENDENT
         for (int64_t i = 0; i < count; i++)
             y[i] = x[i] + inverse[i] * vsin2(x[i] * alpha[i]);
         return;
     }
     for (int64_t i = 0; i < count; i++) {
         const float phase = x[i] * alpha[i];
-        const float s = (float)sin((double)phase);
-        y[i] = x[i] + inverse[i] * (fabsf(phase) <= VSIN2_MAX ? vsin2(phase) : s * s);
+        float square = vsin2(phase);
+        if (!(fabsf(phase) <= VSIN2_MAX)) {
+            const float s = (float)sin((double)phase);
+            square = s * s;
+        }
+        y[i] = x[i] + inverse[i] * square;
     }
 }
 
