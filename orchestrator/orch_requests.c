@@ -355,28 +355,30 @@ static void enter(orch *o, session *s)
     o->text_tokens_held += s->text_tokens;
 }
 
-/*
- * A row that writes a file which a live row writes already. The same request: whoever asks last gets the answer (a
- * client that came back, with another identity perhaps). Another request: refused, two rows cannot have one file.
- */
-static bool answered_as_known(orch *o, const char *client, const wire_msg *msg, const char *submit_sha256)
+/* The live row that writes this file; NULL: none. */
+static session *writer_of(orch *o, const char *path)
 {
-    for (int i = 0; i < ROWS_OPEN_MAX; i++) {
-        session *s = o->live[i];
-        if (!s || strcmp(s->path, wire_str(msg, "path")) != 0)
-            continue;
-        if (strcmp(s->submit_sha256, submit_sha256) != 0) {
-            char text[256];
-            snprintf(text, sizeof text, "%.200s is being written by another row", s->path);
-            refuse(o, client, wire_str(msg, "id"), CF_ERR_BUSY, text);
-            return true;
-        }
-        snprintf(s->client, sizeof s->client, "%s", client);
-        if (s->told_accepted)
-            accept_answer(o, s);
-        return true;
+    for (int i = 0; i < ROWS_OPEN_MAX; i++)
+        if (o->live[i] && strcmp(o->live[i]->path, path) == 0)
+            return o->live[i];
+    return NULL;
+}
+
+/*
+ * A row whose file a live row writes already. The same request: whoever asks last gets the answer (a client that came
+ * back, with another identity perhaps). Another request: refused, two rows cannot have one file.
+ */
+static void answer_as_known(orch *o, session *s, const char *client, const char *id, const char *submit_sha256)
+{
+    if (strcmp(s->submit_sha256, submit_sha256) != 0) {
+        char text[256];
+        snprintf(text, sizeof text, "%.200s is being written by another row", s->path);
+        refuse(o, client, id, CF_ERR_BUSY, text);
+        return;
     }
-    return false;
+    snprintf(s->client, sizeof s->client, "%s", client);
+    if (s->told_accepted)
+        accept_answer(o, s);
 }
 
 /* The request in one line, which is hashed and journalled; *ret_text is owned. */
@@ -431,10 +433,15 @@ static void on_submit(orch *o, const char *client, const wire_msg *msg)
 {
     char submit_sha256[SHA256_HEX_BYTES];
     char *text = NULL;
+    session *known = writer_of(o, wire_str(msg, "path"));
     cf_err err = print_request(msg->root, &text, submit_sha256);
-    if (err == CF_OK && !answered_as_known(o, client, msg, submit_sha256))
+    if (err == CF_OK && known)
+        answer_as_known(o, known, client, wire_str(msg, "id"), submit_sha256);
+    else if (err == CF_OK)
         err = take_row(o, client, msg, text, submit_sha256);
-    if (err != CF_OK)
+    if (err != CF_OK && known) /* it may be that very row: nothing is said, and the client asks again */
+        log_warn("row.unread", "utt=%s text=\"%s\"", wire_str(msg, "id"), err_text());
+    else if (err != CF_OK)
         refuse(o, client, wire_str(msg, "id"), err, err_text());
     mem_free(text);
 }
