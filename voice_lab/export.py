@@ -9,7 +9,7 @@ import os
 import numpy as np
 import torch
 
-from . import espeak, flow, hift, llm, make_data, mel, sentences, tensors, tokens, vocoder
+from . import flite, flow, hift, llm, make_data, mel, sentences, tensors, tokens, vocoder
 from .tokenizer import PREFIX, Tokenizer
 from .train_flow import speaker
 from .train_llm import PROMPTS
@@ -34,11 +34,11 @@ def models(out, words):
 
 def voices(codes, noise_seed=7):
     """{name: (tensors, metadata)} of the voice files: the prompt sentence in each voice."""
-    source, out = espeak.Speaker(), {}
+    source, out = flite.Speaker(), {}
     for voice in vocoder.VOICES:
-        wave, knots = make_data.speak(source, PROMPTS[voice.name])
-        audio, _ = vocoder.synthesise(wave, knots, voice, np.random.default_rng(noise_seed))
-        out[voice.name] = ({"prompt_token": codes.encode(vocoder.token_features(wave, knots)),
+        recorded = make_data.recorded(source, PROMPTS[voice.name], voice)
+        audio, _ = vocoder.synthesise(*recorded, voice, np.random.default_rng(noise_seed))
+        out[voice.name] = ({"prompt_token": codes.encode(vocoder.token_features(*make_data.speak(source, PROMPTS[voice.name]))),
                             "prompt_feat": mel.log_mel(audio), "embedding": speaker(voice.name)},
                            {"prompt_text": PREFIX + PROMPTS[voice.name]})
     return out

@@ -11,7 +11,7 @@ import os
 import numpy as np
 import torch
 
-from . import espeak, evaluate, export, flow, hift, llm, make_data, mel, sentences, vocoder
+from . import evaluate, export, flite, flow, hift, llm, make_data, mel, sentences, vocoder
 from .tokenizer import PREFIX
 
 
@@ -22,7 +22,7 @@ class Gate:
         values, meta = export.voices(self.codes)[voice]
         self.prompt, self.prompt_text = values, self.tokenizer.encode(meta["prompt_text"])[0]
         self.noise = torch.from_numpy(flow.noise_table()).float()
-        self.table, self.speaker, self.streaming = hift.uniform_table(480 * 500), espeak.Speaker(), streaming
+        self.table, self.speaker, self.streaming = hift.uniform_table(480 * 500), flite.Speaker(), streaming
 
     def _vocode(self, m):
         return hift.speak(self.hift, m.astype(np.float32), self.table)[0]
@@ -34,12 +34,11 @@ class Gate:
         return self._vocode(m.numpy())
 
     def say(self, stage, text, seed):
-        wave, knots = make_data.speak(self.speaker, text)
         if stage in ("source", "hift"):
-            audio, _ = vocoder.synthesise(wave, knots, self.voice, np.random.default_rng(seed))
+            audio, _ = vocoder.synthesise(*make_data.recorded(self.speaker, text, self.voice), self.voice, np.random.default_rng(seed))
             return audio if stage == "source" else self._vocode(mel.log_mel(audio))
         if stage == "flow":
-            return self._render(self.codes.encode(vocoder.token_features(wave, knots)))
+            return self._render(self.codes.encode(vocoder.token_features(*make_data.speak(self.speaker, text))))
         codes = llm.generate(self.llm, self.prompt_text, self.tokenizer.encode(text)[0],
                              self.prompt["prompt_token"].tolist(), torch.Generator().manual_seed(seed))
         return self._render(codes) if codes else np.zeros(480, np.float32)

@@ -11,7 +11,7 @@ import os
 
 import numpy as np
 
-from . import espeak, sentences, vocoder
+from . import flite, sentences, vocoder
 
 PER_FILE = 50
 
@@ -31,13 +31,22 @@ def split(arrays, name):
 
 
 def speak(speaker, text):
-    """Wave and knots of its word grid."""
-    wave, words = speaker.say(text)
-    return wave, vocoder.word_grid(words, vocoder.speech_end(wave, words[-1][1]))
+    """The first voice's recording, which sets the time and the codes of all, and the knots of its word grid."""
+    speech = speaker.say(text, vocoder.VOICES[0].source)
+    return speech, vocoder.word_grid(speech)
+
+
+def recorded(speaker, text, voice):
+    """A voice's recording and its knots, in the time of the first voice's."""
+    speech, knots = speak(speaker, text)
+    if voice.source == vocoder.VOICES[0].source:
+        return speech, knots
+    other = speaker.say(text, voice.source)
+    return other, vocoder.laid_over(knots, speech, other)
 
 
 def render(out, count, words, seed, log=print):
-    speaker = espeak.Speaker()
+    speaker = flite.Speaker()
     texts = sentences.training(count, words, seed, 0.3)
     os.makedirs(out + "/rendered", exist_ok=True)
     for first in range(0, count, PER_FILE):
@@ -48,12 +57,11 @@ def render(out, count, words, seed, log=print):
         chosen, arrays, features = texts[first:first + PER_FILE], {}, []
         sound = {v.name: ([], []) for v in vocoder.VOICES}
         for text in chosen:
-            wave, knots = speak(speaker, text)
             for voice in vocoder.VOICES:
-                audio, f0 = vocoder.synthesise(wave, knots, voice, rng)
+                audio, f0 = vocoder.synthesise(*recorded(speaker, text, voice), voice, rng)
                 sound[voice.name][0].append(np.rint(np.clip(audio, -1, 1) * 32767).astype(np.int16))
                 sound[voice.name][1].append(f0)
-            features.append(vocoder.token_features(wave, knots))
+            features.append(vocoder.token_features(*speak(speaker, text)))
         for name, (audio, f0) in sound.items():
             arrays.update(_ragged(name + "_audio", audio))
             arrays.update(_ragged(name + "_f0", f0))
@@ -62,7 +70,7 @@ def render(out, count, words, seed, log=print):
         log(f"rendered {first + len(chosen)} of {count}", flush=True)
 
 
-def word_spans(text, words, knots):
+def word_spans(words, knots):
     """Which characters each token stands for: [tokens] character offsets of the word that begins there or before."""
     tokens = int(knots[0][-1])
     starts = np.interp([sample for _, sample in words], knots[1], knots[0])
@@ -73,7 +81,7 @@ def word_spans(text, words, knots):
 
 
 def features(out, count, words, seed, log=print):
-    speaker = espeak.Speaker()
+    speaker = flite.Speaker()
     texts = sentences.training(count, words, seed + 1)
     os.makedirs(out + "/features", exist_ok=True)
     per_file = 20 * PER_FILE
@@ -83,10 +91,9 @@ def features(out, count, words, seed, log=print):
             continue
         chosen, mels, spans = texts[first:first + per_file], [], []
         for text in chosen:
-            wave, marks = speaker.say(text)
-            knots = vocoder.word_grid(marks, vocoder.speech_end(wave, marks[-1][1]))
-            mels.append(vocoder.token_features(wave, knots).astype(np.float16))
-            spans.append(word_spans(text, marks, knots))
+            speech, knots = speak(speaker, text)
+            mels.append(vocoder.token_features(speech, knots).astype(np.float16))
+            spans.append(word_spans(speech.words, knots))
         _save(path, texts=np.array(chosen), **_ragged("mel", mels), **_ragged("span", spans))
         log(f"features {first + len(chosen)} of {count}", flush=True)
 

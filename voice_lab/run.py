@@ -2,7 +2,7 @@
 
     python3 -m voice_lab.run --hours 2.5 --out DIR
 
-One process a core: data first, then one core trains HiFT and Flow while the other trains the LLM; then export and the
+One process a core: sound on one and codes on the other first, then one core trains HiFT and Flow while the other trains the LLM; then export and the
 gates. Everything is resumable: the same command goes on where it stopped. Ends with OUT/demo (the model directory),
 OUT/gates*.log (error rates) and OUT/*.svg.
 """
@@ -13,7 +13,7 @@ import sys
 import time
 
 # Shares of the wall time: data before anything else, gates behind everything.
-DATA, GATES = 0.07, 0.09
+DATA, GATES = 0.14, 0.08
 HIFT, F0, FLOW = 0.63, 0.03, 0.34         # of one core's training time; the LLM has the other core
 
 
@@ -39,7 +39,7 @@ def main():
     ap.add_argument("--hours", type=float, default=2.5)
     ap.add_argument("--out", required=True)
     ap.add_argument("--rendered", type=int, default=2000, help="sentences with sound, each in both voices")
-    ap.add_argument("--features", type=int, default=30000, help="sentences of codes alone, for the LLM")
+    ap.add_argument("--features", type=int, default=20000, help="sentences of codes alone, for the LLM")
     ap.add_argument("--clusters", type=int, default=640)
     ap.add_argument("--judged", type=int, default=40, help="sentences for each error rate")
     ap.add_argument("--seed", type=int, default=1)
@@ -49,21 +49,18 @@ def main():
     minutes = a.hours * 60 * (1 - DATA - GATES)
     seed, data = ["--seed", str(a.seed)], a.out + "/data"
 
-    wait(a.out, features=start(a.out, "features", ["voice_lab.make_data", data, "--features",
-                                                        str(min(8000, a.features)), *seed]))
-    if not os.path.exists(a.out + "/codes.npz"):
-        wait(a.out, tokens=start(a.out, "tokens", ["voice_lab.tokens", a.out, "--clusters", str(a.clusters), *seed]))
+    sound = start(a.out, "rendered", ["voice_lab.make_data", data, "--rendered", str(a.rendered), *seed])
+    words = start(a.out, "features", ["voice_lab.make_data", data, "--features", str(a.features), *seed],
+                  *([] if os.path.exists(a.out + "/codes.npz") else
+                    [["voice_lab.tokens", a.out, "--clusters", str(a.clusters), *seed]]))
+    wait(a.out, rendered=sound, features=words)
     compiled = [] if a.no_compile else ["--compile"]
     sound = start(
         a.out, "sound",
-        ["voice_lab.make_data", data, "--rendered", str(a.rendered), *seed],
         ["voice_lab.train_hift", a.out, "--minutes", f"{minutes * HIFT:.2f}", "--f0-minutes", f"{minutes * F0:.2f}", *seed] +
         compiled,
         ["voice_lab.train_flow", a.out, "--minutes", f"{minutes * FLOW:.2f}", *seed])
-    words = start(
-        a.out, "words",
-        ["voice_lab.make_data", data, "--features", str(a.features), *seed],
-        ["voice_lab.train_llm", a.out, "--minutes", f"{minutes:.2f}", *seed] + compiled)
+    words = start(a.out, "words", ["voice_lab.train_llm", a.out, "--minutes", f"{minutes:.2f}", *seed] + compiled)
     wait(a.out, sound=sound, words=words)
     wait(a.out, export=start(a.out, "export", ["voice_lab.export", a.out, a.out + "/demo"]))
     wait(a.out, plot=start(a.out, "plot", ["voice_lab.plot", a.out, a.out]))

@@ -2,7 +2,7 @@
 
     python3 -m voice_lab.train_llm OUT --minutes CORE_MINUTES
 
-Words' places in the speech are known from espeak, so in GUIDED layers the first head is asked to look at the word that
+Words' places in the speech are known from flite, so in GUIDED layers the first head is asked to look at the word that
 is being spoken. It is a loss of training alone: the model stays an ordinary one. A few input codes are replaced by
 others, so that one wrongly drawn code does not lose the place.
 """
@@ -174,13 +174,12 @@ def train(a):
 
 def prompt_utterances(tokenizer, codes):
     """The voices' prompts as they will stand in the voice files."""
-    from . import espeak, vocoder
-    speaker, out = espeak.Speaker(), []
+    from . import flite, vocoder
+    speaker, out = flite.Speaker(), []
     for text in PROMPTS.values():
-        wave, marks = speaker.say(text)
-        knots = vocoder.word_grid(marks, vocoder.speech_end(wave, marks[-1][1]))
-        out.append(Utterance(text, codes.encode(vocoder.token_features(wave, knots)),
-                             make_data.word_spans(text, marks, knots), tokenizer))
+        speech, knots = make_data.speak(speaker, text)
+        out.append(Utterance(text, codes.encode(vocoder.token_features(speech, knots)),
+                             make_data.word_spans(speech.words, knots), tokenizer))
     return out
 
 

@@ -20,7 +20,7 @@ except ImportError as e:
     print(f"{e.name} is not installed: pip install torch numpy regex")
     sys.exit(77)
 
-from voice_lab import evaluate, export, flow, hift, llm, mel, sentences, tensors, tokens, vocoder  # noqa: E402
+from voice_lab import evaluate, export, flite, flow, hift, llm, mel, sentences, tensors, tokens, vocoder  # noqa: E402
 from voice_lab import train, train_flow, train_llm  # noqa: E402
 from voice_lab.tokenizer import PREFIX, Tokenizer  # noqa: E402
 
@@ -181,11 +181,45 @@ class Parts(unittest.TestCase):
         c, _ = case("voice/s16-24k-mono")
         self.assertLess(np.abs(mel.log_mel(c["wave_24k"].reshape(-1)) - c["prompt_feat"]).max(), 2e-3)
 
+    @staticmethod
+    def recording(words, phones, samples=40000):
+        return flite.Speech(np.zeros(samples, np.float32), np.full(samples // flite.FRAME, 100, np.float32), words, phones)
+
     def test_words_begin_on_the_grid(self):
-        knots = vocoder.word_grid([(0, 1000), (4, 5000), (8, 5100), (9, 20000)], 30000)
+        speech = self.recording([(0, 1000), (4, 5000), (8, 5100), (9, 20000)], [("pau", 1000), ("a", 28720), ("pau", 39000)])
+        knots = vocoder.word_grid(speech)
         self.assertEqual(list(knots[0]), sorted(set(knots[0])))
-        self.assertEqual(knots[1][0], 1000)
-        self.assertEqual(knots[1][-1], 30000)
+        self.assertEqual(list(knots[1]), [1000, 5000, 20000, 30000])
+
+    def test_another_speaker_keeps_time(self):
+        first = self.recording([(0, 1000), (2, 9000)], [("pau", 1000), ("a", 5000), ("b", 9000), ("c", 15000), ("pau", 20000)])
+        other = self.recording([(0, 2000), (2, 6000)], [("pau", 2000), ("a", 3000), ("b", 6000), ("c", 19000), ("pau", 21000)])
+        knots = vocoder.word_grid(first)
+        tokens_at, places = vocoder.laid_over(knots, first, other)
+        self.assertEqual(tokens_at[0], 0)
+        self.assertEqual(tokens_at[-1], knots[0][-1])
+        for (_, sample), (_, own) in list(zip(first.phones, other.phones))[:4]:
+            token = np.interp(sample, knots[1], knots[0])
+            self.assertAlmostEqual(np.interp(token, tokens_at, places), own)
+        other.phones[1] = ("x", 3000)
+        with self.assertRaises(RuntimeError):
+            vocoder.laid_over(knots, first, other)
+
+    def test_analysis_finds_envelope_and_periodicity(self):
+        """A pulse train at 112.5 Hz through one resonance: its peak, and all of its power is periodic; then noise."""
+        n = np.arange(16000)
+        pulses = np.zeros(16000)
+        pulses[np.rint(np.arange(0, 16000, 16000 / 112.5)).astype(int)] = 1
+        ring = 0.985 ** n[:800] * np.cos(2 * np.pi * 1500 / 16000 * n[:800])
+        speech = self.recording([], [("a", 16000)], 16000)
+        speech.pitch_hz[:] = 112.5
+        speech.wave = (0.1 * np.convolve(pulses, ring)[:16000]).astype(np.float32)
+        envelope, periodicity = vocoder.analyse(speech, np.arange(4000, 12000, 333.3))
+        self.assertLess(abs(envelope.mean(0).argmax() * 16000 / 1024 - 1500), 60)
+        self.assertGreater(periodicity[:, :2].min(), 0.85)
+        self.assertLess(np.ptp(envelope[:, 96]), 0.5)              # the envelope does not move with the pulses
+        speech.wave = (0.05 * np.random.default_rng(0).standard_normal(16000)).astype(np.float32)
+        self.assertLess(abs(vocoder.analyse(speech, np.arange(4000, 12000, 33.3))[1].mean()), 0.1)
 
     def test_error_rate(self):
         self.assertEqual(evaluate.edits("a b c".split(), "a x c d".split()), 2)
