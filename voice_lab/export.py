@@ -36,9 +36,10 @@ def voices(codes, noise_seed=7):
     """{name: (tensors, metadata)} of the voice files: the prompt sentence in each voice."""
     source, out = flite.Speaker(), {}
     for voice in vocoder.VOICES:
-        recorded = make_data.recorded(source, PROMPTS[voice.name], voice)
+        first = make_data.speak(source, PROMPTS[voice.name])
+        recorded = make_data.recorded(source, PROMPTS[voice.name], voice, *first)
         audio, _ = vocoder.synthesise(*recorded, voice, np.random.default_rng(noise_seed))
-        out[voice.name] = ({"prompt_token": codes.encode(vocoder.token_features(*make_data.speak(source, PROMPTS[voice.name]))),
+        out[voice.name] = ({"prompt_token": codes.encode(vocoder.token_features(*first)),
                             "prompt_feat": mel.log_mel(audio), "embedding": speaker(voice.name)},
                            {"prompt_text": PREFIX + PROMPTS[voice.name]})
     return out

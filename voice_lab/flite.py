@@ -1,7 +1,8 @@
 """Speech of libflite (Debian package libflite1): wave, pitch, phones and the places where words begin.
 
 Two of its voices are used, statistical models of a man's and of a woman's recordings. Both share one front end, so a
-text has the same phones in both, and one recording can be laid over the other phone by phone.
+text has the same phones in both, and one recording can be laid over the other phone by phone. Its noise comes from the
+C library's generator, which is set for each text: the same text is the same wave.
 """
 import ctypes
 import zlib
@@ -37,18 +38,21 @@ _FUNCTIONS = {"flite_synth_text": (ctypes.c_void_p, ctypes.c_char_p, ctypes.c_vo
 
 
 class Speech:
-    """wave [samples] f32 in [-1, 1); pitch_hz [frames], 0 where there is none; words [(character offset, sample)];
+    """wave [samples] f32, about [-1, 1]; pitch_hz [frames], 0 where there is none; words [(character offset, sample)];
     phones [(name, sample where it ends)]; end, the sample where the last sounding phone ends."""
 
     def __init__(self, wave, pitch_hz, words, phones):
+        if not (pitch_hz > 0).any():
+            raise RuntimeError("a recording without pitch")
         self.wave, self.pitch_hz, self.words, self.phones = wave, pitch_hz, words, phones
         self.end = max((end for name, end in phones if name != "pau"), default=len(wave))
 
 
 class Speaker:
-    """The library has one global state: make one Speaker in a process."""
+    """The library has one global state."""
 
     def __init__(self):
+        self._libc = ctypes.CDLL(None)
         self._library = ctypes.CDLL("libflite.so.1", ctypes.RTLD_GLOBAL)
         for name, (result, *arguments) in _FUNCTIONS.items():
             function = getattr(self._library, name)
@@ -56,7 +60,8 @@ class Speaker:
         self._library.flite_init()
         self._voices = {}
         for name in VOICES:
-            register = getattr(ctypes.CDLL(f"libflite_cmu_us_{name}.so.1", ctypes.RTLD_GLOBAL), f"register_cmu_us_{name}")
+            library = ctypes.CDLL(f"libflite_cmu_us_{name}.so.1", ctypes.RTLD_GLOBAL)
+            register = getattr(library, f"register_cmu_us_{name}")
             register.restype, register.argtypes = ctypes.c_void_p, [ctypes.c_char_p]
             self._voices[name] = register(None)
 
@@ -67,18 +72,20 @@ class Speaker:
             item = self._library.item_next(item)
 
     def _words(self, utterance, text):
-        """A token of the text that is read as several words begins with the first of them."""
+        """A token of the text may be read as several words, and begins with the first of them."""
         out, at = [], 0
-        for item in self._items(utterance, b"Word"):
-            token = self._library.ffeature_string(item, b"R:Token.parent.name").decode()
-            start = self._library.ffeature_float(item, b"R:SylStructure.daughter1.daughter1.R:Segment.p.end")
+        for item in self._items(utterance, b"Token"):
+            token = self._library.ffeature_string(item, b"name").decode()
+            start = self._library.ffeature_float(item, b"daughter1.R:SylStructure.daughter1.daughter1.R:Segment.p.end")
             offset = text.find(token, at)
-            if offset >= 0:
-                out.append((offset, int(start * RATE_HZ)))
-                at = offset + len(token)
+            if offset < 0:
+                raise RuntimeError(f"libflite reads {token!r}, which is not in {text!r} behind character {at}")
+            out.append((offset, int(start * RATE_HZ)))
+            at = offset + len(token)
         return out
 
     def say(self, text, voice):
+        self._libc.srand(ctypes.c_uint(zlib.crc32(text.encode())))
         utterance = self._library.flite_synth_text(text.encode(), self._voices[voice])
         if not utterance:
             raise RuntimeError(f"libflite said nothing for {text!r}")
@@ -90,7 +97,8 @@ class Speaker:
         track = self._library.val_track(self._library.feat_val(features, b"param_track")).contents
         pitch_hz = np.array([track.frames[i][0] for i in range(track.num_frames)], np.float32)
         phones = [(self._library.ffeature_string(item, b"name").decode(),
-                   int(self._library.ffeature_float(item, b"end") * RATE_HZ)) for item in self._items(utterance, b"Segment")]
+                   int(self._library.ffeature_float(item, b"end") * RATE_HZ))
+                  for item in self._items(utterance, b"Segment")]
         words = self._words(utterance, text)
         self._library.delete_utterance(utterance)
         if not words:

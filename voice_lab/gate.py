@@ -34,11 +34,13 @@ class Gate:
         return self._vocode(m.numpy())
 
     def say(self, stage, text, seed):
+        first = make_data.speak(self.speaker, text)
         if stage in ("source", "hift"):
-            audio, _ = vocoder.synthesise(*make_data.recorded(self.speaker, text, self.voice), self.voice, np.random.default_rng(seed))
+            audio, _ = vocoder.synthesise(*make_data.recorded(self.speaker, text, self.voice, *first), self.voice,
+                                          np.random.default_rng(seed))
             return audio if stage == "source" else self._vocode(mel.log_mel(audio))
         if stage == "flow":
-            return self._render(self.codes.encode(vocoder.token_features(*make_data.speak(self.speaker, text))))
+            return self._render(self.codes.encode(vocoder.token_features(*first)))
         codes = llm.generate(self.llm, self.prompt_text, self.tokenizer.encode(text)[0],
                              self.prompt["prompt_token"].tolist(), torch.Generator().manual_seed(seed))
         return self._render(codes) if codes else np.zeros(480, np.float32)

@@ -14,6 +14,20 @@ import numpy as np
 from . import flite, sentences, vocoder
 
 PER_FILE = 50
+SOURCE = "flite " + " ".join(v.source for v in vocoder.VOICES) + ", one noise for each text\n"
+
+
+def claim(out):
+    """OUT/source.txt says what the data were made from: two sources in one folder would be one training's."""
+    path = out + "/source.txt"
+    os.makedirs(out, exist_ok=True)
+    if not any(os.path.exists(f"{out}/{name}") for name in ("source.txt", "rendered", "features")):
+        with open(f"{path}.{os.getpid()}", "w", encoding="utf-8") as text:
+            text.write(SOURCE)
+        os.replace(f"{path}.{os.getpid()}", path)
+    found = open(path, encoding="utf-8").read() if os.path.exists(path) else "no source.txt, of an older version"
+    if found != SOURCE:
+        raise SystemExit(f"{out}: data of another source, {found.strip()!r}, expected {SOURCE.strip()!r}: take another OUT")
 
 
 def _save(path, **arrays):
@@ -36,9 +50,8 @@ def speak(speaker, text):
     return speech, vocoder.word_grid(speech)
 
 
-def recorded(speaker, text, voice):
-    """A voice's recording and its knots, in the time of the first voice's."""
-    speech, knots = speak(speaker, text)
+def recorded(speaker, text, voice, speech, knots):
+    """A voice's recording and its knots, in the time of the first voice's recording, which is given."""
     if voice.source == vocoder.VOICES[0].source:
         return speech, knots
     other = speaker.say(text, voice.source)
@@ -57,11 +70,12 @@ def render(out, count, words, seed, log=print):
         chosen, arrays, features = texts[first:first + PER_FILE], {}, []
         sound = {v.name: ([], []) for v in vocoder.VOICES}
         for text in chosen:
+            spoken = speak(speaker, text)
             for voice in vocoder.VOICES:
-                audio, f0 = vocoder.synthesise(*recorded(speaker, text, voice), voice, rng)
+                audio, f0 = vocoder.synthesise(*recorded(speaker, text, voice, *spoken), voice, rng)
                 sound[voice.name][0].append(np.rint(np.clip(audio, -1, 1) * 32767).astype(np.int16))
                 sound[voice.name][1].append(f0)
-            features.append(vocoder.token_features(*speak(speaker, text)))
+            features.append(vocoder.token_features(*spoken))
         for name, (audio, f0) in sound.items():
             arrays.update(_ragged(name + "_audio", audio))
             arrays.update(_ragged(name + "_f0", f0))
@@ -117,6 +131,7 @@ def main():
     ap.add_argument("--seed", type=int, default=1)
     a = ap.parse_args()
     words = sentences.word_list(a.words)
+    claim(a.out)
     render(a.out, a.rendered, words, a.seed)
     features(a.out, a.features, words, a.seed)
 

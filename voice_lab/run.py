@@ -2,12 +2,13 @@
 
     python3 -m voice_lab.run --hours 2.5 --out DIR
 
-One process a core: sound on one and codes on the other first, then one core trains HiFT and Flow while the other trains the LLM; then export and the
-gates. Everything is resumable: the same command goes on where it stopped. Ends with OUT/demo (the model directory),
-OUT/gates*.log (error rates) and OUT/*.svg.
+One process a core: sound on one and codes on the other first, then one core trains HiFT and Flow while the other
+trains the LLM; then export and the gates. Everything is resumable: the same command goes on where it stopped. Ends with
+OUT/demo (the model directory), OUT/gates*.log (error rates) and OUT/*.svg.
 """
 import argparse
 import os
+import signal
 import subprocess
 import sys
 import time
@@ -18,9 +19,21 @@ HIFT, F0, FLOW = 0.63, 0.03, 0.34         # of one core's training time; the LLM
 
 
 def wait(out, **processes):
-    for name, process in processes.items():
-        if process.wait() != 0:
-            raise SystemExit(f"{name} failed: see {out}/{name}.log")
+    """Until all have ended; when one fails the others are ended, since a second run would write the same files."""
+    def failed():
+        return next((name for name, p in processes.items() if p.poll()), None)
+
+    try:
+        while any(p.poll() is None for p in processes.values()) and not failed():
+            time.sleep(0.5)
+        name = failed()
+    finally:
+        for p in processes.values():
+            if p.poll() is None:
+                os.killpg(p.pid, signal.SIGTERM)
+                p.wait()
+    if name:
+        raise SystemExit(f"{name} failed: see {out}/{name}.log")
 
 
 def start(out, name, *commands):
@@ -31,7 +44,8 @@ def start(out, name, *commands):
                    "TORCHINDUCTOR_COMPILE_THREADS": "1", "PYTHONUNBUFFERED": "1"}
     print(f"{time.strftime('%H:%M:%S')} {name}: " + "; ".join(" ".join(c) for c in commands), flush=True)
     with open(f"{out}/{name}.log", "a", encoding="utf-8") as log:
-        return subprocess.Popen([sys.executable, "-c", script], stdout=log, stderr=log, env=environment)
+        return subprocess.Popen([sys.executable, "-c", script], stdout=log, stderr=log, env=environment,
+                                start_new_session=True)
 
 
 def main():

@@ -7,6 +7,7 @@ needed within a window, and an utterance takes the first that is free: a right s
     python3 -m voice_lab.tokens OUT [--clusters K]     reads OUT/data/features, writes OUT/codes.npz
 """
 import argparse
+import os
 
 import numpy as np
 
@@ -79,7 +80,8 @@ class Codes:
         return np.array(out, np.int32)
 
     def save(self, path):
-        np.savez(path, centres=self.centres, variants=self.variants)
+        np.savez(path + ".part.npz", centres=self.centres, variants=self.variants)
+        os.replace(path + ".part.npz", path)
 
     @staticmethod
     def load(path):

@@ -69,7 +69,7 @@ def analyse(speech, centres):
     quarters = np.clip(np.rint(4 * flite.RATE_HZ / pitch).astype(int), *_PERIODS)
     tables, at_lag = _by_period()
     window, lag, lifter = (t[quarters - _PERIODS[0]] for t in tables)
-    frames = np.pad(speech.wave, _HALF)[start[:, None] + np.arange(2 * _HALF + 1)]
+    frames = np.pad(speech.wave, (_HALF, _HALF + 1))[start[:, None] + np.arange(2 * _HALF + 1)]
     frames = (frames - (frames * window).sum(1, keepdims=True) / window.sum(1, keepdims=True)) * window
     power = np.abs(np.fft.rfft(frames, _SIZE)).astype(np.float32) ** 2 + np.float32(_FLOOR)
     edges = np.rint(_BANDS_HZ * _SIZE / flite.RATE_HZ).astype(int)

@@ -191,6 +191,21 @@ class Parts(unittest.TestCase):
         self.assertEqual(list(knots[0]), sorted(set(knots[0])))
         self.assertEqual(list(knots[1]), [1000, 5000, 20000, 30000])
 
+    def test_a_text_is_one_recording(self):
+        try:
+            speaker = flite.Speaker()
+        except OSError as e:
+            raise unittest.SkipTest(f"libflite1 is not installed: {e}")
+        first = speaker.say("25 cats and 25 dogs, it's true.", "rms")
+        other = speaker.say("25 cats and 25 dogs, it's true.", "slt")
+        again = speaker.say("25 cats and 25 dogs, it's true.", "rms")
+        self.assertTrue((first.wave == again.wave).all() and (first.pitch_hz == again.pitch_hz).all())
+        self.assertEqual([name for name, _ in first.phones], [name for name, _ in other.phones])
+        self.assertEqual([offset for offset, _ in first.words], [0, 3, 8, 12, 15, 21, 26])
+        self.assertTrue(all(a < b for (_, a), (_, b) in zip(first.words, first.words[1:])))
+        self.assertTrue(100 < first.words[0][1] < first.end <= len(first.wave))
+        vocoder.analyse(first, np.array([0, len(first.wave)]))     # both ends
+
     def test_another_speaker_keeps_time(self):
         first = self.recording([(0, 1000), (2, 9000)], [("pau", 1000), ("a", 5000), ("b", 9000), ("c", 15000), ("pau", 20000)])
         other = self.recording([(0, 2000), (2, 6000)], [("pau", 2000), ("a", 3000), ("b", 6000), ("c", 19000), ("pau", 21000)])
