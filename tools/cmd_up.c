@@ -102,12 +102,6 @@ static int supervise(spawn *farm, int signal_fd, const config *cfg)
     }
 }
 
-/* Of what keeps it from starting. */
-static int exit_code_of(cf_err err)
-{
-    return err == CF_ERR_STORAGE || err == CF_ERR_NOMEM || err == CF_ERR_TIMEOUT ? EXIT_AGAIN : EXIT_CONFIG;
-}
-
 static int run_foreground(up *u)
 {
     spawn *farm = NULL;
@@ -123,7 +117,7 @@ static int run_foreground(up *u)
         code = supervise(farm, signal_fd, &u->farm.cfg);
     else {
         fprintf(stderr, "cosyfarm up: %s\n", err_text());
-        code = exit_code_of(err);
+        code = process_exit_code(err);
     }
     spawn_close(farm);
     io_close(&signal_fd);
@@ -258,7 +252,7 @@ static int run_detached(up *u, int argc, char **argv)
             return u->ended_code == EXIT_DONE ? EXIT_AGAIN : u->ended_code;
         if (pid > 0)
             kill(pid, SIGTERM);
-        return exit_code_of(err);
+        return process_exit_code(err);
     }
     printf("farm is serving in %s (supervisor %ld, log %s/" LOG_NAME ")\n", u->run_dir, (long)pid, u->run_dir);
     return EXIT_DONE;

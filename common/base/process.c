@@ -37,6 +37,7 @@ int process_exit_code(cf_err err)
     case CF_ERR_SYS:
     case CF_ERR_STORAGE:
     case CF_ERR_BUSY:
+    case CF_ERR_TIMEOUT:
         return PROCESS_NO_RESOURCES;
     default:
         return PROCESS_CONFIG;

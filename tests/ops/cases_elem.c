@@ -263,7 +263,7 @@ static const elem_case snake_cases[] = {
     {.head = {"many turns", SEQS(2, 5), .bound = SNAKE}, .width = 65, .slope = 100, .x = {.amplitude = 1000}},
     /* 2^13 is where the vector code hands over to libm; values of one vector lie on both sides */
     {.head = {"around 2^13", SEQS(3, 1, 2), .bound = SNAKE}, .width = 48, .slope = 10, .x = {.amplitude = 1600}},
-    {.head = {"beyond 2^20", SEQS(3, 1, 2), .bound = SNAKE}, .width = 48, .slope = 1000, .x = {.amplitude = 4000}},
+    {.head = {"far beyond 2^13", SEQS(3, 1, 2), .bound = SNAKE}, .width = 48, .slope = 1000, .x = {.amplitude = 4000}},
     {.head = {"specials", SEQS(1), .bound = SNAKE}, .width = 41, .slope = 1, .x = {DIST_SPECIALS, 0, 0}},
     {.head = {"alpha near zero", SEQS(2), .bound = SNAKE}, .width = 19, .slope = 1e-8f, .x = {.amplitude = 10}},
 };

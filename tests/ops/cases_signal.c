@@ -244,6 +244,7 @@ static const signal_case istft_cases[] = {
     {.head = {"samples left out", SEQS(61, 10), .bound = INVERSE}, .amplitude = 2, .limit = 9, .fewer = 7},
     /* exp(x) up to 1e4, where the magnitude stops at 100; exp overflows further on */
     {.head = {"loud", SEQS(31, 7), .bound = INVERSE}, .amplitude = 9, .limit = 400},
+    {.head = {"angles around 2^20", SEQS(9, 2), .bound = INVERSE}, .amplitude = 2e6, .limit = 400},
     {.head = {"beyond exp", SEQS(9), .bound = INVERSE}, .amplitude = 2000, .limit = 400},
 };
 

@@ -1,5 +1,5 @@
-/* test_process.c - who runs first on a full machine: what a thread asks for, and what threads that it starts get; and
- * what a program makes of standard descriptors that are closed or full. */
+/* test_process.c - who runs first on a full machine: what a thread asks for, and what threads that it starts get;;
+ * what a program makes of standard descriptors that are closed or full; and what it exits with. */
 #define _GNU_SOURCE
 #include "tests/harness/test.h"
 
@@ -114,8 +114,9 @@ static void test_run_dir_option(void **state)
 static void test_exit_codes(void **state)
 {
     (void)state;
-    const cf_err shortages[] = {CF_ERR_NOMEM, CF_ERR_SYS, CF_ERR_STORAGE, CF_ERR_BUSY};
-    const cf_err mistakes[] = {CF_ERR_INVALID, CF_ERR_CORRUPT, CF_ERR_MISMATCH, CF_ERR_NOTFOUND, CF_ERR_LIMIT};
+    const cf_err shortages[] = {CF_ERR_NOMEM, CF_ERR_SYS, CF_ERR_STORAGE, CF_ERR_BUSY, CF_ERR_TIMEOUT};
+    const cf_err mistakes[] = {CF_ERR_INVALID,  CF_ERR_UNSUPPORTED, CF_ERR_STALE, CF_ERR_CANCELLED, CF_ERR_CORRUPT,
+                               CF_ERR_MISMATCH, CF_ERR_NOTFOUND,    CF_ERR_LIMIT, CF_ERR_NUMERIC,   CF_ERR_GONE};
     for (size_t i = 0; i < sizeof shortages / sizeof shortages[0]; i++)
         assert_int_equal(process_exit_code(shortages[i]), PROCESS_NO_RESOURCES);
     for (size_t i = 0; i < sizeof mistakes / sizeof mistakes[0]; i++)

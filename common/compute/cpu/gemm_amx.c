@@ -274,7 +274,7 @@ static void gate_block(const gemm_job *job, const float *c, int64_t row, int64_t
 static void activate(const gemm_job *job, float *c, const amx_place *at)
 {
     enum { HALF_SIDE = AMX_SIDE / 2 };
-    float few[AMX_SIDE * HALF_SIDE + HALF_SIDE];
+    float few[AMX_SIDE * HALF_SIDE];
     if (at->cols > HALF_SIDE) {
         job->cpu->vec->act(c, AMX_BLOCK_VALUES, job->act, job->slope, c);
         return;

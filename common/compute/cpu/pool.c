@@ -6,7 +6,7 @@
  * A task is claimed by compare-and-swap on that word, so a thread that wakes late can claim nothing of a newer job
  * with the fields of an older one: fn and ctx change only while every task of the old epoch is claimed and done, and
  * then the swap of whoever read the old word fails. Late threads are never waited for. Idle threads look at the word
- * for a few microseconds, since ops follow each other closely, and then sleep.
+ * for a microsecond or two, since ops follow each other closely, then offer their core between looks, and then sleep.
  *
  * Owns its threads. Fails: CF_ERR_SYS when a thread cannot be started, CF_ERR_NOMEM. Asserts on too many tasks.
  */
@@ -23,8 +23,8 @@
 #include "common/base/check.h"
 #include "common/base/mem.h"
 
+#define LOOKS_BEFORE_YIELD 50 /* 0.5 to 2 us of pause instructions */
 #define LOOKS_BEFORE_SLEEP 100
-#define LOOKS_BEFORE_YIELD 50
 
 #define FIELD_BITS 20
 #define FIELD_MASK (((uint64_t)1 << FIELD_BITS) - 1)
@@ -53,14 +53,15 @@ struct pool {
     pthread_cond_t finished;
 };
 
-/* Look number i: the first few by pause instructions, then the core is offered to whoever else wants it. */
+/* Between look number i and the next: another farm's process may want this core more. */
 static void relax(int i)
 {
-    if (i >= LOOKS_BEFORE_YIELD)
+    if (i >= LOOKS_BEFORE_YIELD) {
         sched_yield();
+        return;
+    }
 #if defined(__x86_64__)
-    else
-        __builtin_ia32_pause();
+    __builtin_ia32_pause();
 #endif
 }
 

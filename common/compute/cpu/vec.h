@@ -19,7 +19,7 @@ typedef struct vec_ops {
     void (*bias_act)(const float *bias, int64_t count, act_kind act, float slope, float *y);
     void (*add)(const float *a, const float *b, int64_t count, float *y);
     void (*mean3)(const float *a, const float *b, const float *c, int64_t count, float *y);
-    /* y = x + inverse * sin(alpha x)^2 */
+    /* y = x + inverse * sin(alpha x)^2; y may be x */
     void (*snake)(const float *x, const float *alpha, const float *inverse, int64_t count, float *y);
     void (*swiglu)(const float *gate, const float *up, int64_t count, float *y);
     void (*rms_norm)(const float *x, const float *gain, float eps, int64_t count, float *y);

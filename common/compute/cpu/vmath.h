@@ -1,10 +1,11 @@
 /*
- * vmath.h - exp, sin and tanh as straight-line code, in f32 and in f64, that the compiler vectorises. No branch depends on a value and
- * nothing is fused, so a vector lane, a tail and any instruction set give the same bytes.
+ * vmath.h - exp, sin and tanh as straight-line code, in f32 and in f64, that the compiler vectorises. No branch
+ * depends on a value and nothing is fused, so a vector lane, a tail and any instruction set give the same bytes.
  *
  * Errors against f64, over all finite arguments unless said (tests/ops checks them): exp 1.5 ulp (results below
- * 2^-126 may lose bits), sin^2 2e-7 of itself and of one for |x| <= 2^13, tanh 2 ulp, gelu 3e-7 |x|; those in f64 1e-13.
- * NaN gives NaN.
+ * 2^-126 may lose bits), tanh 2 ulp, gelu 3e-7 |x|, sin^2 for |x| <= VSIN2_MAX 2e-7, and of itself below 0.7.
+ * In f64 1e-13 of the result: dexp, which stays where it is beyond -708 and 709, dtanh, dsin for |x| <= DSIN_MAX,
+ * dsin_one and dcos_one for |x| <= 1. NaN gives NaN.
  */
 #ifndef CF_COMPUTE_CPU_VMATH_H
 #define CF_COMPUTE_CPU_VMATH_H
@@ -66,7 +67,7 @@ static inline float vexp(float x)
     return y * power_of_two(half) * power_of_two(ni - half);
 }
 
-/* Larger arguments are for libm (loop_snake in vec_loops.h): up to here n times the first two parts of pi/2 is exact. */
+/* Larger arguments are for libm (loop_snake in vec_loops.h): to here n times the first two parts of pi/2 is exact. */
 #define VSIN2_MAX 8192.0f
 
 /* sin(x)^2: the fourth of a turn it lies in is odd or even, and the square of the rest or one less it. */
@@ -216,7 +217,7 @@ static inline double dcos_one(double x)
     return p * z + 1.0;
 }
 
-/* The reduction is exact up to here; larger arguments are for libm. */
+/* Larger arguments are for libm (loop_polar): to here n times the first part of pi/2 is exact. */
 #define DSIN_MAX 1048576.0
 
 static inline double dsin(double x)
