@@ -14,8 +14,8 @@
 int32_t ras_nucleus(const float *p, int32_t count, int32_t *ret_ids);
 
 /*
- * Draws an id, or says RAS_REFUSED. vec: any table, all give the same id; logits: [codes + SPEECH_CONTROLS], 2 <= codes <= SPEECH_CODES; mask: ras_mask;
- * window: [RAS_WINDOW_TOKENS], -1: none; uniforms in [0, 1).
+ * Draws an id, or says RAS_REFUSED. vec: any table, all give the same id; logits: [codes + SPEECH_CONTROLS],
+ * 2 <= codes <= SPEECH_CODES; mask: ras_mask; window: [RAS_WINDOW_TOKENS], -1: none; uniforms in [0, 1).
  */
 int32_t ras_sample(const vec_ops *vec, const float *logits, int32_t codes, const int32_t *window, int32_t mask,
                    float nucleus_uniform, float fallback_uniform);

@@ -85,18 +85,4 @@ static inline void loop_mix_64(const float *shares, const float *values, int64_t
     memcpy(sum, acc, sizeof acc);
 }
 
-typedef double widest64 __attribute__((vector_size(4 * WIDEST)));
-
-static inline void loop_mix_16(const double *shares, const double *table, int64_t count, double *sum)
-{
-    widest64 acc[32 / WIDEST] = {{0}};
-    for (int64_t k = 0; k < count; k++)
-        for (int v = 0; v < 32 / WIDEST; v++) {
-            widest64 value;
-            memcpy(&value, table + k * 16 + v * (WIDEST / 2), sizeof value);
-            acc[v] += shares[k] * value;
-        }
-    memcpy(sum, acc, sizeof acc);
-}
-
 #endif

@@ -6,6 +6,7 @@
 #include <string.h>
 
 #include "common/base/check.h"
+#include "common/compute/cpu/signal_loops.h"
 #include "common/compute/cpu/vec.h"
 #include "common/compute/cpu/vec_lanes.h"
 #include "common/compute/cpu/vmath.h"
@@ -180,41 +181,6 @@ LAYER_NORM(loop_layer_norm, float, 1.0f + scale[i], )
 LAYER_NORM(loop_layer_norm_bf16, uint16_t, 1.0f + scale[i], bf16_from_f32)
 LAYER_NORM(loop_layer_norm_gain, float, scale[i], )
 
-/* x cos + partner sin, the sine negative in the first of a pair. */
-static inline void rotate_64(const float *cos, const float *sin, bool adjacent, float *x)
-{
-    float c[64], s[64], partner[64];
-    for (int j = 0; j < 32; j++) {
-        const int first = adjacent ? 2 * j : j, second = adjacent ? 2 * j + 1 : j + 32;
-        c[first] = cos[j];
-        c[second] = cos[j];
-        s[first] = -sin[j];
-        s[second] = sin[j];
-        partner[first] = x[second];
-        partner[second] = x[first];
-    }
-    for (int i = 0; i < 64; i++)
-        x[i] = x[i] * c[i] + partner[i] * s[i];
-}
-
-static void loop_rope_64(const float *cos, const float *sin, bool adjacent, float *x)
-{
-    if (adjacent)
-        rotate_64(cos, sin, true, x);
-    else
-        rotate_64(cos, sin, false, x);
-}
-
-static void loop_rope_64_bf16(const float *cos, const float *sin, bool adjacent, uint16_t *x)
-{
-    float values[64];
-    for (int i = 0; i < 64; i++)
-        values[i] = f32_from_bf16(x[i]);
-    loop_rope_64(cos, sin, adjacent, values);
-    for (int i = 0; i < 64; i++)
-        x[i] = bf16_from_f32(values[i]);
-}
-
 static void loop_gate_add(const float *gate, const float *y, int64_t count, float *x)
 {
     for (int64_t i = 0; i < count; i++)
@@ -273,31 +239,6 @@ static void loop_scale(float factor, int64_t count, float *x)
 {
     for (int64_t i = 0; i < count; i++)
         x[i] = x[i] * factor;
-}
-
-/* Angles that dsin does not reduce are rare, so one by one in libm. */
-static void loop_polar(const float *log_magnitude, const float *angle, int64_t count, double *re, double *im)
-{
-    int far = 0;
-    for (int64_t i = 0; i < count; i++) {
-        far |= !(fabs((double)angle[i]) <= DSIN_MAX);
-        im[i] = dsin((double)angle[i]);
-    }
-    for (int64_t i = 0; far && i < count; i++)
-        if (!(fabs((double)angle[i]) <= DSIN_MAX))
-            im[i] = sin((double)angle[i]);
-    for (int64_t i = 0; i < count; i++) {
-        const double grown = dexp((double)log_magnitude[i]), phase = im[i];
-        const double magnitude = grown > 100.0 ? 100.0 : grown;
-        re[i] = magnitude * dcos_one(phase);
-        im[i] = magnitude * dsin_one(phase);
-    }
-}
-
-static void loop_tanh_line(double offset, double gain, const float *x, int64_t count, float *y)
-{
-    for (int64_t i = 0; i < count; i++)
-        y[i] = (float)dtanh(offset + gain * (double)x[i]);
 }
 
 const vec_ops VEC_TABLE = {
