@@ -24,7 +24,8 @@
 #include "common/base/mem.h"
 
 #define LOOKS_BEFORE_YIELD 50 /* 0.5 to 2 us of pause instructions */
-#define LOOKS_BEFORE_SLEEP 100
+#define LOOKS_BEFORE_SLEEP \
+    300 /* where nobody wants the core, another 50 us or so: a step of the LLM is many short ops */
 
 #define FIELD_BITS 20
 #define FIELD_MASK (((uint64_t)1 << FIELD_BITS) - 1)
