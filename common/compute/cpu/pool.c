@@ -23,9 +23,10 @@
 #include "common/base/check.h"
 #include "common/base/mem.h"
 
-#define LOOKS_BEFORE_YIELD 50 /* 0.5 to 2 us of pause instructions */
-#define LOOKS_BEFORE_SLEEP \
-    300 /* where nobody wants the core, another 50 us or so: a step of the LLM is many short ops */
+/* 0.5 to 2 us of pause instructions, then offers; where nobody wants the core, those last another 50 us or so: a step
+ * of the LLM is many short ops. */
+#define LOOKS_BEFORE_YIELD 50
+#define LOOKS_BEFORE_SLEEP 300
 
 #define FIELD_BITS 20
 #define FIELD_MASK (((uint64_t)1 << FIELD_BITS) - 1)
