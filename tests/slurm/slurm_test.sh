@@ -151,7 +151,8 @@ expect() { # what file pattern
 expect "the killed batch goes back into the queue" "$d/job-0.log" "^shard 0/$shards start 0 ended with 137$"
 expect "and goes on" "$d/job-0.log" "^shard 0/$shards start 1 ended with 0$"
 expect "the batch that was told to end ends with 75" "$d/job-1.log" "^shard 1/$shards start 0 ended with 75$"
-expect "and goes on" "$d/job-1.log" "^shard 1/$shards start 1 ended with 0$"
+# On a busy machine slurmctld sends the signal again after ten seconds, to the start that has the same job number by then.
+expect "and goes on" "$d/job-1.log" "^shard 1/$shards start [12] ended with 0$"
 for i in 2 3; do expect "shard $i needs one start" "$d/job-$i.log" "^shard $i/$shards start 0 ended with 0$"; done
 python3 - "$d" <<'END' || failed=1
 import glob, json, sys
