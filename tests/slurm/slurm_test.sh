@@ -133,7 +133,8 @@ kill -KILL "$(pid_of 0)" || die "shard 0 was over before it could be killed"
 rows=$(rows_of 0)
 echo "ok   shard 0 killed after $rows rows"
 within 60 midway 1 || die "shard 1 makes no rows"
-scancel --batch --signal=TERM "${job}_1" || die "shard 1 could not be told to end"
+# Without an answer for ten seconds scancel asks again, and then it is the next start that is told to end.
+timeout 8 scancel --batch --signal=TERM "${job}_1" || echo "# scancel had no answer"
 echo "ok   shard 1 told to end after $(rows_of 1) rows"
 gone() { [[ -z $(squeue -h -j "$job" 2>/dev/null) ]]; }
 within 300 gone || die "tasks are left: $(squeue -h -j "$job")"
@@ -151,8 +152,7 @@ expect() { # what file pattern
 expect "the killed batch goes back into the queue" "$d/job-0.log" "^shard 0/$shards start 0 ended with 137$"
 expect "and goes on" "$d/job-0.log" "^shard 0/$shards start 1 ended with 0$"
 expect "the batch that was told to end ends with 75" "$d/job-1.log" "^shard 1/$shards start 0 ended with 75$"
-# On a busy machine slurmctld sends the signal again after ten seconds, to the start that has the same job number by then.
-expect "and goes on" "$d/job-1.log" "^shard 1/$shards start [12] ended with 0$"
+expect "and goes on" "$d/job-1.log" "^shard 1/$shards start 1 ended with 0$"
 for i in 2 3; do expect "shard $i needs one start" "$d/job-$i.log" "^shard $i/$shards start 0 ended with 0$"; done
 python3 - "$d" <<'END' || failed=1
 import glob, json, sys
