@@ -55,7 +55,7 @@ struct pool {
     pthread_cond_t finished;
 };
 
-/* Between look number i and the next: another farm's process may want this core more. */
+/* Between look number i and the next: another process, of this farm too, may want this core more. */
 static void relax(int i)
 {
     if (i >= LOOKS_BEFORE_YIELD) {

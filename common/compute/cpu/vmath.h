@@ -136,7 +136,8 @@ static inline float vsigmoid(float x)
     return 1.0f / (1.0f + vexp(-x));
 }
 
-/* The f64 functions are for results that are rounded to f32 once. */
+/* The f64 functions are for results that are rounded to f32 once. What a device has to repeat to the bit is ras_exp's
+ * (ras_rule.h). */
 
 static inline double bits_f64(int64_t bits)
 {
