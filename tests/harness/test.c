@@ -4,6 +4,7 @@
 
 #include <dirent.h>
 #include <ftw.h>
+#include <glob.h>
 #include <linux/capability.h>
 #include <math.h>
 #include <stdio.h>
@@ -65,10 +66,20 @@ static char temp_dirs[64][64];
 static int temp_count;
 static pid_t temp_owner;
 
+/* And what tests put beside a directory, as DIR.*: what its farm says, manifests. */
 static void remove_temp_dirs(void)
 {
-    for (int i = 0; i < temp_count && getpid() == temp_owner; i++)
+    for (int i = 0; i < temp_count && getpid() == temp_owner; i++) {
+        char beside[sizeof temp_dirs[0] + 2];
+        glob_t found;
         nftw(temp_dirs[i], remove_entry, 16, FTW_DEPTH | FTW_PHYS);
+        snprintf(beside, sizeof beside, "%.63s.*", temp_dirs[i]);
+        if (glob(beside, 0, NULL, &found) == 0) {
+            for (size_t n = 0; n < found.gl_pathc; n++)
+                nftw(found.gl_pathv[n], remove_entry, 16, FTW_DEPTH | FTW_PHYS);
+            globfree(&found);
+        }
+    }
 }
 
 const char *test_temp_dir(void)
