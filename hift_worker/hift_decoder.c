@@ -64,26 +64,29 @@ static cf_err conv_causal(const ladder *l, const hift_conv *c, const op_rows *ro
     return op_conv1d(l->be, &a);
 }
 
-/* y = x + three pairs of convolutions; y may be x. Buffers 3 and 4 are used.   x, y: [rows, C] */
-static cf_err block_run(const ladder *l, const hift_block *w, const op_rows *rows, const tensor *x, tensor *y)
+/* y = x + three pairs of convolutions. spare may be x, which is then lost. Buffer 4 is used.   x, y: [rows, C] */
+static cf_err block_run(const ladder *l, const hift_block *w, const op_rows *rows, const tensor *x, tensor *spare,
+                        tensor *y)
 {
     cf_err err = CF_OK;
-    tensor t = view(l, 3, x->dims[0], x->dims[1]), u = view(l, 4, x->dims[0], x->dims[1]);
+    tensor u = view(l, 4, x->dims[0], x->dims[1]);
     for (int n = 0; n < HIFT_PAIRS; n++) {
-        const tensor *from = n == 0 ? x : y;
+        const tensor *from = n == 0 ? x : n % 2 ? y : spare;
+        tensor *to = n % 2 ? spare : y; /* the last of three goes to y */
         op_conv1d_args first = causal(&w->convs1[n], rows, HIFT_DILATIONS[n], from, &u);
-        op_conv1d_args second = causal(&w->convs2[n], rows, 1, &u, &t);
+        op_conv1d_args second = causal(&w->convs2[n], rows, 1, &u, to);
         first.snake = &w->alpha1[n];
-        first.work = &t;
+        first.work = to;
         second.snake = &w->alpha2[n];
         second.work = &u;
-        TRY(op_conv1d(l->be, &first));                                  /* [rows, C] */
-        TRY(op_conv1d(l->be, &second));                                 /* [rows, C] */
-        TRY(op_add(l->be, &(op_add_args){.a = &t, .b = from, .y = y})); /* [rows, C] */
+        second.residual = from;
+        TRY(op_conv1d(l->be, &first));  /* [rows, C] */
+        TRY(op_conv1d(l->be, &second)); /* [rows, C] */
     }
 out:
     return err;
 }
+CF_STATIC_ASSERT(HIFT_PAIRS % 2 == 1, "the last pair of a block must write y");
 
 /* buffer[0], [rows of rows_in, 2 C], becomes [rate * rows, C]; the last rung gets its reflected row as well. */
 static cf_err raise_rate(ladder *l, int rung_idx, const op_rows *rows_in)
@@ -113,6 +116,7 @@ static cf_err add_source(const ladder *l, int rung_idx, const op_rows *rows)
     const hift_rung_weights *w = &l->m->rungs[rung_idx];
     const hift_rung *rung = &HIFT_LADDER[rung_idx];
     tensor x = view(l, 0, rows_total(rows), w->channels), g = view(l, 1, rows_total(rows), w->channels);
+    tensor y = view(l, 2, rows_total(rows), w->channels);
     TRY(op_conv1d(l->be, &(op_conv1d_args){.x = &l->stft,
                                            .rows_in = &l->batch->stft,
                                            .w = w->down.w,
@@ -125,8 +129,8 @@ static cf_err add_source(const ladder *l, int rung_idx, const op_rows *rows)
                                            .pad_left = rung->down_stride - 1,
                                            .repeat = 1,
                                            .groups = 1}));         /* [rows, C] */
-    TRY(block_run(l, &w->source_block, rows, &g, &g));             /* [rows, C] */
-    TRY(op_add(l->be, &(op_add_args){.a = &x, .b = &g, .y = &x})); /* [rows, C] */
+    TRY(block_run(l, &w->source_block, rows, &g, &g, &y));         /* [rows, C] */
+    TRY(op_add(l->be, &(op_add_args){.a = &x, .b = &y, .y = &x})); /* [rows, C] */
 out:
     return err;
 }
@@ -138,10 +142,11 @@ static cf_err mean_blocks(const ladder *l, int rung_idx, const op_rows *rows)
     const hift_rung_weights *w = &l->m->rungs[rung_idx];
     tensor x = view(l, 0, rows_total(rows), w->channels);
     tensor first = view(l, 1, rows_total(rows), w->channels), second = view(l, 2, rows_total(rows), w->channels);
-    TRY(block_run(l, &w->blocks[0], rows, &x, &first));
-    TRY(block_run(l, &w->blocks[1], rows, &x, &second));
-    TRY(block_run(l, &w->blocks[2], rows, &x, &x));
-    TRY(op_mean3(l->be, &(op_mean3_args){.a = &first, .b = &second, .c = &x, .y = &x}));
+    tensor third = view(l, 3, rows_total(rows), w->channels);
+    TRY(block_run(l, &w->blocks[0], rows, &x, &third, &first));
+    TRY(block_run(l, &w->blocks[1], rows, &x, &third, &second));
+    TRY(block_run(l, &w->blocks[2], rows, &x, &x, &third));
+    TRY(op_mean3(l->be, &(op_mean3_args){.a = &first, .b = &second, .c = &third, .y = &x}));
 out:
     return err;
 }

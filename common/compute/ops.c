@@ -127,6 +127,11 @@ static void check_conv1d(const op_conv1d_args *a)
         CF_ASSERT(type == DTYPE_F32 && is_f32(a->snake, 1) && a->snake->dims[0] == a->w->k_in);
         CF_ASSERT(is_f32(a->work, 2) && tensor_count(a->work) == tensor_count(a->x) && apart(a->work, a->y));
     }
+    if (a->residual) {
+        CF_ASSERT(type == DTYPE_F32 && is_f32(a->residual, 2) && a->residual->dims[1] == a->w->n_out);
+        CF_ASSERT(a->residual->dims[0] == a->y->dims[0] && apart(a->residual, a->y));
+        CF_ASSERT(!a->snake || apart(a->residual, a->work));
+    }
 }
 
 static void check_conv2d(const op_conv2d_args *a)

@@ -57,13 +57,14 @@ typedef struct op_linear_args {
 
 /*
  * One-dimensional convolution over packed sequences, cross-correlation, zero fill outside the sequence:
- *   y[b,t,o] = act( bias[o] + sum_k sum_i W[o,i,k] * xr[b, stride*t - pad_left + k*dilation, i] )
+ *   y[b,t,o] = act( bias[o] + sum_k sum_i W[o,i,k] * xr[b, stride*t - pad_left + k*dilation, i] ) + residual[b,t,o]
  * where xr repeats each row of x `repeat` times (nearest upsampling). Lengths of y are rows_out; x is read as zero
  * outside [0, repeat * T_in). Covers causal, look-ahead, strided and upsampling convolutions of both vocoder and
  * flow. With `snake`, x is read as op_snake(x, snake): f32 alone. A device may do that as it loads x, and lose no more
  * than the operands' rounding; who does not puts it into `work`, which may be x where x is needed no more.
  *   x: [R_in, C_in]   W: [C_out, C_in/groups, K]   bias: [C_out] or NULL   y: [R_out, C_out]      f32, or all f64
  *   snake: [C_in] or NULL   work: [R_in, C_in], NULL without snake; its contents are undefined afterwards
+ *   residual: [R_out, C_out] or NULL, f32
  */
 typedef struct op_conv1d_args {
     const tensor *x;
@@ -77,6 +78,7 @@ typedef struct op_conv1d_args {
     float slope;
     const tensor *snake;
     tensor *work;
+    const tensor *residual;
 } op_conv1d_args;
 
 /*

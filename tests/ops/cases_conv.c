@@ -18,7 +18,7 @@ typedef struct conv_case {
     int32_t dilation, stride, repeat, groups; /* 0 stands for 1 */
     int32_t out_div;                          /* rows out: rows in * repeat / out_div + out_add; 0 stands for 1 */
     int32_t out_add;
-    bool bias, wide, snake; /* wide: f64; snake: x is read through it */
+    bool bias, wide, snake, residual; /* wide: f64; snake: x is read through it */
     act_kind act;
     float slope;
     dist x;
@@ -337,6 +337,70 @@ static const conv_case conv_cases[] = {
      .c_out = 1,
      .kernel = 17,
      .pad_left = 8},
+    {.head = {"twins over a piece, snake, residual, pairs", SEQS(3, 0, 1101), .bound = PAIRS, .pair = true},
+     .c_in = 8,
+     .c_out = 8,
+     .kernel = 7,
+     .dilation = 2,
+     .pad_left = 12,
+     .bias = true,
+     .snake = true,
+     .residual = true},
+    {.head = {"twins side by side, snake, residual, pairs", SEQS(1, 63, 64, 2), .bound = PAIRS, .pair = true},
+     .c_in = 8,
+     .c_out = 8,
+     .kernel = 3,
+     .pad_left = 2,
+     .bias = true,
+     .snake = true,
+     .residual = true},
+    {.head = {"twins of seven, leaky, residual, bf16", SEQS(1, 129, 2), .bound = CHAIN, .bf16 = true},
+     .c_in = 6,
+     .c_out = 7,
+     .kernel = 5,
+     .pad_left = 4,
+     .bias = true,
+     .act = ACT_LEAKY,
+     .slope = 0.1f,
+     .residual = true},
+    {.head = {"twins that look ahead, fewer rows out, pairs", SEQS(200, 9), .bound = PAIRS, .pair = true},
+     .c_in = 4,
+     .c_out = 3,
+     .kernel = 5,
+     .out_add = -4},
+    {.head = {"channels over a chunk, snake, residual, pairs", SEQS(5, 0, 40), .bound = PAIRS, .pair = true},
+     .c_in = 40,
+     .c_out = 40,
+     .kernel = 3,
+     .dilation = 3,
+     .pad_left = 6,
+     .bias = true,
+     .snake = true,
+     .residual = true},
+    {.head = {"channels over a piece of snake, pairs", SEQS(1, 5), .bound = PAIRS, .pair = true},
+     .c_in = 300,
+     .c_out = 24,
+     .kernel = 1,
+     .snake = true},
+    {.head = {"snake, residual", SEQS(2, 0, 9), .bound = CHAIN},
+     .c_in = 13,
+     .c_out = 11,
+     .kernel = 3,
+     .pad_left = 2,
+     .bias = true,
+     .act = ACT_LEAKY,
+     .slope = 0.1f,
+     .snake = true,
+     .residual = true},
+    {.head = {"snake, residual, halves", SEQS(12, 0, 70), .bound = HALVES, .half = true},
+     .c_in = 16,
+     .c_out = 18,
+     .kernel = 5,
+     .dilation = 3,
+     .pad_left = 12,
+     .bias = true,
+     .snake = true,
+     .residual = true},
     {.head = {"vocoder 64, 11 taps by 5, pairs", SEQS(2, 261), .bound = PAIRS, .pair = true, .heavy = true},
      .c_in = 64,
      .c_out = 64,
@@ -469,7 +533,10 @@ static int32_t conv_ports(const suite_case *c, port *p)
                                 .width = k->c_in,
                                 .table_rows = 1,
                                 .values = {.centre = 1.5, .amplitude = 1}};
-    return 3 + k->bias + k->snake;
+    if (k->residual)
+        p[3 + k->bias + k->snake] =
+            (port){.name = "residual", .role = PORT_IN, .type = type, .width = k->c_out, .rows = conv_rows_out};
+    return 3 + k->bias + k->snake + k->residual;
 }
 
 static cf_err conv_pack(const suite_case *c, backend *be, const void *values, weight **ret_weight)
@@ -488,6 +555,12 @@ static cf_err conv_pack(const suite_case *c, backend *be, const void *values, we
                              : c->pair ? PRECISION_BF16_PAIR
                                        : PRECISION_F32,
                              ret_weight);
+}
+
+static const tensor *residual_of(const op_run *run)
+{
+    const conv_case *k = conv(run->c);
+    return k->residual ? &run->t[3 + k->bias + k->snake] : NULL;
 }
 
 static cf_err conv_call(const op_run *run)
@@ -514,7 +587,8 @@ static cf_err conv_call(const op_run *run)
                                                .act = k->act,
                                                .slope = k->slope,
                                                .snake = k->snake ? &alpha : NULL,
-                                               .work = k->snake ? &work : NULL});
+                                               .work = k->snake ? &work : NULL,
+                                               .residual = residual_of(run)});
 out:
     backend_scratch_reset(run->be, mark);
     return err;
@@ -572,7 +646,8 @@ static void conv_direct(const op_run *run, double *const *ret)
                 for (int64_t j = 0; j < k->kernel; j++)
                     sum += x[(t * or_one(k->stride) + j * or_one(k->dilation)) * k->c_in + o / per_group * inner + i] *
                            conv_operand(&run->t[1], (o * inner + i) * k->kernel + j, run->c->bf16);
-            ret[2][run->rows[2].offs[b] * k->c_out + at] = elem_act(sum, k->act, k->slope);
+            const int64_t idx = run->rows[2].offs[b] * k->c_out + at;
+            ret[2][idx] = elem_act(sum, k->act, k->slope) + (k->residual ? value_at(residual_of(run), idx) : 0.0);
         }
         test_free(x);
     }

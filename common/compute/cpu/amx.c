@@ -118,10 +118,10 @@ static inline void store_block(float *c)
 
 static inline void store_halves(float *c)
 {
-    _tile_stored(0, c, AMX_SIDE * sizeof *c);
-    _tile_stored(1, c + TILE_ROWS * AMX_SIDE, AMX_SIDE * sizeof *c);
-    _tile_stored(2, c + AMX_BLOCK_VALUES, AMX_SIDE * sizeof *c);
-    _tile_stored(3, c + AMX_BLOCK_VALUES + TILE_ROWS * AMX_SIDE, AMX_SIDE * sizeof *c);
+    _tile_stored(0, c, TILE_BYTES);
+    _tile_stored(1, c + TILE_ROWS * HALF, TILE_BYTES);
+    _tile_stored(2, c + 2 * TILE_ROWS * HALF, TILE_BYTES);
+    _tile_stored(3, c + 3 * TILE_ROWS * HALF, TILE_BYTES);
 }
 
 void amx_multiply(const amx_shape *shape, int terms, const uint16_t *const *a, const uint16_t *const *b, float *c)
@@ -183,31 +183,81 @@ static inline __mmask16 columns_mask(int64_t cols)
     return (__mmask16)((1u << count) - 1u);
 }
 
-void amx_narrow(const amx_lines *lines, const float *x, uint16_t *ret_high, uint16_t *ret_low)
+/* bf16 of what rounding v to `rounded` left. */
+static inline __m256i narrow_rest(__m512 v, __m256i rounded)
 {
-    const int64_t count = lines->count, width = lines->width;
-    for (int64_t r = 0; r < lines->rows; r++, x += lines->from_pitch, ret_high += lines->to_pitch) {
-        for (int64_t i = 0; i < width; i += HALF) {
-            const __mmask16 some = columns_mask(width - i);
-            const __m512 v = _mm512_maskz_loadu_ps(columns_mask(count - i), x + i);
-            const __m256i high = (__m256i)_mm512_cvtneps_pbh(v);
-            _mm256_mask_storeu_epi16(ret_high + i, some, high);
-            if (ret_low) {
-                const __m512 rounded = _mm512_castsi512_ps(_mm512_slli_epi32(_mm512_cvtepu16_epi32(high), 16));
-                _mm256_mask_storeu_epi16(ret_low + i, some, (__m256i)_mm512_cvtneps_pbh(_mm512_sub_ps(v, rounded)));
-            }
-        }
-        if (ret_low)
-            ret_low += lines->to_pitch;
+    const __m512 taken = _mm512_castsi512_ps(_mm512_slli_epi32(_mm512_cvtepu16_epi32(rounded), 16));
+    return (__m256i)_mm512_cvtneps_pbh(_mm512_sub_ps(v, taken));
+}
+
+static inline __m256i larger(__m256i largest, __m256i rounded)
+{
+    return _mm256_max_epu16(largest, _mm256_and_si256(rounded, _mm256_set1_epi16(0x7FFF)));
+}
+
+/* Sixteen values as bf16, and with low as bf16 of what the first rounding left; their magnitudes to *largest. */
+static inline void narrow_half(__m512 v, uint16_t *high, uint16_t *low, __m256i *largest)
+{
+    const __m256i rounded = (__m256i)_mm512_cvtneps_pbh(v);
+    *largest = larger(*largest, rounded);
+    _mm256_storeu_si256((__m256i *)(void *)high, rounded);
+    if (low)
+        _mm256_storeu_si256((__m256i *)(void *)low, narrow_rest(v, rounded));
+}
+
+static inline void narrow_some(__m512 v, __mmask16 some, uint16_t *high, uint16_t *low, __m256i *largest)
+{
+    const __m256i rounded = (__m256i)_mm512_cvtneps_pbh(v);
+    *largest = larger(*largest, rounded);
+    _mm256_mask_storeu_epi16(high, some, rounded);
+    if (low)
+        _mm256_mask_storeu_epi16(low, some, narrow_rest(v, rounded));
+}
+
+/* Rows of eight values, one behind the other where they go: two of them fill a vector. */
+static __m256i narrow_eights(const amx_lines *lines, const float *x, uint16_t *high, uint16_t *low)
+{
+    __m256i largest = _mm256_setzero_si256();
+    int64_t r = 0;
+    for (; r + 2 <= lines->rows; r += 2, x += 2 * lines->from_pitch) {
+        const __m512 first = _mm512_castps256_ps512(_mm256_loadu_ps(x));
+        narrow_half(_mm512_insertf32x8(first, _mm256_loadu_ps(x + lines->from_pitch), 1), high + r * 8,
+                    low ? low + r * 8 : NULL, &largest);
     }
+    if (r < lines->rows)
+        narrow_some(_mm512_maskz_loadu_ps(0xFF, x), 0xFF, high + r * 8, low ? low + r * 8 : NULL, &largest);
+    return largest;
+}
+
+static __m256i narrow_lines(const amx_lines *lines, const float *x, uint16_t *high, uint16_t *low)
+{
+    __m256i largest = _mm256_setzero_si256();
+    for (int64_t r = 0; r < lines->rows; r++, x += lines->from_pitch) {
+        int64_t i = 0, at = r * lines->to_pitch;
+        for (; i + HALF <= lines->count; i += HALF)
+            narrow_half(_mm512_loadu_ps(x + i), high + at + i, low ? low + at + i : NULL, &largest);
+        for (; i < lines->width; i += HALF)
+            narrow_some(_mm512_maskz_loadu_ps(columns_mask(lines->count - i), x + i), columns_mask(lines->width - i),
+                        high + at + i, low ? low + at + i : NULL, &largest);
+    }
+    return largest;
+}
+
+bool amx_narrow(const amx_lines *lines, const float *x, uint16_t *ret_high, uint16_t *ret_low)
+{
+    const bool eights = lines->count == 8 && lines->width == 8 && lines->to_pitch == 8;
+    const __m256i largest =
+        eights ? narrow_eights(lines, x, ret_high, ret_low) : narrow_lines(lines, x, ret_high, ret_low);
+    return _mm256_cmpge_epu16_mask(largest, _mm256_set1_epi16(0x7F80)) == 0;
 }
 
 void amx_lay_bf16(const uint16_t *x, int64_t count, uint16_t *ret_row)
 {
-    for (int64_t i = 0; i < count; i += AMX_SIDE, ret_row += AMX_STEP_VALUES) {
-        const __mmask32 some = count - i >= AMX_SIDE ? ~0u : (1u << (count - i)) - 1u;
-        _mm512_storeu_si512(ret_row, _mm512_maskz_loadu_epi16(some, x + i));
-    }
+    int64_t i = 0;
+    for (; i + AMX_SIDE <= count; i += AMX_SIDE, ret_row += AMX_STEP_VALUES)
+        _mm512_storeu_si512(ret_row, _mm512_loadu_si512(x + i));
+    if (i < count)
+        _mm512_storeu_si512(ret_row, _mm512_maskz_loadu_epi16((1u << (count - i)) - 1u, x + i));
 }
 
 void amx_lay_f32(const float *x, int64_t count, uint16_t *ret_row)
@@ -219,57 +269,68 @@ void amx_lay_f32(const float *x, int64_t count, uint16_t *ret_row)
     }
 }
 
+/* Runs `statement` for each half row that exists, with its mask `some`, column `n` and values `v`, bias added. */
+#define EACH_HALF(statement)                                                             \
+    for (int64_t n = 0; n < s->cols; n += HALF) {                                        \
+        const __mmask16 some = columns_mask(s->cols - n);                                \
+        const __m512 b = s->bias ? _mm512_maskz_loadu_ps(some, s->bias + n) : none();    \
+        for (int64_t r = 0; r < s->rows; r++) {                                          \
+            const __m512 v = _mm512_add_ps(_mm512_loadu_ps(s->c + r * s->pitch + n), b); \
+            statement;                                                                   \
+        }                                                                                \
+    }
+
+/* What changes no value when it is added, zeros of either sign neither. */
+static inline __m512 none(void)
+{
+    return _mm512_set1_ps(-0.0f);
+}
+
+void amx_add_bias(const amx_sums *s)
+{
+    EACH_HALF(_mm512_mask_storeu_ps(s->c + r * s->pitch + n, some, v))
+}
+
 /* x / (1 + e^(-2u)), u = sqrt(2/pi) (x + 0.044715 x^3), as powers of two; the quotient with one step of Newton's. */
-void amx_gelu_tanh(float *c)
+static inline __m512 gelu_tanh(__m512 x)
 {
     const __m512 linear = _mm512_set1_ps(-2.30220818f), cubic = _mm512_set1_ps(-0.102943239f);
     const __m512 one = _mm512_set1_ps(1.0f), most = _mm512_set1_ps(126.0f);
-    for (int i = 0; i < AMX_BLOCK_VALUES; i += HALF) {
-        const __m512 x = _mm512_load_ps(c + i);
-        const __m512 turned = _mm512_mul_ps(x, _mm512_fmadd_ps(_mm512_mul_ps(x, x), cubic, linear));
-        const __mmask16 some = _mm512_cmp_ps_mask(turned, most, _CMP_NGE_UQ); /* else zero times x; NaN passes */
-        const __m512 below = _mm512_add_ps(one, exp2_lanes(turned));
-        const __m512 guess = _mm512_rcp14_ps(below);
-        const __m512 inverse = _mm512_maskz_fmadd_ps(some, guess, _mm512_fnmadd_ps(below, guess, one), guess);
-        _mm512_store_ps(c + i, _mm512_mul_ps(x, inverse));
-    }
+    const __m512 turned = _mm512_mul_ps(x, _mm512_fmadd_ps(_mm512_mul_ps(x, x), cubic, linear));
+    const __mmask16 some = _mm512_cmp_ps_mask(turned, most, _CMP_NGE_UQ); /* else zero times x; NaN passes */
+    const __m512 below = _mm512_add_ps(one, exp2_lanes(turned));
+    const __m512 guess = _mm512_rcp14_ps(below);
+    const __m512 inverse = _mm512_maskz_fmadd_ps(some, guess, _mm512_fnmadd_ps(below, guess, one), guess);
+    return _mm512_mul_ps(x, inverse);
 }
 
-void amx_add_bias(const float *bias, int64_t cols, float *c)
+void amx_gelu_tanh(const amx_sums *s)
 {
-    const __m512 low = _mm512_maskz_loadu_ps(columns_mask(cols), bias);
-    const __m512 high = _mm512_maskz_loadu_ps(columns_mask(cols - HALF), cols > HALF ? bias + HALF : bias);
-    for (int r = 0; r < AMX_SIDE; r++) {
-        float *row = c + r * AMX_SIDE;
-        _mm512_store_ps(row, _mm512_add_ps(_mm512_load_ps(row), low));
-        _mm512_store_ps(row + HALF, _mm512_add_ps(_mm512_load_ps(row + HALF), high));
-    }
+    EACH_HALF(_mm512_mask_storeu_ps(s->c + r * s->pitch + n, some, gelu_tanh(v)))
 }
 
-/* Runs `statement` for each half row that exists, with its mask `some`, column `n` and values `v`. */
-#define EACH_HALF(statement)                                       \
-    for (int64_t r = 0; r < rows; r++)                             \
-        for (int64_t n = 0; n < cols; n += HALF) {                 \
-            const __mmask16 some = columns_mask(cols - n);         \
-            const __m512 v = _mm512_load_ps(c + r * AMX_SIDE + n); \
-            statement;                                             \
-        }
-
-void amx_store_f32(const float *c, int64_t rows, int64_t cols, int64_t pitch, float *y)
+void amx_store_f32(const amx_sums *s, const float *residual, int64_t pitch, float *y)
 {
-    EACH_HALF(_mm512_mask_storeu_ps(y + r * pitch + n, some, v))
+    if (residual)
+        EACH_HALF(const __m512 old = _mm512_maskz_loadu_ps(some, residual + r * pitch + n);
+                  _mm512_mask_storeu_ps(y + r * pitch + n, some, _mm512_add_ps(v, old)))
+    else
+        EACH_HALF(_mm512_mask_storeu_ps(y + r * pitch + n, some, v))
 }
 
-void amx_store_bf16(const float *c, int64_t rows, int64_t cols, int64_t pitch, uint16_t *y)
+void amx_store_bf16(const amx_sums *s, int64_t pitch, uint16_t *y)
 {
     EACH_HALF(_mm256_mask_storeu_epi16(y + r * pitch + n, some, (__m256i)_mm512_cvtneps_pbh(v)))
 }
 
-void amx_stream_bf16(const float *c, int64_t rows, int64_t pitch, uint16_t *y)
+void amx_stream_bf16(const amx_sums *s, int64_t pitch, uint16_t *y)
 {
-    for (int64_t r = 0; r < rows; r++) {
+    const __m512 low = s->bias ? _mm512_loadu_ps(s->bias) : none();
+    const __m512 high = s->bias ? _mm512_loadu_ps(s->bias + HALF) : none();
+    for (int64_t r = 0; r < s->rows; r++) {
+        const float *c = s->c + r * s->pitch;
         const __m512bh line =
-            _mm512_cvtne2ps_pbh(_mm512_load_ps(c + r * AMX_SIDE + HALF), _mm512_load_ps(c + r * AMX_SIDE));
+            _mm512_cvtne2ps_pbh(_mm512_add_ps(_mm512_load_ps(c + HALF), high), _mm512_add_ps(_mm512_load_ps(c), low));
         _mm512_stream_si512((__m512i *)(void *)(y + r * pitch), (__m512i)line);
     }
 }
@@ -279,7 +340,7 @@ void amx_stream_end(void)
     _mm_sfence();
 }
 
-void amx_store_gated(const float *c, int64_t rows, int64_t cols, int64_t pitch, const float *const *gate, float *y)
+void amx_store_gated(const amx_sums *s, const float *const *gate, int64_t pitch, float *y)
 {
     EACH_HALF(const __m512 g = _mm512_maskz_loadu_ps(some, gate[r] + n);
               const __m512 old = _mm512_maskz_loadu_ps(some, y + r * pitch + n);
@@ -342,15 +403,15 @@ void amx_lay_f32(const float *x, int64_t count, uint16_t *ret_row)
     ABSENT();
 }
 
-void amx_gelu_tanh(float *c)
+void amx_gelu_tanh(const amx_sums *s)
 {
-    (void)c;
+    (void)s;
     ABSENT();
 }
 
-void amx_stream_bf16(const float *c, int64_t rows, int64_t pitch, uint16_t *y)
+void amx_stream_bf16(const amx_sums *s, int64_t pitch, uint16_t *y)
 {
-    (void)c, (void)rows, (void)pitch, (void)y;
+    (void)s, (void)pitch, (void)y;
     ABSENT();
 }
 
@@ -359,33 +420,33 @@ void amx_stream_end(void)
     ABSENT();
 }
 
-void amx_narrow(const amx_lines *lines, const float *x, uint16_t *ret_high, uint16_t *ret_low)
+bool amx_narrow(const amx_lines *lines, const float *x, uint16_t *ret_high, uint16_t *ret_low)
 {
     (void)lines, (void)x, (void)ret_high, (void)ret_low;
     ABSENT();
 }
 
-void amx_add_bias(const float *bias, int64_t cols, float *c)
+void amx_add_bias(const amx_sums *s)
 {
-    (void)bias, (void)cols, (void)c;
+    (void)s;
     ABSENT();
 }
 
-void amx_store_f32(const float *c, int64_t rows, int64_t cols, int64_t pitch, float *y)
+void amx_store_f32(const amx_sums *s, const float *residual, int64_t pitch, float *y)
 {
-    (void)c, (void)rows, (void)cols, (void)pitch, (void)y;
+    (void)s, (void)residual, (void)pitch, (void)y;
     ABSENT();
 }
 
-void amx_store_bf16(const float *c, int64_t rows, int64_t cols, int64_t pitch, uint16_t *y)
+void amx_store_bf16(const amx_sums *s, int64_t pitch, uint16_t *y)
 {
-    (void)c, (void)rows, (void)cols, (void)pitch, (void)y;
+    (void)s, (void)pitch, (void)y;
     ABSENT();
 }
 
-void amx_store_gated(const float *c, int64_t rows, int64_t cols, int64_t pitch, const float *const *gate, float *y)
+void amx_store_gated(const amx_sums *s, const float *const *gate, int64_t pitch, float *y)
 {
-    (void)c, (void)rows, (void)cols, (void)pitch, (void)gate, (void)y;
+    (void)s, (void)gate, (void)pitch, (void)y;
     ABSENT();
 }
 

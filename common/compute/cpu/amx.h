@@ -26,6 +26,7 @@
 #define AMX_LINE_BYTES   64                    /* of a cache */
 #define AMX_STEP_VALUES  (AMX_SIDE * AMX_SIDE) /* of b */
 #define AMX_BLOCK_VALUES (AMX_SIDE * AMX_SIDE) /* of c */
+#define AMX_HALF_COLS    16                    /* of c, where b has no more */
 #define AMX_TERMS_MAX    3
 
 /* Whether this processor and kernel let the process use tiles; asks for the permission once. */
@@ -47,7 +48,7 @@ typedef struct amx_shape {
  * b: [taps][chunks] steps, see amx_step_idx   c: [32][32], 64-byte aligned */
 void amx_multiply(const amx_shape *shape, int terms, const uint16_t *const *a, const uint16_t *const *b, float *c);
 
-/* The same where b has at most 16 columns: 64 rows of a, and c is two blocks whose right columns stay as they were. */
+/* The same where b has at most 16 columns: 64 rows of a.   c: [64][16] */
 void amx_multiply_half(const amx_shape *shape, int terms, const uint16_t *const *a, const uint16_t *const *b, float *c);
 
 /* c = or += `steps` steps of one product, for sums that wait in memory between parts of the depth: the same bytes as in
@@ -72,18 +73,25 @@ typedef struct amx_lines {
     int64_t from_pitch, to_pitch;
 } amx_lines;
 
-/* bf16 of rows of x; with ret_low also bf16 of what the first rounding left. */
-void amx_narrow(const amx_lines *lines, const float *x, uint16_t *ret_high, uint16_t *ret_low);
+/* bf16 of rows of x; with ret_low also bf16 of what the first rounding left. Returns whether all are finite. */
+bool amx_narrow(const amx_lines *lines, const float *x, uint16_t *ret_high, uint16_t *ret_low);
 
-/* The block c: [32][32] with `rows` rows and `cols` columns that exist. bias: [cols] */
-void amx_add_bias(const float *bias, int64_t cols, float *c);
-void amx_gelu_tanh(float *c); /* to 2e-7 of x */
-void amx_store_f32(const float *c, int64_t rows, int64_t cols, int64_t pitch, float *y);
-void amx_store_bf16(const float *c, int64_t rows, int64_t cols, int64_t pitch, uint16_t *y);
+/* Sums of a block, or of a part of it: rows `pitch` values apart, and what is added to each of them first. */
+typedef struct amx_sums {
+    float *c;
+    const float *bias; /* [cols], or NULL */
+    int64_t rows, cols, pitch;
+} amx_sums;
+
+void amx_add_bias(const amx_sums *s);  /* c += bias */
+void amx_gelu_tanh(const amx_sums *s); /* c = gelu(c + bias), to 2e-7 of the argument */
+/* y = c + bias, and + residual, which lies as y does, or NULL */
+void amx_store_f32(const amx_sums *s, const float *residual, int64_t pitch, float *y);
+void amx_store_bf16(const amx_sums *s, int64_t pitch, uint16_t *y);
 /* The same past the caches, 32 columns: for y of which nothing is read soon. Rows of y are whole cache lines. */
-void amx_stream_bf16(const float *c, int64_t rows, int64_t pitch, uint16_t *y);
+void amx_stream_bf16(const amx_sums *s, int64_t pitch, uint16_t *y);
 void amx_stream_end(void); /* before another thread may read what was streamed */
-/* y += gate[r] * c, one line of gates for each row */
-void amx_store_gated(const float *c, int64_t rows, int64_t cols, int64_t pitch, const float *const *gate, float *y);
+/* y += gate[r] * (c + bias), one line of gates for each row */
+void amx_store_gated(const amx_sums *s, const float *const *gate, int64_t pitch, float *y);
 
 #endif

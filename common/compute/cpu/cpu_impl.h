@@ -103,6 +103,13 @@ CF_OPS(CF_OP_NAIVE)
 CF_OPS(CF_OP_FAST)
 #undef CF_OP_FAST
 
+/* What snake needs for as many rows as make a few hundred values: a few channels alone leave lanes idle. In scratch. */
+typedef struct snake_lines {
+    const float *alpha, *inverse; /* [rows][C]: alpha, and 1 / (alpha + 1e-9) */
+    int64_t rows;
+} snake_lines;
+cf_err cpu_snake_lines(backend *be, const tensor *alpha, snake_lines *ret_lines);
+
 /* fast_attn_block where there are tiles and the operands permit it: attn_amx.c. */
 cf_err amx_attn_block(backend *be, const op_attn_block_args *a);
 

@@ -321,13 +321,14 @@ out:
     return err;
 }
 
+/* The tile engine does snake and residual on the way. */
 cf_err fast_conv1d(backend *be, const op_conv1d_args *a)
 {
+    cf_err err;
     op_conv1d_args read = *a;
-    if (a->snake) {
-        const cf_err err = fast_snake(be, &(op_snake_args){.x = a->x, .alpha = a->snake, .y = a->work});
-        if (err != CF_OK)
-            return err;
+    const bool fused = gemm_amx_take(cpu_of(be), a->w);
+    if (a->snake && !fused) {
+        TRY(fast_snake(be, &(op_snake_args){.x = a->x, .alpha = a->snake, .y = a->work}));
         read.x = a->work;
     }
     gemm_job job = {.w = a->w,
@@ -338,7 +339,11 @@ cf_err fast_conv1d(backend *be, const op_conv1d_args *a)
                     .act = a->act,
                     .slope = a->slope,
                     .kind = GEMM_BULK};
-    return run_job(be, &job);
+    TRY(run_job(be, &job));
+    if (a->residual && !fused)
+        TRY(fast_add(be, &(op_add_args){.a = a->y, .b = a->residual, .y = a->y}));
+out:
+    return err;
 }
 
 cf_err fast_conv2d(backend *be, const op_conv2d_args *a)

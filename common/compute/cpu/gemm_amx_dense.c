@@ -73,7 +73,7 @@ static void run_pair(const dense_job *dj, const uint16_t *piece, int64_t first_r
                                   .row_step = 1,
                                   .col = col,
                                   .cols = min_i64(AMX_SIDE, job->w->n_out - col)};
-            gemm_amx_finish(job, c[p], &at, dj->streamed);
+            gemm_amx_finish(job, c[p], AMX_SIDE, &at, dj->streamed);
         }
     }
 }

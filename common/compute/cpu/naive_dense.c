@@ -133,7 +133,8 @@ static void conv_row(const op_conv1d_args *a, int32_t seq_idx, int64_t t, double
         if (a->y->type == DTYPE_F64)
             tensor_f64(a->y)[y_row * n_out + o] = v;
         else
-            tensor_f32(a->y)[y_row * n_out + o] = (float)v;
+            tensor_f32(a->y)[y_row * n_out + o] =
+                (float)(a->residual ? v + (double)tensor_f32(a->residual)[y_row * n_out + o] : v);
     }
 }
 

@@ -4,6 +4,7 @@
  * the citations in ops.h.
  */
 #include <math.h>
+#include <string.h>
 
 #include "common/compute/cpu/cpu_impl.h"
 
@@ -112,41 +113,54 @@ cf_err fast_mean3(backend *be, const op_mean3_args *a)
     return CF_OK;
 }
 
-#define SNAKE_VALUES 256 /* about as many at once: a few channels alone leave lanes idle */
+#define SNAKE_VALUES 1024 /* at once */
+
+cf_err cpu_snake_lines(backend *be, const tensor *alpha, snake_lines *ret_lines)
+{
+    cf_err err;
+    const int64_t width = alpha->dims[0], rows = width < SNAKE_VALUES ? SNAKE_VALUES / width : 1;
+    const size_t bytes = (size_t)(rows * width) * sizeof(float);
+    float *alphas, *inverse;
+
+    TRY(arena_take(&be->scratch, bytes, &alphas));
+    TRY(arena_take(&be->scratch, bytes, &inverse));
+    for (int64_t i = 0; i < rows * width; i++) {
+        alphas[i] = tensor_f32(alpha)[i % width];
+        inverse[i] = 1.0f / (alphas[i] + 1e-9f);
+    }
+    *ret_lines = (snake_lines){.alpha = alphas, .inverse = inverse, .rows = rows};
+out:
+    return err;
+}
 
 typedef struct snake_job {
     const op_snake_args *a;
-    const float *alpha, *inverse; /* [rows at once][C]: alpha, and 1 / (alpha + 1e-9) */
-    int64_t rows_at_once;
+    snake_lines lines;
 } snake_job;
 
 static void snake_rows(const cpu_state *cpu, const void *args, int64_t first, int64_t count)
 {
     const snake_job *job = args;
-    const int64_t width = job->a->x->dims[1], end = first + count;
-    for (int64_t r = first; r < end; r += job->rows_at_once) {
-        const int64_t rows = end - r < job->rows_at_once ? end - r : job->rows_at_once;
-        cpu->vec->snake(tensor_f32(job->a->x) + r * width, job->alpha, job->inverse, rows * width,
-                        tensor_f32(job->a->y) + r * width);
-    }
+    const int64_t width = job->a->x->dims[1], values = job->lines.rows * width, end = (first + count) * width;
+    const float *x = tensor_f32(job->a->x);
+    float *y = tensor_f32(job->a->y), piece[SNAKE_VALUES];
+    for (int64_t from = first * width; from < end; from += values)
+        for (int64_t i = 0, some; i < values && from + i < end; i += some) {
+            some = values - i < SNAKE_VALUES ? values - i : SNAKE_VALUES;
+            some = end - from - i < some ? end - from - i : some;
+            memcpy(piece, x + from + i, (size_t)some * sizeof *piece); /* y may be x */
+            cpu->vec->snake(piece, job->lines.alpha + i, job->lines.inverse + i, some, y + from + i);
+        }
 }
 
 cf_err fast_snake(backend *be, const op_snake_args *a)
 {
     cf_err err;
-    const int64_t width = a->x->dims[1];
-    const int64_t rows_at_once = width < SNAKE_VALUES ? SNAKE_VALUES / width : 1;
-    const size_t mark = backend_scratch_mark(be), values = (size_t)(rows_at_once * width);
-    float *alpha, *inverse;
+    snake_job job = {.a = a};
+    const size_t mark = backend_scratch_mark(be);
 
-    TRY(arena_take(&be->scratch, values * sizeof *alpha, &alpha));
-    TRY(arena_take(&be->scratch, values * sizeof *inverse, &inverse));
-    for (int64_t i = 0; i < rows_at_once * width; i++) {
-        alpha[i] = tensor_f32(a->alpha)[i % width];
-        inverse[i] = 1.0f / (alpha[i] + 1e-9f);
-    }
-    const snake_job job = {.a = a, .alpha = alpha, .inverse = inverse, .rows_at_once = rows_at_once};
-    cpu_run_rows(be, a->x->dims[0], width * COST_EXP, snake_rows, &job);
+    TRY(cpu_snake_lines(be, a->alpha, &job.lines));
+    cpu_run_rows(be, a->x->dims[0], a->x->dims[1] * COST_EXP, snake_rows, &job);
 out:
     backend_scratch_reset(be, mark);
     return err;

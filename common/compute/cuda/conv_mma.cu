@@ -21,8 +21,8 @@
 #define COLUMNS      (TILE_FILTERS / 8)
 
 typedef struct conv_view {
-    const float *x, *alpha, *bias; /* alpha, bias: NULL where there is none */
-    const uint16_t *w;             /* [n_out][kernel][inner] */
+    const float *x, *alpha, *bias, *residual; /* but for x NULL where there is none */
+    const uint16_t *w;                        /* [n_out][kernel][inner] */
     float *y;
     const int32_t *offs_in, *offs_out, *tiles; /* tiles: [sequences + 1], tiles before each sequence */
     int sequences, kernel, dilation, pad_left, groups;
@@ -120,8 +120,9 @@ static __device__ void store_tile(const conv_view *v, const conv_place *p, const
             if (t >= p->length_out || filter >= v->filters)
                 continue;
             const int64_t o = p->group * v->filters + filter;
-            v->y[(p->begin_out + t) * v->n_out + o] =
-                act_f32(sum[n][i] + (v->bias ? v->bias[o] : 0.0f), v->act, v->slope);
+            const int64_t at = (p->begin_out + t) * v->n_out + o;
+            const float value = act_f32(sum[n][i] + (v->bias ? v->bias[o] : 0.0f), v->act, v->slope);
+            v->y[at] = v->residual ? value + v->residual[at] : value;
         }
 }
 
@@ -164,6 +165,7 @@ static cf_err launch(backend *be, const op_conv1d_args *a, const int32_t *tiles)
     const conv_view v = {(const float *)a->x->data,
                          a->snake ? (const float *)a->snake->data : NULL,
                          a->bias ? (const float *)a->bias->data : NULL,
+                         a->residual ? (const float *)a->residual->data : NULL,
                          (const uint16_t *)a->w->data,
                          (float *)a->y->data,
                          a->rows_in->dev,

@@ -372,8 +372,11 @@ cf_err cuda_conv1d(backend *be, const op_conv1d_args *a)
         read.x = a->work;
         a = &read;
     }
-    if (a->w->form != WEIGHT_CONV_F64)
-        return conv_f32(be, a);
+    if (a->w->form != WEIGHT_CONV_F64) {
+        const op_add_args added = {a->y, a->residual, a->y};
+        CUDA_TRY(conv_f32(be, a));
+        return a->residual ? cuda_add(be, &added) : CF_OK;
+    }
     return CUDA_LAUNCH(conv_f64_kernel, cuda_blocks(count), CUDA_BLOCK, cuda_of(be)->stream, (const double *)a->x->data,
                        (const double *)a->w->data, (const double *)(a->bias ? a->bias->data : NULL),
                        (double *)a->y->data, shape_of(a), count, a->w->n_out, a->act, a->slope);
