@@ -81,8 +81,12 @@ static void stft_frame(const stft_job *job, const vec_ops *vec, const float *x, 
 {
     double point[STFT_POINTS], sum[STFT_POINTS];
 
-    for (int i = 0; i < STFT_POINTS; i++) {
-        int64_t at = STFT_HOP_SAMPLES * frame + i - STFT_POINTS / 2;
+    const int64_t begin = STFT_HOP_SAMPLES * frame - STFT_POINTS / 2;
+    const bool inside = begin >= 0 && begin + STFT_POINTS <= samples;
+    for (int i = 0; inside && i < STFT_POINTS; i++)
+        point[i] = (double)x[begin + i];
+    for (int i = 0; !inside && i < STFT_POINTS; i++) {
+        int64_t at = begin + i;
         at = at < 0 ? -at : at;
         at = at >= samples ? 2 * (samples - 1) - at : at;
         point[i] = (double)x[at];
@@ -158,13 +162,18 @@ static void istft_frame_rows(const cpu_state *cpu, const void *args, int64_t fir
     }
 }
 
+static float istft_limit(const istft_job *job, double y)
+{
+    const double limit = (double)job->a->limit;
+    return (float)(y > limit ? limit : y < -limit ? -limit : y);
+}
+
 /* Overlap and add: four frames a sample, fewer at the ends. */
 static float istft_sample(const istft_job *job, const double *frames, int64_t count, int64_t sample_idx)
 {
     const int64_t q = sample_idx + STFT_POINTS / 2;
     const int64_t last = q / STFT_HOP_SAMPLES < count - 1 ? q / STFT_HOP_SAMPLES : count - 1;
     const int64_t from = (q - STFT_POINTS + STFT_HOP_SAMPLES) / STFT_HOP_SAMPLES;
-    const double limit = (double)job->a->limit;
     double sum = 0.0, squares = 0.0;
 
     for (int64_t j = from > 0 ? from : 0; j <= last; j++) {
@@ -172,8 +181,38 @@ static float istft_sample(const istft_job *job, const double *frames, int64_t co
         sum += frames[j * STFT_POINTS + i];
         squares += job->window_squares[i];
     }
-    const double y = sum / squares;
-    return (float)(y > limit ? limit : y < -limit ? -limit : y);
+    return istft_limit(job, sum / squares);
+}
+
+/* The hop's samples that begin where `frame` does, with the three frames before it: the same sums, side by side. */
+static void istft_hop(const istft_job *job, const double *frame, float *y)
+{
+    enum { HOP = STFT_HOP_SAMPLES };
+    const double *w = job->window_squares;
+    for (int i = 0; i < HOP; i++) {
+        double sum = 0.0, squares = 0.0;
+        for (int back = STFT_POINTS / HOP - 1; back >= 0; back--) {
+            sum += frame[back * HOP + i - back * STFT_POINTS];
+            squares += w[back * HOP + i];
+        }
+        y[i] = istft_limit(job, sum / squares);
+    }
+}
+
+/* Samples [first, first + count) of one sequence of `frames`. */
+static void istft_samples(const istft_job *job, const double *frames, int64_t frame_count, int64_t first, int64_t count,
+                          float *y)
+{
+    for (int64_t n = first; n < first + count;) {
+        const int64_t frame = (n + STFT_POINTS / 2) / STFT_HOP_SAMPLES;
+        const bool whole = n % STFT_HOP_SAMPLES == 0 && n + STFT_HOP_SAMPLES <= first + count &&
+                           frame >= STFT_POINTS / STFT_HOP_SAMPLES - 1 && frame < frame_count;
+        if (whole)
+            istft_hop(job, frames + frame * STFT_POINTS, y + n);
+        else
+            y[n] = istft_sample(job, frames, frame_count, n);
+        n += whole ? STFT_HOP_SAMPLES : 1;
+    }
 }
 
 static void istft_sample_rows(const cpu_state *cpu, const void *args, int64_t first, int64_t count)
@@ -183,11 +222,11 @@ static void istft_sample_rows(const cpu_state *cpu, const void *args, int64_t fi
     const op_istft_args *a = job->a;
     int32_t b = rows_find(a->rows_out, first);
 
-    for (int64_t n = first; n < first + count; n++) {
-        while (n >= a->rows_out->offs[b + 1])
-            b++;
-        tensor_f32(a->y)[n] = istft_sample(job, job->frames + (int64_t)a->rows_in->offs[b] * STFT_POINTS,
-                                           rows_length(a->rows_in, b), n - a->rows_out->offs[b]);
+    for (int64_t n = first, stop; n < first + count; n = stop, b++) {
+        const int64_t begin = a->rows_out->offs[b];
+        stop = a->rows_out->offs[b + 1] < first + count ? a->rows_out->offs[b + 1] : first + count;
+        istft_samples(job, job->frames + (int64_t)a->rows_in->offs[b] * STFT_POINTS, rows_length(a->rows_in, b),
+                      n - begin, stop - n, tensor_f32(a->y) + begin);
     }
 }
 
