@@ -59,6 +59,36 @@ static float call_vtanh(float x)
     return vtanh(x);
 }
 
+static void expect_fma(float a, float b, float c)
+{
+    const float got = vfma(a, b, c), want = fmaf(a, b, c);
+    if (f32_bits(got) != f32_bits(want) && !(isnan(got) && isnan(want)))
+        fail_msg("%a * %a + %a = %a, expected %a", (double)a, (double)b, (double)c, (double)got, (double)want);
+}
+
+/* This file is compiled without the instruction. Sums that cancel, and those that end half way between two values but
+ * for the last bits of the product: that is where rounding twice goes wrong. */
+static void test_fma(void **state)
+{
+    (void)state;
+    for (uint32_t i = 0; i < 2000000; i++) {
+        const float a = 1.0f + (float)(int32_t)(rng_uniform(7, 0, i, 0) * 0x1p23f) * 0x1p-23f;
+        const float b = 1.0f + (float)(int32_t)(rng_uniform(7, 0, i, 1) * 0x1p12f) * 0x1p-23f;
+        const float unit = ldexpf(1.0f, (int)(i % 61) - 30), sign = i % 2 ? -1.0f : 1.0f;
+        expect_fma(a, b * unit, sign);
+        expect_fma(a, b * 0x1p-24f, sign * (1.0f + (float)(i % 4) * 0x1p-23f));
+        expect_fma(a, -b, a * b);
+        expect_fma(a * 0x1p-100f, b * unit, sign * 0x1p-130f);
+    }
+    expect_fma(3.0f, INFINITY, 1.0f);
+    expect_fma(3.0f, INFINITY, -INFINITY);
+    expect_fma(0x1p127f, 2.0f, -0x1p127f);
+    expect_fma(0x1p127f, 2.0f, 1.0f);
+    expect_fma(-0.0f, 1.0f, -0.0f);
+    expect_fma(0.0f, 1.0f, -0.0f);
+    expect_fma(NAN, 1.0f, 1.0f);
+}
+
 static void test_exp(void **state)
 {
     (void)state;
@@ -233,14 +263,15 @@ static void run_curves(const vec_ops *v, loops *l, int64_t count, int variant)
 
 static void run_rows(const vec_ops *v, loops *l, int64_t count, int variant)
 {
+    const int64_t rows = count < 6 ? 1 : 6, width = count / rows; /* some side by side, and the rest */
     if (variant == 0 && count > 0)
         v->rms_norm(l->a, l->b, 1e-6f, count, l->y);
     else if (variant == 1 && count > 0)
-        v->layer_norm(l->a, l->b, l->c, 1e-6f, count, l->y);
+        v->layer_norm(l->a, l->b, l->c, 1e-6f, rows, width, l->y);
     else if (variant == 2)
         l->sum = v->max(l->a, count, -3.0f);
     else if (variant == 4)
-        v->layer_norm_bf16(l->a, l->b, l->c, 1e-6f, count, (uint16_t *)(void *)l->y);
+        v->layer_norm_bf16(l->a, l->b, l->c, 1e-6f, rows, width, (uint16_t *)(void *)l->y);
     else if (variant == 5)
         v->ras_exp_shift(vec_base.max(l->y, count, 0.0f), count, l->y);
     else
@@ -320,12 +351,38 @@ static void test_tables_agree(void **state)
     }
 }
 
+static void expect_found(const vec_ops *v, float *x, int64_t at, int64_t count)
+{
+    x[at] = NAN; /* is above nothing */
+    assert_int_equal(v->find_above(x, count, 1.0f), count);
+    assert_int_equal(v->find_nonfinite(x, count), at < count ? at : count);
+    x[at] = -INFINITY;
+    assert_int_equal(v->find_nonfinite(x, count), at < count ? at : count);
+    x[at] = nextafterf(1.0f, 2.0f);
+    assert_int_equal(v->find_above(x, count, 1.0f), at < count ? at : count);
+    assert_int_equal(v->find_nonfinite(x, count), count);
+    x[at] = 1.0f;
+}
+
+static void test_find(void **state)
+{
+    (void)state;
+    const vec_ops *tables[] = {&vec_base, vec_choose()};
+    float x[140];
+    for (int i = 0; i < 140; i++)
+        x[i] = 1.0f;
+    for (size_t t = 0; t < sizeof tables / sizeof tables[0]; t++)
+        for (int64_t count = 0; count < 139; count += 23)
+            for (int64_t at = 0; at <= count; at++)
+                expect_found(tables[t], x, at, count);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_exp),  cmocka_unit_test(test_sin2),       cmocka_unit_test(test_tanh),
-        cmocka_unit_test(test_exp2), cmocka_unit_test(test_round_bf16), cmocka_unit_test(test_tables_agree),
-        cmocka_unit_test(test_wide),
+        cmocka_unit_test(test_fma),        cmocka_unit_test(test_find),         cmocka_unit_test(test_exp),
+        cmocka_unit_test(test_sin2),       cmocka_unit_test(test_tanh),         cmocka_unit_test(test_exp2),
+        cmocka_unit_test(test_round_bf16), cmocka_unit_test(test_tables_agree), cmocka_unit_test(test_wide),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

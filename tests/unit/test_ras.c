@@ -35,7 +35,7 @@ static void test_candidate_sets(void **state)
     static float hundred[100];
     for (int i = 0; i < 100; i++)
         hundred[i] = .01f;
-    static const struct {
+    static struct {
         float p[10];
         int32_t count, expect_count, expect[4];
     } cases[] = {
@@ -47,24 +47,28 @@ static void test_candidate_sets(void **state)
     };
     int32_t ids[RAS_TOP_K];
     for (size_t i = 0; i < sizeof cases / sizeof cases[0]; i++) {
-        assert_int_equal(ras_nucleus(cases[i].p, cases[i].count, ids), cases[i].expect_count);
+        assert_int_equal(ras_nucleus(&vec_base, cases[i].p, 1.0f, cases[i].count, ids), cases[i].expect_count);
         assert_memory_equal(ids, cases[i].expect, (size_t)cases[i].expect_count * sizeof ids[0]);
     }
-    assert_int_equal(ras_nucleus(hundred, 100, ids), RAS_TOP_K);
+    assert_int_equal(ras_nucleus(&vec_base, hundred, 1.0f, 100, ids), RAS_TOP_K);
     for (int i = 0; i < RAS_TOP_K; i++)
         assert_int_equal(ids[i], i);
 }
 
-/* Against a full stable sort, on probabilities with many ties. */
+/* Against a full stable sort, on probabilities with many ties; of every other seed neighbouring floats, which the
+ * division makes equal. */
 static void test_candidates_equal_a_stable_sort(void **state)
 {
     (void)state;
-    static float p[SPEECH_ROWS];
+    static float p[SPEECH_ROWS], weights[SPEECH_ROWS];
     static int32_t order[SPEECH_ROWS];
     for (uint32_t seed = 0; seed < 20; seed++) {
         const uint32_t levels = 3 + seed * 7;
+        const float total = seed % 2 ? 300.0f : 1.0f;
         for (int i = 0; i < SPEECH_ROWS; i++) {
-            p[i] = floorf(rng_uniform(seed, 0, (uint32_t)i, 0) * (float)levels) * 0x1p-10f;
+            const float level = floorf(rng_uniform(seed, 0, (uint32_t)i, 0) * (float)levels);
+            weights[i] = seed % 2 ? 1.0f + level * 0x1p-23f : level * 0x1p-10f;
+            p[i] = weights[i] / total;
             int at = i;
             for (; at > 0 && p[order[at - 1]] < p[i]; at--)
                 order[at] = order[at - 1];
@@ -74,8 +78,10 @@ static void test_candidates_equal_a_stable_sort(void **state)
         float sum = 0;
         while (count < RAS_TOP_K && sum < 0.8f)
             sum += p[order[count++]];
-        assert_int_equal(ras_nucleus(p, SPEECH_ROWS, ids), count);
+        assert_int_equal(ras_nucleus(vec_choose(), weights, total, SPEECH_ROWS, ids), count);
         assert_memory_equal(ids, order, (size_t)count * sizeof ids[0]);
+        for (int32_t i = 0; i < count; i++)
+            assert_true(weights[ids[i]] == p[ids[i]]);
     }
 }
 
@@ -108,7 +114,7 @@ static void law(const double *p, const int32_t *hist, int32_t hist_count, double
     int32_t c[RAS_TOP_K];
     for (int i = 0; i < SPEECH_ROWS; i++)
         rounded[i] = (float)p[i];
-    const int32_t count = ras_nucleus(rounded, SPEECH_ROWS, c);
+    const int32_t count = ras_nucleus(&vec_base, rounded, 1.0f, SPEECH_ROWS, c);
     double mass = 0;
     for (int i = 0; i < count; i++)
         mass += p[c[i]];

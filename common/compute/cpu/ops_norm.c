@@ -26,19 +26,18 @@ cf_err fast_rms_norm(backend *be, const op_rms_norm_args *a)
 static void layer_norm_rows(const cpu_state *cpu, const void *args, int64_t first, int64_t count)
 {
     const op_layer_norm_mod_args *a = args;
-    const int64_t width = a->x->dims[1];
+    const int64_t width = a->x->dims[1], end = first + count;
     int32_t b = rows_find(a->mod.rows, first);
 
-    for (int64_t r = first; r < first + count; r++) {
-        while (r >= a->mod.rows->offs[b + 1])
-            b++;
+    for (int64_t r = first, stop; r < end; r = stop, b++) {
+        stop = a->mod.rows->offs[b + 1] < end ? a->mod.rows->offs[b + 1] : end;
         const float *x = tensor_f32(a->x) + r * width;
         const float *scale = modulation_line(&a->mod, b, a->scale_off);
         const float *shift = modulation_line(&a->mod, b, a->shift_off);
         if (a->y->type == DTYPE_BF16)
-            cpu->vec->layer_norm_bf16(x, scale, shift, a->eps, width, (uint16_t *)a->y->data + r * width);
+            cpu->vec->layer_norm_bf16(x, scale, shift, a->eps, stop - r, width, (uint16_t *)a->y->data + r * width);
         else
-            cpu->vec->layer_norm(x, scale, shift, a->eps, width, tensor_f32(a->y) + r * width);
+            cpu->vec->layer_norm(x, scale, shift, a->eps, stop - r, width, tensor_f32(a->y) + r * width);
     }
 }
 
@@ -52,9 +51,8 @@ static void layer_norm_gain_rows(const cpu_state *cpu, const void *args, int64_t
 {
     const op_layer_norm_args *a = args;
     const int64_t width = a->x->dims[1];
-    for (int64_t r = first; r < first + count; r++)
-        cpu->vec->layer_norm_gain(tensor_f32(a->x) + r * width, tensor_f32(a->gain), tensor_f32(a->bias), a->eps, width,
-                                  tensor_f32(a->y) + r * width);
+    cpu->vec->layer_norm_gain(tensor_f32(a->x) + first * width, tensor_f32(a->gain), tensor_f32(a->bias), a->eps, count,
+                              width, tensor_f32(a->y) + first * width);
 }
 
 cf_err fast_layer_norm(backend *be, const op_layer_norm_args *a)

@@ -52,36 +52,47 @@ static void sum_pieces(const float *p, int32_t count, double *ret_sums)
     }
 }
 
-/* Softmax over all open ids; the others get 0. */
-static void softmax_of(const ras_logits *l, int32_t excluded, float *ret_p)
+/* The numerators of a softmax over all open ids, 0 for the others; returns their sum. */
+static float weigh(const ras_logits *l, int32_t excluded, float *ret_weights)
 {
     const int32_t count = l->codes + SPEECH_CONTROLS;
     double sums[RAS_PIECES];
-    for (int32_t id = 0; id < count; id++)
-        ret_p[id] = ras_open(id, l->codes, l->mask, excluded) ? l->values[id] : -INFINITY;
-    l->vec->ras_exp_shift(l->vec->max(ret_p, count, -INFINITY), count, ret_p);
-    sum_pieces(ret_p, count, sums);
-    const float total = (float)ras_total(sums); /* >= 1: the largest contributes exp(0) */
-    for (int32_t id = 0; id < count; id++)
-        ret_p[id] /= total;
+    memcpy(ret_weights, l->values, (size_t)count * sizeof *ret_weights);
+    for (int32_t id = l->codes; id < count; id++) /* all but the excluded one that can be closed */
+        if (!ras_open(id, l->codes, l->mask, excluded))
+            ret_weights[id] = -INFINITY;
+    if (excluded >= 0)
+        ret_weights[excluded] = -INFINITY;
+    l->vec->ras_exp_shift(l->vec->max(ret_weights, count, -INFINITY), count, ret_weights);
+    sum_pieces(ret_weights, count, sums);
+    return (float)ras_total(sums); /* >= 1: the largest contributes exp(0) */
 }
 
-int32_t ras_nucleus(const float *p, int32_t count, int32_t *ret_ids)
+/* A quotient rises with its numerator, so most ids are told by theirs to be none of the largest. */
+int32_t ras_nucleus(const vec_ops *vec, float *p, float total, int32_t count, int32_t *ret_ids)
 {
     /* The RAS_TOP_K largest, by insertion: ids come in ascending order, so an equal one goes behind. */
+    float largest[RAS_TOP_K], least = -1.0f; /* numerator of the last one held; below all until all places are taken */
     int32_t held = 0;
-    for (int32_t id = 0; id < count; id++) {
-        if (held == RAS_TOP_K && p[id] <= p[ret_ids[held - 1]])
+    for (int64_t id = 0; (id += vec->find_above(p + id, count - id, least)) < count; id++) {
+        const float share = p[id] / total;
+        if (held == RAS_TOP_K && share <= largest[held - 1])
             continue;
         int32_t at = held < RAS_TOP_K ? held++ : held - 1;
-        for (; at > 0 && p[ret_ids[at - 1]] < p[id]; at--)
+        for (; at > 0 && largest[at - 1] < share; at--) {
+            largest[at] = largest[at - 1];
             ret_ids[at] = ret_ids[at - 1];
-        ret_ids[at] = id;
+        }
+        largest[at] = share;
+        ret_ids[at] = (int32_t)id;
+        least = held == RAS_TOP_K ? p[ret_ids[held - 1]] : -1.0f;
     }
     float sum = 0;
     int32_t taken = 0;
     while (taken < held && sum < RAS_TOP_P)
-        sum += p[ret_ids[taken++]];
+        sum += largest[taken++];
+    for (int32_t i = 0; i < taken; i++)
+        p[ret_ids[i]] = largest[i];
     return taken;
 }
 
@@ -95,14 +106,16 @@ int32_t ras_sample(const vec_ops *vec, const float *logits, int32_t codes, const
     int32_t nucleus[RAS_TOP_K];
     CF_ASSERT(codes >= 2 && codes <= SPEECH_CODES);
     CF_ASSERT(nucleus_uniform >= 0.0f && nucleus_uniform < 1.0f && fallback_uniform >= 0.0f && fallback_uniform < 1.0f);
-    for (int32_t id = 0; id < count; id++)
-        if (!isfinite(logits[id]))
-            return RAS_REFUSED(id);
-    softmax_of(&l, -1, p);
-    const int32_t id = ras_draw_nucleus(p, nucleus, ras_nucleus(p, count, nucleus), nucleus_uniform);
+    const int64_t wrong = vec->find_nonfinite(logits, count);
+    if (wrong < count)
+        return RAS_REFUSED((int32_t)wrong);
+    float total = weigh(&l, -1, p);
+    const int32_t id = ras_draw_nucleus(p, nucleus, ras_nucleus(vec, p, total, count, nucleus), nucleus_uniform);
     if (!ras_in_window(window, id))
         return id;
-    softmax_of(&l, id, p);
+    total = weigh(&l, id, p);
+    for (int32_t i = 0; i < count; i++)
+        p[i] /= total;
     sum_pieces(p, count, sums);
     return ras_draw_all(p, count, sums, fallback_uniform);
 }

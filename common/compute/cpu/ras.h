@@ -7,11 +7,11 @@
 #include "common/compute/cpu/vec.h"
 
 /*
- * The nucleus of probabilities p: [count]: ids in descending order of p, ties by smaller id, taken while their f32
- * sum is below 0.8 and fewer than 25 are taken. Writes ret_ids: [RAS_TOP_K] and returns how many, at least 1. count
- * >= 1.
+ * The nucleus of probabilities p / total: [count]: ids in descending order of it, ties by smaller id, taken while their
+ * f32 sum is below 0.8 and fewer than 25 are taken. Writes ret_ids: [RAS_TOP_K], divides p of these ids by total, and
+ * returns how many, at least 1. count >= 1, p >= 0, total > 0.
  */
-int32_t ras_nucleus(const float *p, int32_t count, int32_t *ret_ids);
+int32_t ras_nucleus(const vec_ops *vec, float *p, float total, int32_t count, int32_t *ret_ids);
 
 /*
  * Draws an id, or says RAS_REFUSED. vec: any table, all give the same id; logits: [codes + SPEECH_CONTROLS],

@@ -19,15 +19,19 @@ typedef struct vec_ops {
     void (*bias_act)(const float *bias, int64_t count, act_kind act, float slope, float *y);
     void (*add)(const float *a, const float *b, int64_t count, float *y);
     void (*mean3)(const float *a, const float *b, const float *c, int64_t count, float *y);
-    /* y = x + inverse * sin(alpha x)^2; y may be x */
+    /* y = x + inverse * sin(alpha x)^2; y apart from the others */
     void (*snake)(const float *x, const float *alpha, const float *inverse, int64_t count, float *y);
     void (*swiglu)(const float *gate, const float *up, int64_t count, float *y);
     void (*rms_norm)(const float *x, const float *gain, float eps, int64_t count, float *y);
-    void (*layer_norm)(const float *x, const float *scale, const float *shift, float eps, int64_t count, float *y);
+    /* y = (x - mean) / deviation * (1 + scale) + shift of each row.   x, y: [rows][count]   scale, shift: [count] */
+    void (*layer_norm)(const float *x, const float *scale, const float *shift, float eps, int64_t rows, int64_t count,
+                       float *y);
     /* the same, rounded to bf16 */
-    void (*layer_norm_bf16)(const float *x, const float *scale, const float *shift, float eps, int64_t count,
-                            uint16_t *y);
-    void (*layer_norm_gain)(const float *x, const float *gain, const float *bias, float eps, int64_t count, float *y);
+    void (*layer_norm_bf16)(const float *x, const float *scale, const float *shift, float eps, int64_t rows,
+                            int64_t count, uint16_t *y);
+    /* the same with gain for 1 + scale */
+    void (*layer_norm_gain)(const float *x, const float *gain, const float *bias, float eps, int64_t rows,
+                            int64_t count, float *y);
     /* x += gate * y */
     void (*gate_add)(const float *gate, const float *y, int64_t count, float *x);
     /* x += dt (1.7 cond - 0.7 uncond) */
@@ -37,6 +41,10 @@ typedef struct vec_ops {
     void (*round_bf16)(int64_t count, float *x);
     /* The largest of x and start; NaN elements are skipped, they come back through exp_shift. */
     float (*max)(const float *x, int64_t count, float start);
+    /* The first i of which x[i] is NaN or infinite, or count. */
+    int64_t (*find_nonfinite)(const float *x, int64_t count);
+    /* The first i of which x[i] > bound, or count. */
+    int64_t (*find_above)(const float *x, int64_t count, float bound);
     /* x[i] = exp(x[i] - shift); returns the sum */
     float (*exp_shift)(float shift, int64_t count, float *x);
     /* x[i] = ras_exp(x[i] - top), top at least each of x; ras_rule.h */
@@ -58,7 +66,7 @@ typedef struct vec_ops {
 } vec_ops;
 
 extern const vec_ops vec_base;   /* any machine */
-extern const vec_ops vec_avx2;   /* x86-64 with AVX2; the same as vec_base elsewhere */
+extern const vec_ops vec_avx2;   /* x86-64 with AVX2 and FMA; the same as vec_base elsewhere */
 extern const vec_ops vec_avx512; /* x86-64 with AVX-512 F, BW, DQ, VL */
 
 /* The best table for this machine. */

@@ -3,7 +3,7 @@
  * contraction is allowed (Makefile).
  */
 #if defined(__x86_64__) && !defined(__clang__)
-#pragma GCC target("avx512f,avx512bw,avx512dq,avx512vl,prefer-vector-width=512")
+#pragma GCC target("fma,avx512f,avx512bw,avx512dq,avx512vl,prefer-vector-width=512")
 #endif
 #define VEC_TABLE vec_avx512
 #define VEC_NAME  "avx512"

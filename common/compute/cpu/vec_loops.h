@@ -6,55 +6,12 @@
 #include <string.h>
 
 #include "common/base/check.h"
+#include "common/compute/cpu/norm_loops.h"
 #include "common/compute/cpu/signal_loops.h"
 #include "common/compute/cpu/vec.h"
 #include "common/compute/cpu/vec_lanes.h"
 #include "common/compute/cpu/vmath.h"
 #include "common/compute/ras_rule.h"
-
-/* In front of a loop: no value that it writes is one that a later turn reads. */
-#if defined(__clang__)
-#define INDEPENDENT _Pragma("clang loop vectorize(assume_safety)")
-#else
-#define INDEPENDENT _Pragma("GCC ivdep")
-#endif
-
-/* sum of x[i] */
-static inline float lane_sum(const float *x, int64_t count)
-{
-    vec8 low = {0}, high = {0};
-    int64_t i = 0;
-    for (; i + LANES <= count; i += LANES) {
-        low += load8(x + i);
-        high += load8(x + i + 8);
-    }
-    float rest[LANES] = {0};
-    for (int l = 0; i + l < count; l++)
-        rest[l] = x[i + l];
-    low += load8(rest);
-    high += load8(rest + 8);
-    return join_lanes(&low, &high);
-}
-
-/* sum of (x[i] - mean)^2 */
-static inline float lane_squares(const float *x, float mean, int64_t count)
-{
-    const vec8 m = {mean, mean, mean, mean, mean, mean, mean, mean};
-    vec8 low = {0}, high = {0};
-    int64_t i = 0;
-    for (; i + LANES <= count; i += LANES) {
-        const vec8 a = load8(x + i) - m, b = load8(x + i + 8) - m;
-        low += a * a;
-        high += b * b;
-    }
-    float rest[LANES] = {0};
-    for (int l = 0; i + l < count; l++)
-        rest[l] = x[i + l] - mean;
-    const vec8 a = load8(rest), b = load8(rest + 8);
-    low += a * a;
-    high += b * b;
-    return join_lanes(&low, &high);
-}
 
 static inline float leaky(float x, float slope)
 {
@@ -125,26 +82,23 @@ static void loop_mean3(const float *a, const float *b, const float *c, int64_t c
         y[i] = ((a[i] + b[i]) + c[i]) * third;
 }
 
-/* Arguments that vsin2 does not reduce are rare, so those calls go one by one. y may be x: no value meets another. */
-static void loop_snake(const float *x, const float *alpha, const float *inverse, int64_t count, float *y)
+/* Arguments that vsin2 does not reduce are rare: those calls go one by one, afterwards. */
+static void loop_snake(const float *restrict x, const float *alpha, const float *inverse, int64_t count,
+                       float *restrict y)
 {
-    int far = 0;
-    for (int64_t i = 0; i < count; i++)
-        far |= !(fabsf(x[i] * alpha[i]) <= VSIN2_MAX);
-    if (!far) {
-        INDEPENDENT
-        for (int64_t i = 0; i < count; i++)
-            y[i] = x[i] + inverse[i] * vsin2(x[i] * alpha[i]);
-        return;
-    }
+    int32_t largest = 0; /* bits: rise with the magnitude, and those of NaN are above all */
     for (int64_t i = 0; i < count; i++) {
         const float phase = x[i] * alpha[i];
-        float square = vsin2(phase);
-        if (!(fabsf(phase) <= VSIN2_MAX)) {
-            const float s = (float)sin((double)phase);
-            square = s * s;
-        }
-        y[i] = x[i] + inverse[i] * square;
+        const int32_t magnitude = f32_bits(phase) & 0x7FFFFFFF;
+        largest = magnitude > largest ? magnitude : largest;
+        y[i] = vfma(inverse[i], vsin2(phase), x[i]);
+    }
+    for (int64_t i = 0; i < count && largest > f32_bits(VSIN2_MAX); i++) {
+        const float phase = x[i] * alpha[i];
+        if (fabsf(phase) <= VSIN2_MAX)
+            continue;
+        const float s = (float)sin((double)phase);
+        y[i] = vfma(inverse[i], s * s, x[i]);
     }
 }
 
@@ -153,33 +107,6 @@ static void loop_swiglu(const float *gate, const float *up, int64_t count, float
     for (int64_t i = 0; i < count; i++)
         y[i] = vsilu(gate[i]) * up[i];
 }
-
-static void loop_rms_norm(const float *x, const float *gain, float eps, int64_t count, float *y)
-{
-    const float scale = 1.0f / sqrtf(lane_squares(x, 0.0f, count) / (float)count + eps);
-    for (int64_t i = 0; i < count; i++)
-        y[i] = (x[i] * scale) * gain[i];
-}
-
-/* Mean, and one over the deviation. */
-static inline float spread(const float *x, float eps, int64_t count, float *ret_mean)
-{
-    *ret_mean = lane_sum(x, count) / (float)count;
-    return 1.0f / sqrtf(lane_squares(x, *ret_mean, count) / (float)count + eps);
-}
-
-#define LAYER_NORM(name, type, gain, rounded)                                                                   \
-    static void name(const float *x, const float *scale, const float *shift, float eps, int64_t count, type *y) \
-    {                                                                                                           \
-        float mean;                                                                                             \
-        const float inverse = spread(x, eps, count, &mean);                                                     \
-        for (int64_t i = 0; i < count; i++)                                                                     \
-            y[i] = rounded(((x[i] - mean) * inverse) * (gain) + shift[i]);                                      \
-    }
-
-LAYER_NORM(loop_layer_norm, float, 1.0f + scale[i], )
-LAYER_NORM(loop_layer_norm_bf16, uint16_t, 1.0f + scale[i], bf16_from_f32)
-LAYER_NORM(loop_layer_norm_gain, float, scale[i], )
 
 static void loop_gate_add(const float *gate, const float *y, int64_t count, float *x)
 {
@@ -222,11 +149,37 @@ static float loop_max(const float *x, int64_t count, float start)
     return max;
 }
 
+/* The first i for which `condition` holds, or count: pieces without a way out are vectors. */
+#define FIND(condition)                                                    \
+    enum { PIECE = 32 };                                                   \
+    for (int64_t first = 0; first < count; first += PIECE) {               \
+        const int64_t end = first + PIECE < count ? first + PIECE : count; \
+        int some = 0;                                                      \
+        for (int64_t i = first; i < end; i++)                              \
+            some |= (condition);                                           \
+        for (int64_t i = first; some && i < end; i++)                      \
+            if (condition)                                                 \
+                return i;                                                  \
+    }                                                                      \
+    return count
+
+static int64_t loop_find_nonfinite(const float *x, int64_t count)
+{
+    FIND((f32_bits(x[i]) & 0x7F800000) == 0x7F800000);
+}
+
+static int64_t loop_find_above(const float *x, int64_t count, float bound)
+{
+    FIND(x[i] > bound);
+}
+
 static float loop_exp_shift(float shift, int64_t count, float *x)
 {
     for (int64_t i = 0; i < count; i++)
         x[i] = vexp(x[i] - shift);
-    return lane_sum(x, count);
+    float sum;
+    lane_sums(x, 1, count, &sum);
+    return sum;
 }
 
 static void loop_ras_exp_shift(float top, int64_t count, float *x)
@@ -258,6 +211,8 @@ const vec_ops VEC_TABLE = {
     .lerp = loop_lerp,
     .round_bf16 = loop_round_bf16,
     .max = loop_max,
+    .find_nonfinite = loop_find_nonfinite,
+    .find_above = loop_find_above,
     .exp_shift = loop_exp_shift,
     .ras_exp_shift = loop_ras_exp_shift,
     .scale = loop_scale,

@@ -1,6 +1,7 @@
 /*
  * vmath.h - exp, sin and tanh as straight-line code, in f32 and in f64, that the compiler vectorises. No branch
- * depends on a value and nothing is fused, so a vector lane, a tail and any instruction set give the same bytes.
+ * depends on a value, and nothing is fused but what says so, so a vector lane, a tail and any instruction set give the
+ * same bytes.
  *
  * Errors against f64, over all finite arguments unless said (tests/ops checks them): exp 1.5 ulp (results below
  * 2^-126 may lose bits), tanh 2 ulp, gelu 3e-7 |x|, sin^2 for |x| <= VSIN2_MAX 2e-7, and of itself below 0.7.
@@ -10,6 +11,7 @@
 #ifndef CF_COMPUTE_CPU_VMATH_H
 #define CF_COMPUTE_CPU_VMATH_H
 
+#include <stdbool.h>
 #include <stdint.h>
 
 static inline float bits_f32(int32_t bits)
@@ -39,6 +41,31 @@ static inline int64_t f64_bits(double x)
     return v.i;
 }
 
+static inline double bits_f64(int64_t bits)
+{
+    union {
+        int64_t i;
+        double f;
+    } v = {bits};
+    return v.f;
+}
+
+/* a b + c, rounded once. Where no instruction does that the sum is made in f64, in which the product is exact, with its
+ * last bit odd when something was lost: so the second rounding goes the right way (Boldo and Melquiond, Emulation of
+ * FMA and correctly rounded sums: proved algorithms using rounding to odd, 2008). */
+static inline float vfma(float a, float b, float c)
+{
+#if defined(__FMA__) || defined(__aarch64__)
+    return __builtin_fmaf(a, b, c);
+#else
+    const double product = (double)a * (double)b, addend = (double)c, sum = product + addend;
+    const double part = sum - product, lost = (product - (sum - part)) + (addend - part);
+    const uint64_t bits = (uint64_t)f64_bits(sum), toward = (lost > 0.0) == (sum > 0.0) ? 1 : ~(uint64_t)0;
+    const bool wrong = lost != 0.0 && lost - lost == 0.0 && (bits & 1) == 0;
+    return (float)bits_f64((int64_t)(wrong ? bits + toward : bits));
+#endif
+}
+
 /* 2^exponent for -126..127; any bits for others, which only NaN arguments reach. */
 static inline float power_of_two(int32_t exponent)
 {
@@ -51,38 +78,37 @@ static inline float vexp(float x)
     const float magic = 12582912.0f; /* 1.5 * 2^23: adding it leaves the nearest integer in the low bits */
     x = x > 89.0f ? 89.0f : x;       /* written so that NaN passes */
     x = x < -104.0f ? -104.0f : x;
-    const float shifted = x * 1.44269504f + magic;
+    const float shifted = vfma(x, 1.44269504f, magic);
     const float n = shifted - magic;
     const int32_t ni = (int32_t)((uint32_t)f32_bits(shifted) - (uint32_t)f32_bits(magic));
-    float r = x - n * 0.693145752f; /* ln2 in two parts: n times the first is exact */
-    r = r - n * 1.42860677e-6f;
+    const float r = vfma(n, -1.42860677e-6f, vfma(n, -0.693145752f, x)); /* ln2 in two parts */
     float p = 0.00019899277f; /* (exp(r) - 1 - r) / r^2, fitted at Chebyshev nodes */
-    p = p * r + 0.00139336439f;
-    p = p * r + 0.00833329838f;
-    p = p * r + 0.0416664667f;
-    p = p * r + 0.166666672f;
-    p = p * r + 0.5f;
-    const float y = 1.0f + (r + p * (r * r));
+    p = vfma(p, r, 0.00139336439f);
+    p = vfma(p, r, 0.00833329838f);
+    p = vfma(p, r, 0.0416664667f);
+    p = vfma(p, r, 0.166666672f);
+    p = vfma(p, r, 0.5f);
+    const float y = 1.0f + vfma(p, r * r, r);
     const int32_t half = ni >> 1;
     return y * power_of_two(half) * power_of_two(ni - half);
 }
 
-/* Larger arguments are for libm (loop_snake in vec_loops.h): to here n times the first two parts of pi/2 is exact. */
+/* Larger arguments are for libm (loop_snake in vec_loops.h): to here pi/2 in two parts is good enough. */
 #define VSIN2_MAX 8192.0f
 
 /* sin(x)^2: the fourth of a turn it lies in is odd or even, and the square of the rest or one less it. */
 static inline float vsin2(float x)
 {
     const float magic = 12582912.0f; /* 1.5 * 2^23 */
-    const float shifted = x * 0.636619772f + magic;
+    const float shifted = vfma(x, 0.636619772f, magic);
     const float n = shifted - magic;
-    const float r = ((x - n * 1.5703125f) - n * 0.000483751297f) - n * 7.54979013e-08f;
+    const float r = vfma(n, 4.37113883e-8f, vfma(n, -1.57079637f, x));
     const float z = r * r;
     float p = 0.000135915456f; /* (sin(r)^2 - z) / z^2, fitted at Chebyshev nodes */
-    p = p * z - 0.00317261857f;
-    p = p * z + 0.0444441997f;
-    p = p * z - 0.333333343f;
-    p = p * z * z + z;
+    p = vfma(p, z, -0.00317261857f);
+    p = vfma(p, z, 0.0444441997f);
+    p = vfma(p, z, -0.333333343f);
+    p = vfma(p, z * z, z);
     return (f32_bits(shifted) & 1) ? 1.0f - p : p;
 }
 
@@ -138,15 +164,6 @@ static inline float vsigmoid(float x)
 
 /* The f64 functions are for results that are rounded to f32 once. What a device has to repeat to the bit is ras_exp's
  * (ras_rule.h). */
-
-static inline double bits_f64(int64_t bits)
-{
-    union {
-        int64_t i;
-        double f;
-    } v = {bits};
-    return v.f;
-}
 
 /* 2^n and e^r - 1, x = n ln2 + r, |r| <= ln2/2, for -708 <= x <= 709; NaN gives NaN. */
 static inline double dexp_parts(double x, double *ret_power)
