@@ -57,15 +57,29 @@ void amx_begin(void)
     _tile_loadconfig(&whole_tiles);
 }
 
+static _Thread_local tile_shapes shaped_tiles; /* in memory as long as the thread */
+
+static void load_shapes(void)
+{
+    __asm__ volatile("" ::: "memory"); /* all of it is written before the intrinsic reads it */
+    _tile_loadconfig(&shaped_tiles);
+}
+
 void amx_begin_halves(int64_t tail)
 {
-    static _Thread_local tile_shapes tiles; /* 6 and 7 are the operands of the last chunk */
     CF_ASSERT(tail >= 2 && tail <= AMX_SIDE && tail % 2 == 0);
-    tiles = whole_tiles;
-    tiles.row_bytes[6] = (uint16_t)(tail * (int64_t)sizeof(uint16_t));
-    tiles.rows[7] = (uint8_t)(tail / 2);
-    __asm__ volatile("" ::: "memory"); /* all of it is written before the intrinsic reads it */
-    _tile_loadconfig(&tiles);
+    shaped_tiles = whole_tiles; /* 6 and 7 are the operands of the last chunk */
+    shaped_tiles.row_bytes[6] = (uint16_t)(tail * (int64_t)sizeof(uint16_t));
+    shaped_tiles.rows[7] = (uint8_t)(tail / 2);
+    load_shapes();
+}
+
+void amx_begin_rows(int rows)
+{
+    CF_ASSERT(rows >= 1 && rows <= TILE_ROWS);
+    shaped_tiles = whole_tiles;
+    shaped_tiles.rows[0] = shaped_tiles.rows[1] = shaped_tiles.rows[4] = (uint8_t)rows;
+    load_shapes();
 }
 
 void amx_end(void)
@@ -364,6 +378,12 @@ void amx_begin(void)
 void amx_begin_halves(int64_t tail)
 {
     (void)tail;
+    ABSENT();
+}
+
+void amx_begin_rows(int rows)
+{
+    (void)rows;
     ABSENT();
 }
 

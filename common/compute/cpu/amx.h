@@ -36,6 +36,7 @@ bool amx_usable(void);
  * whose last chunk has `tail` values, even, 2 to 32; what lies behind them in a is not read. */
 void amx_begin(void);
 void amx_begin_halves(int64_t tail);
+void amx_begin_rows(int rows); /* tiles 0, 1 and 4, sums and left operand of a single row tile, have this many rows */
 void amx_end(void);
 
 /* How a's rows lie, in values: a[r][tap][chunk][k] is at[r * row_pitch + tap * tap_pitch + chunk * 32 + k]. */

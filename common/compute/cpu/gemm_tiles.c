@@ -98,13 +98,20 @@ out:
     return err;
 }
 
+/* Rows of a row tile that are multiplied. */
+static int rows_read(const tiles_job *tj)
+{
+    return (int)min_i64(TILE_ROWS, tj->job->rows);
+}
+
 static void narrow_tile(void *ctx, int32_t tile_idx, int thread_idx)
 {
     (void)thread_idx;
     const tiles_job *tj = ctx;
     const int64_t first = (int64_t)tile_idx * TILE_ROWS, depth = tj->job->w->k_in;
-    tj->kernels->narrow((int)min_i64(TILE_ROWS, tj->job->rows - first), depth, tensor_f32(tj->job->x) + first * depth,
-                        depth, tj->a + tile_idx * tj->depth_tiles * TILE_VALUES);
+    tj->kernels->narrow((int)min_i64(TILE_ROWS, tj->job->rows - first), rows_read(tj), depth,
+                        tensor_f32(tj->job->x) + first * depth, depth,
+                        tj->a + tile_idx * tj->depth_tiles * TILE_VALUES);
 }
 
 static void finish_rows(const gemm_job *job, const float *c, int64_t first_row, int64_t rows, int64_t first_col)
@@ -185,7 +192,7 @@ static void run_pieces(void *ctx, int32_t task_idx, int thread_idx)
 {
     (void)task_idx;
     const tiles_job *tj = ctx;
-    tj->kernels->begin();
+    tj->kernels->begin(rows_read(tj));
     for (int i = 0; i < tj->threads; i++) {
         piece_run *run = &tj->runs[(thread_idx + i) % tj->threads];
         for (int64_t piece; (piece = atomic_fetch_add(&run->next, 1)) < run->end;)

@@ -20,11 +20,13 @@
 
 typedef struct tile_kernels {
     const char *name;
-    /* The calling thread's matrix unit, around any number of products. */
-    void (*begin)(void);
+    /* The calling thread's matrix unit, around any number of products. rows: of each product, or 16 where they have
+     * more, or different numbers. */
+    void (*begin)(int rows);
     void (*end)(void);
-    /* rows <= 16 rows of f32, x_pitch values apart, rounded to bf16 into one row tile of depth_tiles tiles. */
-    void (*narrow)(int rows, int64_t depth, const float *x, int64_t x_pitch, uint16_t *tiles);
+    /* rows <= 16 rows of f32, x_pitch values apart, rounded to bf16 into one row tile of depth_tiles tiles; zeros in
+     * its rows behind them as far as `read`. */
+    void (*narrow)(int rows, int read, int64_t depth, const float *x, int64_t x_pitch, uint16_t *tiles);
     /* depth_tiles tiles of half the bytes, int8 in the same order, to bf16, which holds such numbers exactly. */
     void (*widen)(int64_t depth_tiles, const int8_t *from, uint16_t *to);
     /* c[r][n] (+)= sum_k a[r][k] b[k][n], r < rows <= 32, c: [rows rounded up to 16][TILE_COLS]; fresh: c starts at

@@ -3,7 +3,8 @@
  * Any thread between begin and end (amx.h); the state is the thread's tile registers; cannot fail.
  *
  * Two row tiles by two halves of a panel use four accumulators, so that each tile that is loaded is used twice. With
- * one row tile the unit waits for memory: the panel is fetched STREAM_BYTES ahead, in time for a read of main memory.
+ * one row tile the unit waits for memory: the panel is fetched STREAM_BYTES ahead, in time for a read of main memory,
+ * and the tiles are as high as there are rows: what would be multiplied for nothing keeps the core from asking for more.
  */
 #define _GNU_SOURCE
 #include "common/compute/cpu/amx.h"
@@ -14,17 +15,17 @@
 #include <immintrin.h>
 #include <string.h>
 
-#define STREAM_BYTES      1024
+#define STREAM_BYTES      2048
 #define STREAM_INT8_BYTES 2048
 #define LINE_BYTES        64
 #define TILE_BYTES        1024
 #define ROW_BYTES         64 /* of a bf16 tile */
 #define C_BYTES           (TILE_COLS * (int)sizeof(float))
 
-static void narrow_rows(int rows, int64_t depth, const float *x, int64_t x_pitch, uint16_t *tiles)
+static void narrow_rows(int rows, int read, int64_t depth, const float *x, int64_t x_pitch, uint16_t *tiles)
 {
     const int64_t depth_tiles = (depth + TILE_DEPTH - 1) / TILE_DEPTH;
-    for (int r = 0; r < TILE_ROWS; r++)
+    for (int r = 0; r < read; r++)
         for (int64_t d = 0; d < depth_tiles; d++) {
             uint16_t *to = tiles + d * TILE_VALUES + r * TILE_DEPTH;
             const int64_t left = r < rows ? depth - d * TILE_DEPTH : 0;
@@ -155,7 +156,7 @@ static void multiply_tiles(int rows, int64_t depth_tiles, const uint16_t *a, con
 }
 
 const tile_kernels tile_kernels_amx = {.name = "amx",
-                                       .begin = amx_begin,
+                                       .begin = amx_begin_rows,
                                        .end = amx_end,
                                        .narrow = narrow_rows,
                                        .widen = widen_tiles,

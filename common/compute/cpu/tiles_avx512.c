@@ -21,13 +21,19 @@
 #define STREAM_BYTES 4096
 #define ROWS_AT_ONCE 8 /* 16 accumulators; widened columns and one broadcast value take 5 more registers */
 
+static void begin_nothing(int rows)
+{
+    (void)rows;
+}
+
 static void nothing(void)
 {
 }
 
-static void plain_narrow(int rows, int64_t depth, const float *x, int64_t x_pitch, uint16_t *tiles)
+static void plain_narrow(int rows, int read, int64_t depth, const float *x, int64_t x_pitch, uint16_t *tiles)
 {
     const int64_t depth_tiles = (depth + TILE_DEPTH - 1) / TILE_DEPTH;
+    (void)read; /* rows are taken several at once */
     memset(tiles, 0, (size_t)(depth_tiles * TILE_VALUES) * sizeof *tiles);
     for (int r = 0; r < rows; r++)
         for (int64_t k = 0; k < depth; k++)
@@ -104,7 +110,7 @@ static void avx512_multiply(int rows, int64_t depth_tiles, const uint16_t *a, co
 }
 
 const tile_kernels tile_kernels_avx512 = {.name = "avx512",
-                                          .begin = nothing,
+                                          .begin = begin_nothing,
                                           .end = nothing,
                                           .narrow = plain_narrow,
                                           .widen = avx512_widen,
