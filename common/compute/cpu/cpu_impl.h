@@ -103,7 +103,7 @@ CF_OPS(CF_OP_NAIVE)
 CF_OPS(CF_OP_FAST)
 #undef CF_OP_FAST
 
-/* What snake needs for as many rows as make a few hundred values: a few channels alone leave lanes idle. In scratch. */
+/* What snake needs for as many rows as make about a thousand values: a few channels leave lanes idle. In scratch. */
 typedef struct snake_lines {
     const float *alpha, *inverse; /* [rows][C]: alpha, and 1 / (alpha + 1e-9) */
     int64_t rows;

@@ -4,7 +4,7 @@
  *
  * Two row tiles by two halves of a panel use four accumulators, so that each tile that is loaded is used twice. With
  * one row tile the unit waits for memory: the panel is fetched STREAM_BYTES ahead, in time for a read of main memory,
- * and the tiles are as high as there are rows: what would be multiplied for nothing keeps the core from asking for more.
+ * and the tiles are as high as there are rows: what is multiplied for nothing keeps the core from asking for more.
  */
 #define _GNU_SOURCE
 #include "common/compute/cpu/amx.h"
