@@ -284,14 +284,14 @@ void amx_lay_f32(const float *x, int64_t count, uint16_t *ret_row)
 }
 
 /* Runs `statement` for each half row that exists, with its mask `some`, column `n` and values `v`, bias added. */
-#define EACH_HALF(statement)                                                             \
-    for (int64_t n = 0; n < s->cols; n += HALF) {                                        \
-        const __mmask16 some = columns_mask(s->cols - n);                                \
-        const __m512 b = s->bias ? _mm512_maskz_loadu_ps(some, s->bias + n) : none();    \
-        for (int64_t r = 0; r < s->rows; r++) {                                          \
-            const __m512 v = _mm512_add_ps(_mm512_loadu_ps(s->c + r * s->pitch + n), b); \
-            statement;                                                                   \
-        }                                                                                \
+#define EACH_HALF(statement)                                                                         \
+    for (int64_t n = 0; n < s->cols; n += HALF) {                                                    \
+        const __mmask16 some = columns_mask(s->cols - n);                                            \
+        const __m512 b = s->bias ? _mm512_maskz_loadu_ps(some, s->bias + n) : none();                \
+        for (int64_t r = 0; r < s->rows; r++) {                                                      \
+            const __m512 v = _mm512_add_ps(_mm512_maskz_loadu_ps(some, s->c + r * s->pitch + n), b); \
+            statement;                                                                               \
+        }                                                                                            \
     }
 
 /* What changes no value when it is added, zeros of either sign neither. */

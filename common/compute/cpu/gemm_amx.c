@@ -13,7 +13,7 @@
  *
  * Few filters fill no block. Eight of them are packed twice, the second time a tap further down, so that a row of the
  * block is two rows of y, twins. A sum's way through the chunks then depends on its place in the sequence, and on
- * nothing else. A sequence with a value that is not finite goes without, since zero times it is not zero.
+ * whether the sequence goes without twins since it holds a value that is not finite, which times zero is not zero.
  *
  * A task is a run of panels that stays in the second cache, times a piece of rows. The cut does not show in the bytes.
  * Run by the pool's threads. Owns nothing: weights are the backend's kept memory. Fails: CF_ERR_NOMEM.
@@ -178,7 +178,7 @@ static void finish_twins(const gemm_job *job, float *c, const amx_place *at)
     }
     if (job->act != ACT_NONE)
         activate(job, &s);
-    if (pitch == s.cols && at->rows % 2 == 0) { /* twins lie side by side in y as well */
+    if (pitch == s.cols && at->cols == AMX_TWIN_COLS && at->rows % 2 == 0) { /* twins are neighbours in y as well */
         amx_store_f32(&s, residual_at(job, first), pitch, y + first);
         return;
     }

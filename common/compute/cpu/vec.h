@@ -67,7 +67,7 @@ typedef struct vec_ops {
 
 extern const vec_ops vec_base;   /* any machine */
 extern const vec_ops vec_avx2;   /* x86-64 with AVX2 and FMA; the same as vec_base elsewhere */
-extern const vec_ops vec_avx512; /* x86-64 with AVX-512 F, BW, DQ, VL */
+extern const vec_ops vec_avx512; /* x86-64 with FMA and AVX-512 F, BW, DQ, VL */
 
 /* The best table for this machine. */
 const vec_ops *vec_choose(void);
