@@ -8,19 +8,26 @@
  * then the swap of whoever read the old word fails. Late threads are never waited for. Idle threads look at the word
  * for a microsecond or two, since ops follow each other closely, then offer their core between looks, and then sleep.
  *
+ * Where the caller itself has to wait for a core, others want them all, and a thread that is woken takes one from them:
+ * then fewer are woken, half as many for each interval in which it waited, one more for each in which it did not.
+ *
  * Owns its threads. Fails: CF_ERR_SYS when a thread cannot be started, CF_ERR_NOMEM. Asserts on too many tasks.
  */
 #define _GNU_SOURCE
 #include "common/compute/cpu/pool.h"
 
+#include <fcntl.h>
 #include <pthread.h>
 #include <sched.h>
 #include <signal.h>
 #include <stdatomic.h>
 #include <stdbool.h>
+#include <stdio.h>
 #include <string.h>
+#include <unistd.h>
 
 #include "common/base/check.h"
+#include "common/base/clock.h"
 #include "common/base/mem.h"
 
 /* 0.5 to 2 us of pause instructions, then offers; where nobody wants the core, those last another 50 us or so: a step
@@ -30,6 +37,9 @@
 
 #define FIELD_BITS 20
 #define FIELD_MASK (((uint64_t)1 << FIELD_BITS) - 1)
+
+#define WATCH_US       20000 /* an interval */
+#define DELAY_PART_MAX 32    /* the caller waits for a core: more than this part of an interval */
 
 typedef struct pool_thread {
     pool *owner; /* borrowed */
@@ -49,6 +59,11 @@ struct pool {
     atomic_int sleepers;
     atomic_bool caller_sleeps;
     atomic_bool stop;
+
+    /* Of the caller alone. */
+    int wanted;          /* threads to wake for a job, 0 .. threads - 1 */
+    uint64_t watched_us; /* when wanted was thought over */
+    uint64_t delay_ns;   /* that the caller had waited by then */
 
     pthread_mutex_t lock; /* for sleeping alone */
     pthread_cond_t work;
@@ -157,6 +172,7 @@ cf_err pool_open(int threads, pool **ret_pool)
         TRY(start_thread(&p->workers[i]));
         p->started++;
     }
+    p->wanted = p->started;
     *ret_pool = p;
     p = NULL;
 out:
@@ -201,6 +217,45 @@ static void wait_done(pool *p, int32_t count)
     pthread_mutex_unlock(&p->lock);
 }
 
+/* Nanoseconds that this thread could have run and had no core; 0 where the kernel does not count them. */
+static uint64_t run_delay_ns(void)
+{
+    char text[96];
+    unsigned long long ran, delayed;
+    const int fd = open("/proc/thread-self/schedstat", O_RDONLY | O_CLOEXEC);
+    if (fd < 0)
+        return 0;
+    const ssize_t bytes = read(fd, text, sizeof text - 1);
+    close(fd);
+    text[bytes > 0 ? bytes : 0] = '\0';
+    return sscanf(text, "%llu %llu", &ran, &delayed) == 2 ? delayed : 0;
+}
+
+static void watch_cores(pool *p)
+{
+    const uint64_t now = clock_now_us(), interval_us = now - p->watched_us;
+    if (interval_us < WATCH_US)
+        return;
+    const uint64_t delay_ns = run_delay_ns(), grown_ns = delay_ns > p->delay_ns ? delay_ns - p->delay_ns : 0;
+    if (grown_ns / 1000 > interval_us / DELAY_PART_MAX)
+        p->wanted /= 2;
+    else if (p->wanted < p->started)
+        p->wanted++;
+    p->watched_us = now;
+    p->delay_ns = delay_ns;
+}
+
+static void wake(pool *p)
+{
+    pthread_mutex_lock(&p->lock);
+    if (p->wanted == p->started)
+        pthread_cond_broadcast(&p->work);
+    else
+        for (int i = 0; i < p->wanted; i++)
+            pthread_cond_signal(&p->work);
+    pthread_mutex_unlock(&p->lock);
+}
+
 void pool_run(pool *p, int32_t count, pool_fn *fn, void *ctx)
 {
     CF_ASSERT(count >= 0 && count <= POOL_TASKS_MAX);
@@ -214,11 +269,9 @@ void pool_run(pool *p, int32_t count, pool_fn *fn, void *ctx)
     atomic_store(&p->ctx, ctx);
     atomic_store(&p->done, 0);
     atomic_store(&p->word, epoch << (2 * FIELD_BITS) | (uint64_t)count << FIELD_BITS);
-    if (atomic_load(&p->sleepers) > 0) {
-        pthread_mutex_lock(&p->lock);
-        pthread_cond_broadcast(&p->work);
-        pthread_mutex_unlock(&p->lock);
-    }
+    watch_cores(p);
+    if (p->wanted > 0 && atomic_load(&p->sleepers) > 0)
+        wake(p);
     run_tasks(p, 0);
     wait_done(p, count);
 }
